@@ -1,0 +1,3 @@
+//! Scenarios against a control plane, beside limit probes.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Fairway against a real Kubernetes API and real clients.
