@@ -18,9 +18,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Equal messages must encode equally (versions are content hashes), so
     // maps are ordered; addresses are cheap to clone as `Bytes`.
-    tonic_prost_build::configure()
-        .btree_map(".")
-        .bytes(".")
-        .compile_fds(protox::compile(served, ["."])?)?;
+    tonic_prost_build::configure().btree_map(".").bytes(".").compile_fds(protox::compile(served, ["."])?)?;
     Ok(())
 }

@@ -10,14 +10,14 @@
 //! source ─ Change ─▶ graph (model ▶ workload) ─ watch<Views> ─▶ xds streams
 //! ```
 
-pub mod graph;
+pub mod admin;
 pub mod api;
-pub mod source;
+pub mod app;
+pub mod ca;
+pub mod config;
+pub mod controller;
+pub mod graph;
 pub mod model;
+pub mod source;
 pub mod workload;
 pub mod xds;
-pub mod ca;
-pub mod controller;
-pub mod admin;
-pub mod config;
-pub mod app;

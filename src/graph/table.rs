@@ -1,0 +1,171 @@
+//! The rows of one collection, their indexes, and what the last commit changed.
+
+use std::any::Any;
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Arc, LazyLock};
+
+use rapidhash::RapidHashMap;
+use rapidhash::fast::SeedableState;
+
+use super::index::{AnyIndex, IndexTable};
+use super::{Key, Node, Value};
+
+/// A row that a commit changed. Never equal on both sides.
+pub struct RowChange<K, V> {
+    /// The row's key.
+    pub key: K,
+    /// Before; `None` if the row is new.
+    pub old: Option<Arc<V>>,
+    /// After; `None` if the row is gone.
+    pub new: Option<Arc<V>>,
+}
+
+/// A visible row and the source row (by slot) that it belongs to.
+struct Row<V> {
+    value: Arc<V>,
+    owner: u32,
+}
+
+pub(super) struct Table<K, V> {
+    rows: RapidHashMap<K, Row<V>>,
+    indexes: Vec<Box<dyn AnyIndex<K, V>>>,
+    /// What rows were before this commit first touched them.
+    before: RapidHashMap<K, Option<Arc<V>>>,
+    changes: Vec<RowChange<K, V>>,
+    touched: Vec<u64>,
+}
+
+/// The table behind node `node`.
+pub(super) fn of<K: Key, V: Value>(nodes: &[Box<dyn Node>], node: u32) -> &Table<K, V> {
+    nodes[node as usize].table().downcast_ref().expect("a handle has its table's types")
+}
+
+/// What stands for a read of `key` in `slot` of node `node`. Slot 0 is the
+/// table itself, slot n its n-th index. A collision costs a recomputation that
+/// was not needed, and never misses one that was.
+pub(super) fn read_hash(node: u32, slot: u32, key: &impl Hash) -> u64 {
+    HASHER.hash_one((node, slot, key))
+}
+
+/// What stands for a read of all rows of node `node`.
+pub(super) fn read_all_hash(node: u32) -> u64 {
+    HASHER.hash_one((node, u32::MAX))
+}
+
+/// A fixed seed: hashes are made in one place and looked up in another.
+static HASHER: LazyLock<SeedableState<'static>> = LazyLock::new(SeedableState::fixed);
+
+impl<K: Key, V: Value> Table<K, V> {
+    pub(super) fn new() -> Self {
+        Self {
+            rows: RapidHashMap::default(),
+            indexes: Vec::new(),
+            before: RapidHashMap::default(),
+            changes: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&Arc<V>> {
+        self.rows.get(key).map(|row| &row.value)
+    }
+
+    pub(super) fn owner(&self, key: &K) -> Option<u32> {
+        self.rows.get(key).map(|row| row.owner)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &Arc<V>)> {
+        self.rows.iter().map(|(key, row)| (key, &row.value))
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.rows.keys()
+    }
+
+    pub(super) fn changes(&self) -> &[RowChange<K, V>] {
+        &self.changes
+    }
+
+    pub(super) fn touched(&self) -> &[u64] {
+        &self.touched
+    }
+
+    /// Makes a row visible. An equal value is not a change.
+    pub(super) fn set(&mut self, key: K, value: Arc<V>, owner: u32) {
+        match self.rows.get_mut(&key) {
+            Some(row) if row.value == value => row.owner = owner,
+            Some(row) => {
+                let old = std::mem::replace(row, Row { value, owner });
+                self.before.entry(key).or_insert(Some(old.value));
+            }
+            None => {
+                self.before.entry(key.clone()).or_insert(None);
+                self.rows.insert(key, Row { value, owner });
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &K) {
+        if let Some(row) = self.rows.remove(key) {
+            self.before.entry(key.clone()).or_insert(Some(row.value));
+        }
+    }
+
+    /// Turns what happened since the last commit into changes, and brings the
+    /// indexes up to date. A row that ends as it began has not changed.
+    pub(super) fn finish(&mut self, node: u32) {
+        for (key, old) in self.before.drain() {
+            let new = self.rows.get(&key).map(|row| row.value.clone());
+            if old != new {
+                self.changes.push(RowChange { key, old, new });
+            }
+        }
+        if self.changes.is_empty() {
+            return;
+        }
+        for change in &self.changes {
+            self.touched.push(read_hash(node, 0, &change.key));
+        }
+        self.touched.push(read_all_hash(node));
+        for (at, index) in self.indexes.iter_mut().enumerate() {
+            index.apply(node, at as u32 + 1, &self.changes, &mut self.touched);
+        }
+    }
+
+    pub(super) fn settle(&mut self) {
+        self.changes.clear();
+        self.touched.clear();
+        for index in &mut self.indexes {
+            index.settle();
+        }
+        // A cold start leaves buffers of the size of the world behind.
+        const KEEP: usize = 4096;
+        self.changes.shrink_to(KEEP);
+        self.touched.shrink_to(KEEP);
+        self.before.shrink_to(KEEP);
+    }
+
+    pub(super) fn add_index<G: Key>(&mut self, keys: impl Fn(&K, &V, &mut Vec<G>) + Send + 'static) -> u32 {
+        assert!(self.rows.is_empty(), "indexes are declared before the first commit");
+        self.indexes.push(Box::new(IndexTable::new(keys)));
+        self.indexes.len() as u32
+    }
+
+    pub(super) fn index<G: Key>(&self, slot: u32) -> &IndexTable<G, K, V> {
+        let index: &dyn Any = self.indexes[slot as usize - 1].as_any();
+        index.downcast_ref().expect("a handle has its index's types")
+    }
+
+    /// The rows with index key `key`, in the order of their own keys.
+    pub(super) fn fetch<'a, G: Key>(
+        &'a self,
+        slot: u32,
+        key: &G,
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, G, K, V> {
+        self.index::<G>(slot).get(key).filter_map(|key| Some((key, &*self.rows.get(key)?.value)))
+    }
+}

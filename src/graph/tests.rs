@@ -1,0 +1,275 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A small world with every construct of the engine: keyed reads, indexed
+/// reads, reads of everything, several outputs per row, outputs that several
+/// rows claim, and a merge.
+struct World {
+    graph: Graph,
+    pods: Collection<u8, u16>,
+    nodes: Collection<u8, u16>,
+    endpoints: Collection<u16, (u8, u16)>,
+    sums: Collection<u8, u32>,
+    summary: Collection<u8, Vec<(u16, u8)>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut graph = Graph::new();
+        let pods = graph.input("pods");
+        let nodes = graph.input("nodes");
+        let by_node = graph.index(pods, |_: &u8, pod: &u16, keys| keys.push((pod % 4) as u8));
+        let by_bit = graph.index(pods, |_: &u8, pod: &u16, keys| {
+            keys.extend((0..3u8).filter(|bit| pod >> (4 + bit) & 1 == 1));
+        });
+        // Rows 0..16 are claimed by many pods.
+        let endpoints = graph.derive("endpoints", pods, move |cx, key: &u8, pod: &u16| {
+            let node = cx.get(nodes, &((pod % 4) as u8)).copied().unwrap_or(7);
+            let mates = cx.fetch(by_bit, &(key % 3)).count() as u16;
+            let count = pod % 3;
+            (0..count).map(|i| ((pod + i) % 16, (*key, node + mates))).collect::<Vec<_>>()
+        });
+        let sums = graph.group("sums", by_node, move |cx, node: &u8| {
+            let sum = cx.fetch(by_node, node).map(|(key, pod)| u32::from(*key) * 7 + u32::from(*pod)).sum();
+            (sum % 5 != 0).then_some(sum)
+        });
+        let summary = graph.derive("summary", nodes, move |cx, key: &u8, node: &u16| {
+            let all = match node % 2 {
+                0 => cx.all(endpoints).into_iter().map(|(key, value)| (*key, value.0)).collect(),
+                _ => vec![(cx.get(sums, key).copied().unwrap_or(0) as u16, 0)],
+            };
+            Some((*key, all))
+        });
+        Self { graph, pods, nodes, endpoints, sums, summary }
+    }
+
+    fn apply(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Pod(key, Some(value)) => self.graph.put(self.pods, *key, *value),
+            Fact::Pod(key, None) => self.graph.delete(self.pods, *key),
+            Fact::Node(key, Some(value)) => self.graph.put(self.nodes, *key, *value),
+            Fact::Node(key, None) => self.graph.delete(self.nodes, *key),
+            Fact::Pods(rows) => self.graph.reset(self.pods, rows.clone()),
+            Fact::Commit => {
+                self.graph.commit();
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn tables(&self) -> (BTreeMap<u16, (u8, u16)>, BTreeMap<u8, u32>, BTreeMap<u8, Vec<(u16, u8)>>) {
+        (rows(&self.graph, self.endpoints), rows(&self.graph, self.sums), rows(&self.graph, self.summary))
+    }
+}
+
+fn rows<K: Key, V: Value + Clone>(graph: &Graph, collection: Collection<K, V>) -> BTreeMap<K, V> {
+    graph.rows(collection).map(|(key, value)| (key.clone(), (**value).clone())).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Fact {
+    Pod(u8, Option<u16>),
+    Node(u8, Option<u16>),
+    Pods(BTreeMap<u8, u16>),
+    Commit,
+}
+
+fn fact() -> impl Strategy<Value = Fact> {
+    let pod = (0..12u8, prop::option::weighted(0.7, 0..256u16)).prop_map(|(key, value)| Fact::Pod(key, value));
+    let node = (0..5u8, prop::option::weighted(0.7, 0..6u16)).prop_map(|(key, value)| Fact::Node(key, value));
+    let pods = prop::collection::btree_map(0..12u8, 0..256u16, 0..8).prop_map(Fact::Pods);
+    prop_oneof![6 => pod, 3 => node, 1 => pods, 3 => Just(Fact::Commit)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the order, batching and interleaving of facts, the tables are
+    /// those of a graph that is given the final facts at once.
+    #[test]
+    fn every_schedule_ends_as_from_scratch(schedule in prop::collection::vec(fact(), 1..40)) {
+        let mut world = World::new();
+        let (mut pods, mut nodes) = (BTreeMap::new(), BTreeMap::new());
+        for fact in &schedule {
+            world.apply(fact);
+            match fact {
+                Fact::Pod(key, Some(value)) => { pods.insert(*key, *value); }
+                Fact::Pod(key, None) => { pods.remove(key); }
+                Fact::Node(key, Some(value)) => { nodes.insert(*key, *value); }
+                Fact::Node(key, None) => { nodes.remove(key); }
+                Fact::Pods(rows) => pods = rows.clone(),
+                Fact::Commit => {}
+            }
+        }
+        world.graph.commit();
+        let mut fresh = World::new();
+        fresh.graph.reset(fresh.nodes, nodes);
+        fresh.graph.reset(fresh.pods, pods);
+        fresh.graph.commit();
+        prop_assert_eq!(world.tables(), fresh.tables());
+    }
+
+    /// The list of changes of each commit leads from one table to the next.
+    #[test]
+    fn changes_are_the_difference(schedule in prop::collection::vec(fact(), 1..40)) {
+        let mut world = World::new();
+        let mut known = BTreeMap::new();
+        for fact in &schedule {
+            world.apply(fact);
+            if matches!(fact, Fact::Commit) {
+                for change in world.graph.changes(world.endpoints) {
+                    let old = match &change.new {
+                        Some(new) => known.insert(change.key, **new),
+                        None => known.remove(&change.key),
+                    };
+                    prop_assert_eq!(old, change.old.as_deref().copied());
+                    prop_assert_ne!(&change.old, &change.new);
+                }
+                prop_assert_eq!(&known, &rows(&world.graph, world.endpoints));
+            }
+        }
+    }
+}
+
+fn recomputed(graph: &Graph, name: &str) -> u64 {
+    graph.stats().iter().find(|stats| stats.name == name).map_or(0, |stats| stats.recomputed)
+}
+
+#[test]
+fn only_readers_of_a_changed_row_are_recomputed() {
+    let mut graph = Graph::new();
+    let pods = graph.input::<u32, u32>("pods");
+    let nodes = graph.input::<u32, u32>("nodes");
+    let by_service = graph.index(pods, |_, pod, keys| keys.push(pod % 100));
+    let workloads =
+        graph.derive("workloads", pods, move |cx, key, pod| Some((*key, (*pod, cx.get(nodes, &(pod % 10)).copied()))));
+    let services = graph.group("services", by_service, move |cx, service| Some(cx.fetch(by_service, service).count()));
+    graph.reset(pods, (0..1000).map(|key| (key, key)));
+    graph.reset(nodes, (0..10).map(|key| (key, 0)));
+    graph.commit();
+    assert_eq!(recomputed(&graph, "workloads"), 1000);
+    assert_eq!(recomputed(&graph, "services"), 100);
+
+    // One node: the hundred pods on it, and nothing downstream of them.
+    graph.put(nodes, 3, 1);
+    graph.commit();
+    assert_eq!(recomputed(&graph, "workloads"), 1100);
+    assert_eq!(recomputed(&graph, "services"), 100);
+    assert_eq!(graph.changes(workloads).len(), 100);
+
+    // One pod moves between services: itself, and both services.
+    graph.put(pods, 7, 8);
+    graph.commit();
+    assert_eq!(recomputed(&graph, "workloads"), 1101);
+    assert_eq!(recomputed(&graph, "services"), 102);
+    assert_eq!(graph.changes(services).len(), 2);
+
+    // An equal value is not a change, and neither is one that was undone.
+    graph.put(pods, 7, 8);
+    graph.put(pods, 9, 5);
+    graph.put(pods, 9, 9);
+    assert!(!graph.commit());
+    assert_eq!(recomputed(&graph, "workloads"), 1101);
+}
+
+#[test]
+fn an_equal_result_stops_the_ripple() {
+    let mut graph = Graph::new();
+    let input = graph.input::<u8, i32>("input");
+    let sign = graph.derive("sign", input, |_, key, value| Some((*key, value.signum())));
+    let text = graph.derive("text", sign, |_, key, sign| Some((*key, sign.to_string())));
+    graph.put(input, 1, 5);
+    graph.commit();
+    graph.put(input, 1, 6);
+    assert!(graph.commit(), "the input did change");
+    assert_eq!(recomputed(&graph, "sign"), 2);
+    assert_eq!(recomputed(&graph, "text"), 1);
+    assert!(graph.changes(text).is_empty());
+}
+
+#[test]
+fn a_read_of_an_absent_row_is_a_read() {
+    let mut graph = Graph::new();
+    let pods = graph.input::<u8, u8>("pods");
+    let nodes = graph.input::<u8, u8>("nodes");
+    let joined = graph.derive("joined", pods, move |cx, key, node| Some((*key, cx.get(nodes, node).copied())));
+    graph.put(pods, 1, 9);
+    graph.commit();
+    assert_eq!(graph.get(joined, &1).map(|row| **row), Some(None));
+    graph.put(nodes, 9, 4);
+    graph.commit();
+    assert_eq!(graph.get(joined, &1).map(|row| **row), Some(Some(4)));
+}
+
+#[test]
+fn a_panic_costs_its_row_only_and_heals() {
+    let mut graph = Graph::new();
+    let pods = graph.input::<u8, u8>("pods");
+    let switch = graph.input::<(), bool>("switch");
+    let rows = graph.derive("rows", pods, move |cx, key, value| {
+        assert!(!(*key == 1 && cx.get(switch, &()).is_some()), "row 1 is cursed");
+        Some((*key, *value))
+    });
+    graph.reset(pods, [(1, 10), (2, 20)]);
+    graph.commit();
+    graph.put(switch, (), true);
+    graph.put(pods, 1, 11);
+    graph.put(pods, 2, 21);
+    graph.commit();
+    assert_eq!(graph.get(rows, &1).map(|row| **row), Some(10), "the old row is kept");
+    assert_eq!(graph.get(rows, &2).map(|row| **row), Some(21), "its neighbour goes on");
+    assert_eq!(graph.stats()[2].panics, 1);
+    let said = graph.diagnostics();
+    assert!(said.len() == 1 && said[0].message.contains("row 1 is cursed"), "{said:?}");
+
+    graph.delete(switch, ());
+    graph.commit();
+    assert_eq!(graph.get(rows, &1).map(|row| **row), Some(11));
+    assert!(graph.diagnostics().is_empty());
+}
+
+#[test]
+fn diagnostics_live_as_long_as_their_row() {
+    let mut graph = Graph::new();
+    let policies = graph.input::<u8, i8>("policies");
+    graph.derive("checked", policies, |cx, key, value| {
+        if *value < 0 {
+            cx.diagnose(Diagnostic {
+                subject: Subject { kind: "Policy", namespace: "default".into(), name: key.to_string().into() },
+                field: "value".into(),
+                severity: Severity::Error,
+                reason: "Negative",
+                message: format!("{value} is negative"),
+            });
+        }
+        None::<(u8, ())>
+    });
+    graph.put(policies, 3, -1);
+    graph.commit();
+    let said: Vec<_> = graph.diagnostics().iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["Policy default/3: value: -1 is negative (Negative)"]);
+    graph.put(policies, 3, 1);
+    graph.commit();
+    assert!(graph.diagnostics().is_empty());
+}
+
+#[test]
+fn provenance_names_sources_and_reads() {
+    let mut graph = Graph::new();
+    let pods = graph.input::<&str, &str>("pods");
+    let nodes = graph.input::<&str, u8>("nodes");
+    let by_node = graph.index(pods, |_, node, keys| keys.push(*node));
+    let groups = graph.group("groups", by_node, move |cx, node| Some(cx.fetch(by_node, node).count()));
+    let named = graph.derive("named", groups, move |cx, node, count| {
+        Some((node.to_string(), (*count, cx.get(nodes, node).copied())))
+    });
+    graph.reset(pods, [("a", "n1"), ("b", "n1"), ("c", "n2")]);
+    graph.put(nodes, "n1", 1);
+    graph.commit();
+    let provenance = graph.provenance(named, &"n1".to_string());
+    assert_eq!(provenance.origins, [("pods", "\"a\"".to_string()), ("pods", "\"b\"".to_string())]);
+    assert_eq!(provenance.reads, [("nodes", "\"n1\"".to_string())]);
+}
