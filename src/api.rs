@@ -1,1 +1,40 @@
-//! api.
+//! The Kubernetes objects Fairway reads, as slim and lenient serde models.
+//!
+//! Only the fields that something uses are kept, so that a pod costs hundreds
+//! of bytes and an update of a field nobody reads changes nothing. Unknown
+//! fields are skipped and unknown enum values are kept as text: an object
+//! written for a newer API must not be lost. `null` means "not set", as it
+//! does in Kubernetes and in protobuf's JSON.
+//!
+//! [`kinds`] is the table of all kinds that are watched; a kind is a struct
+//! here and one line there.
+
+pub mod core;
+pub mod gateway;
+mod intern;
+pub mod istio;
+pub mod kinds;
+pub mod mesh;
+pub mod meta;
+#[cfg(test)]
+mod tests;
+
+pub use intern::intern;
+pub use kinds::{Change, Inputs, Kind, Object};
+pub use meta::{Labels, Meta, ObjectKey};
+
+/// Reads YAML the way Kubernetes' own tools do: octal numbers, YAML 1.1
+/// booleans, and the last of two equal keys.
+pub fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, yaml_options())
+}
+
+pub(crate) fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        // Files are the operator's own, and meshes are large.
+        budget: None,
+        emit_comments: false,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        legacy_octal_numbers: true,
+    }
+}

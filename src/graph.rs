@@ -173,6 +173,16 @@ impl Graph {
         self.add(Derived::new(name, source))
     }
 
+    /// The rows of several collections as one. Where two have a row of the same
+    /// key, the collection named first counts.
+    pub fn union<K: Key, V: Value + Clone>(
+        &mut self,
+        name: &'static str,
+        collections: impl Into<Box<[Collection<K, V>]>>,
+    ) -> Collection<K, V> {
+        self.add(Derived::new(name, Source::union(collections.into())))
+    }
+
     /// An index of `collection`: `keys` pushes the keys a row is found by.
     pub fn index<G: Key, K: Key, V: Value>(
         &mut self,

@@ -1,1 +1,166 @@
-//! model.
+//! What the objects mean: services, waypoints, networks, policies. Rows here
+//! are facts of the mesh, not of Kubernetes and not of any wire format; what a
+//! data plane is told is made from them in `workload`.
+//!
+//! The rules are Istio's (<https://istio.io/latest/docs/reference/config/>).
+//! Where istiod is known to do something else than it documents, we follow the
+//! documentation and say so in `docs/differences.md`.
+
+pub mod authorization;
+pub mod mesh;
+pub mod network;
+pub mod peer_authentication;
+pub mod service;
+#[cfg(test)]
+mod tests;
+pub mod waypoint;
+
+use std::sync::Arc;
+
+use crate::api::{Inputs, Meta, ObjectKey};
+use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject};
+
+use authorization::SelectorPolicies;
+use network::NetworkGateway;
+use peer_authentication::PeerAuthentications;
+use service::{Service, ServiceKey};
+use waypoint::Waypoint;
+
+/// What the process is told at its start and never changes.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The cluster's id in uids and metrics.
+    pub cluster: Arc<str>,
+    /// The suffix of service hostnames: `cluster.local`.
+    pub domain: Arc<str>,
+    /// The namespace of the control plane: `istio-system`.
+    pub system_namespace: Arc<str>,
+    /// The revision; objects labelled for another one are not ours.
+    pub revision: Arc<str>,
+    /// Whether policies marked as dry run are sent, to be logged by ztunnel.
+    pub dry_run_policies: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cluster: "Kubernetes".into(),
+            domain: "cluster.local".into(),
+            system_namespace: "istio-system".into(),
+            revision: "default".into(),
+            dry_run_policies: false,
+        }
+    }
+}
+
+/// The collections that everything downstream reads.
+#[derive(Clone)]
+pub struct Model {
+    /// The objects as they are.
+    pub inputs: Inputs,
+    /// What the process was told.
+    pub settings: Arc<Settings>,
+    /// Services by namespace and hostname, duplicates resolved.
+    pub services: Collection<ServiceKey, Arc<Service>>,
+    /// Services by each label of their selector's first pair.
+    pub services_by_selector: Index<service::SelectorKey, ServiceKey, Arc<Service>>,
+    /// Services by the object they come from.
+    pub services_by_origin: Index<(service::Registry, ObjectKey), ServiceKey, Arc<Service>>,
+    /// For each hostname, the service that stands for it mesh-wide.
+    pub canonical: Collection<Arc<str>, ServiceKey>,
+    /// Gateways that can serve as waypoints.
+    pub waypoints: Collection<ObjectKey, Waypoint>,
+    /// Gateways to other networks.
+    pub network_gateways: Collection<network::GatewayKey, NetworkGateway>,
+    /// Gateways to other networks, by network.
+    pub network_gateways_by_network: Index<Arc<str>, network::GatewayKey, NetworkGateway>,
+    /// Policies that name workloads by label.
+    pub selector_policies: SelectorPolicies,
+    /// Whether callers must prove who they are.
+    pub peer_authentications: PeerAuthentications,
+}
+
+impl Model {
+    /// Declares the model's collections.
+    pub fn new(graph: &mut Graph, inputs: Inputs, settings: Arc<Settings>) -> Self {
+        let scope = Scope { inputs, settings: settings.clone() };
+        let network_gateways = network::gateways(graph, &scope);
+        let network_gateways_by_network =
+            graph.index(network_gateways, |key: &network::GatewayKey, _, keys| keys.push(key.network.clone()));
+        let waypoints = waypoint::waypoints(graph, &scope);
+        let services = service::services(graph, &scope);
+        Self {
+            inputs,
+            settings,
+            services,
+            services_by_selector: service::by_selector(graph, services),
+            services_by_origin: service::by_origin(graph, services),
+            canonical: service::canonical(graph, services),
+            waypoints,
+            network_gateways,
+            network_gateways_by_network,
+            selector_policies: authorization::selector_policies(graph, &scope),
+            peer_authentications: peer_authentication::peer_authentications(graph, &scope),
+        }
+    }
+
+    /// What transforms of the model itself may read.
+    pub fn scope(&self) -> Scope {
+        Scope { inputs: self.inputs, settings: self.settings.clone() }
+    }
+}
+
+/// The objects and the settings: what can be read before there is a model.
+#[derive(Clone)]
+pub struct Scope {
+    /// The objects as they are.
+    pub inputs: Inputs,
+    /// What the process was told.
+    pub settings: Arc<Settings>,
+}
+
+impl Scope {
+    /// The mesh configuration in force.
+    pub fn mesh<'g>(&self, cx: &Ctx<'g>) -> &'g mesh::MeshConfig {
+        mesh::config(cx, self.inputs.config_maps, &self.settings)
+    }
+
+    /// The namespace's own metadata, if the namespace is known.
+    pub fn namespace<'g>(&self, cx: &Ctx<'g>, namespace: &Arc<str>) -> Option<&'g Meta> {
+        let key = ObjectKey { namespace: "".into(), name: namespace.clone() };
+        cx.get(self.inputs.namespaces, &key).map(|namespace| &namespace.meta)
+    }
+
+    /// Whether objects of the namespace are looked at: `discoverySelectors`
+    /// of the mesh configuration select it, or there are none.
+    pub fn discovers(&self, cx: &Ctx<'_>, namespace: &Arc<str>) -> bool {
+        let selectors = &self.mesh(cx).discovery_selectors;
+        selectors.is_empty()
+            || self.namespace(cx, namespace).is_some_and(|meta| selectors.iter().any(|one| one.matches(&meta.labels)))
+    }
+
+    /// Whether a configuration object is ours to read: its namespace is
+    /// discovered, and its `istio.io/rev` label, if any, names our revision.
+    pub fn configures(&self, cx: &Ctx<'_>, meta: &Meta) -> bool {
+        let ours = meta.label("istio.io/rev").is_none_or(|revision| revision == &*self.settings.revision);
+        ours && self.discovers(cx, &meta.namespace)
+    }
+
+    /// The network of the cluster's own workloads; empty is the default one.
+    pub fn network<'g>(&self, cx: &Ctx<'g>) -> &'g str {
+        let system = self.namespace(cx, &self.settings.system_namespace);
+        system.and_then(|meta| meta.label("topology.istio.io/network")).unwrap_or_default()
+    }
+}
+
+/// The finding that part of an object has no effect.
+pub fn problem(
+    kind: &'static str,
+    meta: &Meta,
+    field: impl Into<String>,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Diagnostic {
+    let subject = Subject { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
+    Diagnostic { subject, field: field.into(), severity: Severity::Error, reason, message: message.into() }
+}

@@ -16,7 +16,6 @@ use super::{Collection, Diagnostic, Index, Key, Node, Provenance, Severity, Stat
 /// What a derived collection is computed from: the rows of a collection, or
 /// the keys of an index. `S` is the key of one such source row.
 pub(super) struct Source<S, K, V> {
-    node: u32,
     /// Source rows that this commit changed, and whether they (still) exist.
     changed: Box<dyn Fn(&[Box<dyn Node>], &mut dyn FnMut(&S, bool)) + Send>,
     transform: Box<dyn Fn(&Ctx<'_>, &S) -> Vec<(K, V)> + Send>,
@@ -31,7 +30,6 @@ impl<S: Key, K: Key, V: Value> Source<S, K, V> {
     ) -> Self {
         let node = source.node;
         Self {
-            node,
             changed: Box::new(move |nodes, each| {
                 for change in table::of::<S, SV>(nodes, node).changes() {
                     each(&change.key, change.new.is_some());
@@ -46,6 +44,35 @@ impl<S: Key, K: Key, V: Value> Source<S, K, V> {
     }
 }
 
+impl<K: Key, V: Value + Clone> Source<K, K, V> {
+    pub(super) fn union(collections: Box<[Collection<K, V>]>) -> Self {
+        let find = |nodes: &[Box<dyn Node>], key: &K, collections: &[Collection<K, V>]| {
+            collections.iter().find(|from| table::of::<K, V>(nodes, from.node).get(key).is_some()).copied()
+        };
+        let (all, sources, from) = (collections.clone(), collections.clone(), collections);
+        Self {
+            changed: Box::new(move |nodes, each| {
+                let mut keys = RapidHashSet::default();
+                for collection in &all {
+                    keys.extend(table::of::<K, V>(nodes, collection.node).changes().iter().map(|change| &change.key));
+                }
+                for key in keys {
+                    each(key, find(nodes, key, &all).is_some());
+                }
+            }),
+            transform: Box::new(move |cx, key| {
+                let found = sources.iter().find_map(|from| cx.source(*from, key));
+                found.map(|value| (key.clone(), value.clone())).into_iter().collect()
+            }),
+            origins: Box::new(move |nodes, key, out| {
+                if let Some(from) = find(nodes, key, &from) {
+                    nodes[from.node as usize].origins(nodes, key, out);
+                }
+            }),
+        }
+    }
+}
+
 impl<G: Key, V: Value> Source<G, G, V> {
     pub(super) fn groups<SK: Key, SV: Value>(
         index: Index<G, SK, SV>,
@@ -53,7 +80,6 @@ impl<G: Key, V: Value> Source<G, G, V> {
     ) -> Self {
         let Index { node, slot, .. } = index;
         Self {
-            node,
             changed: Box::new(move |nodes, each| {
                 let index = table::of::<SK, SV>(nodes, node).index::<G>(slot);
                 for key in index.changed() {

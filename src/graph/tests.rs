@@ -232,6 +232,22 @@ fn a_panic_costs_its_row_only_and_heals() {
 }
 
 #[test]
+fn a_union_shows_the_first_collection_that_has_a_row() {
+    let mut graph = Graph::new();
+    let (first, second) = (graph.input::<u8, u8>("first"), graph.input::<u8, u8>("second"));
+    let both = graph.union("both", [first, second]);
+    graph.reset(first, [(1, 10)]);
+    graph.reset(second, [(1, 11), (2, 12)]);
+    graph.commit();
+    assert_eq!(rows(&graph, both), BTreeMap::from([(1, 10), (2, 12)]));
+    graph.delete(first, 1);
+    graph.delete(second, 2);
+    graph.commit();
+    assert_eq!(rows(&graph, both), BTreeMap::from([(1, 11)]));
+    assert_eq!(graph.provenance(both, &1).origins, [("second", "1".to_string())]);
+}
+
+#[test]
 fn diagnostics_live_as_long_as_their_row() {
     let mut graph = Graph::new();
     let policies = graph.input::<u8, i8>("policies");

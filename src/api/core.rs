@@ -1,0 +1,329 @@
+//! Kubernetes' own kinds: pods, services and where they run.
+//! <https://kubernetes.io/docs/reference/kubernetes-api/>
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer};
+
+use super::intern::interned;
+use super::mesh::ConfigMapData;
+use super::meta::{Labels, Meta, nullable};
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Name, labels and the like.
+    #[serde(rename = "metadata")]
+    pub meta: Meta,
+    /// What was asked for.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: PodSpec,
+    /// What is.
+    #[serde(deserialize_with = "nullable")]
+    pub status: PodStatus,
+}
+
+/// What of `pod.spec` matters.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// The service account the pod runs as.
+    #[serde(deserialize_with = "interned")]
+    pub service_account_name: Arc<str>,
+    /// The node it was scheduled to.
+    #[serde(deserialize_with = "interned")]
+    pub node_name: Arc<str>,
+    /// Whether it shares the node's network.
+    #[serde(deserialize_with = "nullable")]
+    pub host_network: bool,
+    /// Its containers.
+    #[serde(deserialize_with = "containers")]
+    pub containers: Box<[Container]>,
+    /// Its init containers; those that restart always are sidecars.
+    #[serde(deserialize_with = "containers")]
+    pub init_containers: Box<[Container]>,
+}
+
+/// A container, as far as named ports need it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// `Always` for a native sidecar.
+    #[serde(deserialize_with = "interned")]
+    pub restart_policy: Arc<str>,
+    /// Its declared ports.
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Box<[ContainerPort]>,
+}
+
+/// A declared container port.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    /// The name services refer to.
+    #[serde(deserialize_with = "interned")]
+    pub name: Arc<str>,
+    /// The number.
+    #[serde(deserialize_with = "nullable")]
+    pub container_port: u16,
+    /// `TCP` (also when empty), `UDP` or `SCTP`.
+    #[serde(deserialize_with = "interned")]
+    pub protocol: Arc<str>,
+}
+
+/// Containers without named ports say nothing; they are not kept.
+fn containers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<[Container]>, D::Error> {
+    let mut containers: Vec<Container> = nullable(deserializer)?;
+    containers.retain(|container| container.ports.iter().any(|port| !port.name.is_empty()));
+    Ok(containers.into())
+}
+
+/// What of `pod.status` matters.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded` or `Failed`.
+    #[serde(deserialize_with = "interned")]
+    pub phase: Arc<str>,
+    /// The first address, on servers that do not list them.
+    #[serde(rename = "podIP", deserialize_with = "nullable")]
+    pub pod_ip: Arc<str>,
+    /// All addresses, in order.
+    #[serde(rename = "podIPs", deserialize_with = "addresses")]
+    pub pod_ips: Box<[Arc<str>]>,
+    /// Whether the `Ready` condition is true.
+    #[serde(rename = "conditions", deserialize_with = "ready")]
+    pub ready: bool,
+}
+
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<[Arc<str>]>, D::Error> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Address {
+        #[serde(deserialize_with = "nullable")]
+        ip: Arc<str>,
+    }
+    let addresses: Vec<Address> = nullable(deserializer)?;
+    Ok(addresses.into_iter().map(|address| address.ip).collect())
+}
+
+fn ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    struct Condition {
+        #[serde(rename = "type", default, deserialize_with = "nullable")]
+        kind: String,
+        #[serde(default, deserialize_with = "nullable")]
+        status: String,
+    }
+    let conditions: Vec<Condition> = nullable(deserializer)?;
+    Ok(conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True"))
+}
+
+/// A service.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    /// Name, labels and the like.
+    #[serde(rename = "metadata")]
+    pub meta: Meta,
+    /// What it selects and how it is reached.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: ServiceSpec,
+}
+
+/// What of `service.spec` matters.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    /// `ClusterIP` (also when empty), `NodePort`, `LoadBalancer` or
+    /// `ExternalName`.
+    #[serde(rename = "type", deserialize_with = "interned")]
+    pub kind: Arc<str>,
+    /// The first virtual address; `None` for a headless service.
+    #[serde(rename = "clusterIP", deserialize_with = "nullable")]
+    pub cluster_ip: Arc<str>,
+    /// All virtual addresses.
+    #[serde(rename = "clusterIPs", deserialize_with = "nullable")]
+    pub cluster_ips: Box<[Arc<str>]>,
+    /// The ports.
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Box<[ServicePort]>,
+    /// The labels of the pods behind it; empty selects none.
+    pub selector: Labels,
+    /// `IPv4` and `IPv6`, in order of preference.
+    #[serde(deserialize_with = "nullable")]
+    pub ip_families: Box<[Arc<str>]>,
+    /// `Local` keeps traffic on its node.
+    #[serde(deserialize_with = "interned")]
+    pub internal_traffic_policy: Arc<str>,
+    /// `PreferClose`, `PreferSameZone` or `PreferSameNode`.
+    #[serde(deserialize_with = "interned")]
+    pub traffic_distribution: Arc<str>,
+    /// Whether endpoints that are not ready count.
+    #[serde(deserialize_with = "nullable")]
+    pub publish_not_ready_addresses: bool,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePort {
+    /// The name; its prefix may tell the protocol.
+    #[serde(deserialize_with = "interned")]
+    pub name: Arc<str>,
+    /// The number clients use.
+    #[serde(deserialize_with = "nullable")]
+    pub port: u16,
+    /// `TCP` (also when empty), `UDP` or `SCTP`.
+    #[serde(deserialize_with = "interned")]
+    pub protocol: Arc<str>,
+    /// Where pods listen.
+    #[serde(deserialize_with = "nullable")]
+    pub target_port: TargetPort,
+    /// The application protocol, such as `http` or `kubernetes.io/h2c`.
+    #[serde(deserialize_with = "interned")]
+    pub app_protocol: Arc<str>,
+}
+
+/// A target port: a number, or the name of a container port.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum TargetPort {
+    /// Not given: the service's own port.
+    #[default]
+    Same,
+    /// This port.
+    Number(u16),
+    /// The container port with this name.
+    Name(Arc<str>),
+}
+
+impl<'de> Deserialize<'de> for TargetPort {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum IntOrText {
+            Int(u16),
+            Text(String),
+        }
+        Ok(match IntOrText::deserialize(deserializer)? {
+            IntOrText::Int(0) => Self::Same,
+            IntOrText::Int(port) => Self::Number(port),
+            IntOrText::Text(name) if name.is_empty() => Self::Same,
+            // Kubernetes reads a quoted number as a name; no container port
+            // can have such a name, so nothing is lost by reading the number.
+            IntOrText::Text(name) => name.parse().map_or_else(|_| Self::Name(name.into()), Self::Number),
+        })
+    }
+}
+
+/// A piece of the endpoints of a service.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSlice {
+    /// Name, labels and the like; a label names the service.
+    #[serde(rename = "metadata")]
+    pub meta: Meta,
+    /// `IPv4`, `IPv6` or `FQDN`.
+    #[serde(deserialize_with = "interned")]
+    pub address_type: Arc<str>,
+    /// The endpoints.
+    #[serde(deserialize_with = "nullable")]
+    pub endpoints: Box<[Endpoint]>,
+    /// The ports of all of them.
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Box<[EndpointPort]>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    /// Its addresses; all are the same endpoint.
+    #[serde(deserialize_with = "nullable")]
+    pub addresses: Box<[Arc<str>]>,
+    /// Whether it may get traffic.
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: EndpointConditions,
+    /// The object behind it.
+    pub target_ref: Option<TargetRef>,
+}
+
+/// The state of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct EndpointConditions {
+    /// Ready for traffic; unknown counts as ready.
+    pub ready: Option<bool>,
+}
+
+/// The object behind an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TargetRef {
+    /// `Pod`, mostly.
+    #[serde(deserialize_with = "interned")]
+    pub kind: Arc<str>,
+    /// Its namespace.
+    #[serde(deserialize_with = "interned")]
+    pub namespace: Arc<str>,
+    /// Its name.
+    #[serde(deserialize_with = "nullable")]
+    pub name: Arc<str>,
+    /// Its UID; empty means any object of that name.
+    #[serde(deserialize_with = "nullable")]
+    pub uid: Arc<str>,
+}
+
+/// A port of a slice.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct EndpointPort {
+    /// The service port's name.
+    #[serde(deserialize_with = "interned")]
+    pub name: Arc<str>,
+    /// The number; none means all ports.
+    pub port: Option<u16>,
+    /// `TCP` (also when empty), `UDP` or `SCTP`.
+    #[serde(deserialize_with = "interned")]
+    pub protocol: Arc<str>,
+}
+
+/// A node: where it stands.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Name and labels.
+    #[serde(rename = "metadata")]
+    pub meta: Meta,
+}
+
+/// A namespace: its labels and annotations.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    /// Name, labels and annotations.
+    #[serde(rename = "metadata")]
+    pub meta: Meta,
+}
+
+/// A config map.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ConfigMap {
+    /// Name and labels.
+    #[serde(rename = "metadata")]
+    pub meta: Meta,
+    /// The values that are read.
+    #[serde(deserialize_with = "nullable")]
+    pub data: ConfigMapData,
+}
+
+/// A custom resource definition: that it exists.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct CustomResourceDefinition {
+    /// Its name, `<plural>.<group>`.
+    #[serde(rename = "metadata")]
+    pub meta: Meta,
+}

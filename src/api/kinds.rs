@@ -1,0 +1,194 @@
+//! THE table of watched kinds. One line gives a kind its watch, its file
+//! format, its input in the graph, its place in the sync barrier and its line
+//! in the RBAC test.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::meta::ObjectKey;
+use super::{core, gateway, istio};
+use crate::graph::{Collection, Graph};
+
+/// What the API server calls a kind.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KindInfo {
+    /// The kind, such as `Pod`.
+    pub kind: &'static str,
+    /// The API group; empty is the core group.
+    pub group: &'static str,
+    /// Versions that decode alike, the preferred one first.
+    pub versions: &'static [&'static str],
+    /// The plural in URLs.
+    pub plural: &'static str,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// Whether the kind is part of Kubernetes itself, hence always there.
+    pub builtin: bool,
+    /// Whether only the namespace of the control plane is read.
+    pub system_only: bool,
+}
+
+macro_rules! kinds {
+    ($( $field:ident: $kind:ident ($module:ident) = $group:literal / [$($version:literal),+] / $plural:literal, $scope:ident $(, $flag:ident)*; )+) => {
+        /// A watched kind.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $(
+            #[doc = concat!("`", $plural, "`.")]
+            $kind,
+        )+ }
+
+        /// An object of a watched kind.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Object { $(
+            #[doc = concat!("One of `", $plural, "`.")]
+            $kind(Box<$module::$kind>),
+        )+ }
+
+        /// The inputs of the graph, one for each watched kind.
+        #[derive(Clone, Copy)]
+        pub struct Inputs { $(
+            #[doc = concat!("`", $plural, "`.")]
+            pub $field: Collection<ObjectKey, $module::$kind>,
+        )+ }
+
+        impl Kind {
+            /// All watched kinds.
+            pub const ALL: &[Kind] = &[ $( Kind::$kind, )+ ];
+
+            /// What the API server calls the kind.
+            pub const fn info(self) -> &'static KindInfo {
+                match self { $(
+                    Kind::$kind => const { &KindInfo {
+                        kind: stringify!($kind),
+                        group: $group,
+                        versions: &[$($version),+],
+                        plural: $plural,
+                        namespaced: kinds!(@namespaced $scope),
+                        builtin: false $(|| kinds!(@builtin $flag))*,
+                        system_only: false $(|| kinds!(@system $flag))*,
+                    } },
+                )+ }
+            }
+
+            /// Decodes an object of this kind.
+            pub fn decode<'de, D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
+                match self { $(
+                    Kind::$kind => $module::$kind::deserialize(deserializer).map(|object| Object::$kind(Box::new(object))),
+                )+ }
+            }
+        }
+
+        impl Object {
+            /// The object's kind.
+            pub fn kind(&self) -> Kind {
+                match self { $( Object::$kind(_) => Kind::$kind, )+ }
+            }
+
+            /// The object's metadata.
+            pub fn meta(&self) -> &super::Meta {
+                match self { $( Object::$kind(object) => &object.meta, )+ }
+            }
+        }
+
+        impl Inputs {
+            /// Creates the inputs.
+            pub fn new(graph: &mut Graph) -> Self {
+                Self { $( $field: graph.input($plural), )+ }
+            }
+
+            /// Hands a change to the graph. It takes effect with the next commit.
+            pub fn apply(&self, graph: &mut Graph, change: Change) {
+                match change {
+                    $( Change::Put(Object::$kind(object)) => graph.put(self.$field, object.meta.key(), *object), )+
+                    $( Change::Delete(Kind::$kind, key) => graph.delete(self.$field, key), )+
+                    $( Change::Reset(Kind::$kind, objects) => {
+                        let rows = objects.into_iter().filter_map(|object| match object {
+                            Object::$kind(object) => Some((object.meta.key(), *object)),
+                            _ => None,
+                        });
+                        graph.reset(self.$field, rows);
+                    } )+
+                }
+            }
+        }
+    };
+    (@namespaced namespaced) => { true };
+    (@namespaced cluster) => { false };
+    (@builtin builtin) => { true };
+    (@builtin system) => { false };
+    (@system system) => { true };
+    (@system builtin) => { false };
+}
+
+kinds! {
+    namespaces: Namespace (core) = "" / ["v1"] / "namespaces", cluster, builtin;
+    nodes: Node (core) = "" / ["v1"] / "nodes", cluster, builtin;
+    pods: Pod (core) = "" / ["v1"] / "pods", namespaced, builtin;
+    services: Service (core) = "" / ["v1"] / "services", namespaced, builtin;
+    endpoint_slices: EndpointSlice (core) = "discovery.k8s.io" / ["v1"] / "endpointslices", namespaced, builtin;
+    config_maps: ConfigMap (core) = "" / ["v1"] / "configmaps", namespaced, builtin, system;
+    crds: CustomResourceDefinition (core) = "apiextensions.k8s.io" / ["v1"] / "customresourcedefinitions", cluster, builtin;
+    service_entries: ServiceEntry (istio) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "serviceentries", namespaced;
+    workload_entries: WorkloadEntry (istio) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "workloadentries", namespaced;
+    authorization_policies: AuthorizationPolicy (istio) = "security.istio.io" / ["v1", "v1beta1"] / "authorizationpolicies", namespaced;
+    peer_authentications: PeerAuthentication (istio) = "security.istio.io" / ["v1", "v1beta1"] / "peerauthentications", namespaced;
+    gateways: Gateway (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gateways", namespaced;
+    gateway_classes: GatewayClass (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gatewayclasses", cluster;
+}
+
+/// A fact about objects: the only thing a source says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// An object is there, in this state.
+    Put(Object),
+    /// An object is gone.
+    Delete(Kind, ObjectKey),
+    /// These are all the objects of the kind.
+    Reset(Kind, Vec<Object>),
+}
+
+/// Why an object could not be read. It costs that object only.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct DecodeError {
+    /// The path of the field.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Kind {
+    /// The kind that `apiVersion` and `kind` of an object name, whatever the
+    /// version, if it is watched.
+    pub fn of(api_version: &str, kind: &str) -> Option<Kind> {
+        let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        Kind::ALL.iter().copied().find(|candidate| candidate.info().kind == kind && candidate.info().group == group)
+    }
+
+    /// Decodes an object from JSON. The slow pass that finds the field is made
+    /// only for an object that does not decode.
+    pub fn decode_json(self, json: &str) -> Result<Object, DecodeError> {
+        let object = self.decode(&mut serde_json::Deserializer::from_str(json));
+        object.or_else(|error| match self.decode_tracked(&mut serde_json::Deserializer::from_str(json)) {
+            Ok(object) => Ok(object),
+            Err(DecodeError { field, .. }) => Err(DecodeError { field, reason: error.to_string() }),
+        })
+    }
+
+    /// Decodes an object, and tells the field that does not decode.
+    pub fn decode_tracked<'de, D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Object, DecodeError> {
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
+        let result = self.decode(tracked);
+        result.map_err(|error| DecodeError { field: track.path().to_string(), reason: error.to_string() })
+    }
+}
+
+/// The least that can be read of an object that does not decode.
+pub fn decode_meta<T: DeserializeOwned>(json: &str) -> Option<T> {
+    #[derive(Deserialize)]
+    struct Bare<T> {
+        metadata: T,
+    }
+    serde_json::from_str::<Bare<T>>(json).ok().map(|bare| bare.metadata)
+}

@@ -1,0 +1,373 @@
+//! Services: Kubernetes' own and those of ServiceEntries, one for each
+//! namespace and hostname.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::api::core::{self, TargetPort};
+use crate::api::istio::ServiceEntry;
+use crate::api::{Labels, Meta, ObjectKey};
+use crate::graph::{Collection, Ctx, Graph, Index};
+
+use super::{Scope, problem};
+
+/// A service's name in the mesh.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The hostname; may start with `*.`.
+    pub hostname: Arc<str>,
+}
+
+impl std::fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.hostname)
+    }
+}
+
+impl std::fmt::Debug for ServiceKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a service was registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Registry {
+    /// A Kubernetes Service.
+    Kubernetes,
+    /// A ServiceEntry.
+    ServiceEntry,
+}
+
+/// A label pair in a namespace, by which selectors are found.
+pub type SelectorKey = (Arc<str>, Arc<str>, Arc<str>);
+
+/// A service, wherever it was registered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Where it was registered.
+    pub registry: Registry,
+    /// The object it comes from.
+    pub meta: Meta,
+    /// Its name in the mesh.
+    pub key: ServiceKey,
+    /// Virtual addresses, in order; none for a headless service.
+    pub addresses: Vec<IpNet>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// The workloads behind it; empty selects none.
+    pub selector: Labels,
+    /// SPIFFE identities its endpoints may have besides those known.
+    pub subject_alt_names: Box<[Arc<str>]>,
+    /// Where its traffic should go.
+    pub distribution: Distribution,
+    /// Whether endpoints that are not ready count.
+    pub all_endpoints: bool,
+    /// The address families it is restricted to, in order of preference.
+    pub families: Box<[Arc<str>]>,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// The name.
+    pub name: Arc<str>,
+    /// The number clients use.
+    pub number: u16,
+    /// Where workloads listen.
+    pub target: TargetPort,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub transport: Arc<str>,
+    /// The application protocol.
+    pub protocol: Protocol,
+}
+
+/// The application protocol of a port, as far as proxies tell them apart.
+/// <https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/>
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Not declared, or one that proxies do not treat specially.
+    Unknown,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+    /// gRPC.
+    Grpc,
+    /// Opaque TCP.
+    Tcp,
+    /// TLS, and HTTPS which looks the same.
+    Tls,
+}
+
+/// How traffic to a service is spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distribution {
+    /// Over all endpoints.
+    Any,
+    /// Only over those on the client's node.
+    LocalNode,
+    /// Preferably in the client's zone.
+    PreferSameZone,
+    /// Preferably on the client's node.
+    PreferSameNode,
+    /// To the address the client asked for.
+    Passthrough,
+}
+
+/// All services. A Kubernetes Service beats ServiceEntries that claim its
+/// hostname in its namespace; of those, the oldest counts.
+pub fn services(graph: &mut Graph, scope: &Scope) -> Collection<ServiceKey, Arc<Service>> {
+    let scope_of = scope.clone();
+    let kubernetes = graph.derive("kubernetes_services", scope.inputs.services, move |cx, _, service| {
+        kubernetes_service(cx, &scope_of, service).map(|service| (service.key.clone(), Arc::new(service)))
+    });
+    let scope_of = scope.clone();
+    let claims = graph.derive("service_entry_hosts", scope.inputs.service_entries, move |cx, key, entry| {
+        let services = entry_services(cx, &scope_of, entry);
+        services.into_iter().map(|one| ((one.key.clone(), key.clone()), Arc::new(one))).collect::<Vec<_>>()
+    });
+    let by_host = graph.index(claims, |(key, _): &(ServiceKey, ObjectKey), _, keys| keys.push(key.clone()));
+    let entries = graph.group("service_entry_services", by_host, move |cx, host| {
+        let claims = cx.fetch(by_host, host);
+        // Equal ages are decided by name, so that restarts agree.
+        claims.map(|(_, service)| service).min_by_key(|service| (service.meta.created, service.meta.key())).cloned()
+    });
+    graph.union("services", [kubernetes, entries])
+}
+
+/// Services by the first pair of their selector: enough to find the few that
+/// may select a workload from its labels.
+pub fn by_selector(
+    graph: &mut Graph,
+    services: Collection<ServiceKey, Arc<Service>>,
+) -> Index<SelectorKey, ServiceKey, Arc<Service>> {
+    graph.index(services, |key: &ServiceKey, service: &Arc<Service>, keys| {
+        if let Some((label, value)) = service.selector.iter().next() {
+            keys.push((key.namespace.clone(), label.into(), value.into()));
+        }
+    })
+}
+
+/// Services by the object they come from.
+pub fn by_origin(
+    graph: &mut Graph,
+    services: Collection<ServiceKey, Arc<Service>>,
+) -> Index<(Registry, ObjectKey), ServiceKey, Arc<Service>> {
+    graph.index(services, |_: &ServiceKey, service: &Arc<Service>, keys| {
+        keys.push((service.registry, service.meta.key()));
+    })
+}
+
+/// For each hostname the one service that stands for it outside its own
+/// namespace: the Kubernetes Service, else the oldest ServiceEntry.
+pub fn canonical(
+    graph: &mut Graph,
+    services: Collection<ServiceKey, Arc<Service>>,
+) -> Collection<Arc<str>, ServiceKey> {
+    let by_hostname = graph.index(services, |key: &ServiceKey, _: &Arc<Service>, keys| keys.push(key.hostname.clone()));
+    graph.group("canonical_services", by_hostname, move |cx, hostname| {
+        let all = cx.fetch(by_hostname, hostname);
+        all.min_by_key(|(key, service)| (service.registry, service.meta.created, (*key).clone())).map(|(key, _)| key.clone())
+    })
+}
+
+/// The hostname of a Kubernetes Service.
+pub fn hostname(name: &str, namespace: &str, domain: &str) -> Arc<str> {
+    format!("{name}.{namespace}.svc.{domain}").into()
+}
+
+fn kubernetes_service(cx: &Ctx<'_>, scope: &Scope, service: &core::Service) -> Option<Service> {
+    let (meta, spec) = (&service.meta, &service.spec);
+    // The DNS server answers for an external name; there is nothing to route.
+    if &*spec.kind == "ExternalName" || !scope.discovers(cx, &meta.namespace) {
+        return None;
+    }
+    let single = std::slice::from_ref(&spec.cluster_ip);
+    let addresses = if spec.cluster_ips.is_empty() { single } else { &spec.cluster_ips };
+    let mut parsed = Vec::with_capacity(addresses.len());
+    for address in addresses.iter().filter(|address| !matches!(&***address, "" | "None")) {
+        match address.parse::<IpAddr>() {
+            Ok(address) => parsed.push(IpNet::from(address)),
+            Err(_) => {
+                let message = format!("{address:?} is not an IP address; the service is left out");
+                cx.diagnose(problem("Service", meta, "spec.clusterIPs", "InvalidAddress", message));
+                return None;
+            }
+        }
+    }
+    let distribution = match &*spec.internal_traffic_policy {
+        "Local" => Distribution::LocalNode,
+        _ => distribution(cx, scope, "Service", meta, &spec.traffic_distribution),
+    };
+    Some(Service {
+        registry: Registry::Kubernetes,
+        key: ServiceKey {
+            namespace: meta.namespace.clone(),
+            hostname: hostname(&meta.name, &meta.namespace, &scope.settings.domain),
+        },
+        meta: meta.clone(),
+        addresses: parsed,
+        ports: spec.ports.iter().map(kubernetes_port).collect(),
+        selector: spec.selector.clone(),
+        subject_alt_names: [].into(),
+        distribution,
+        all_endpoints: spec.publish_not_ready_addresses,
+        families: spec.ip_families.clone(),
+    })
+}
+
+fn kubernetes_port(port: &core::ServicePort) -> Port {
+    let transport = if port.protocol.is_empty() { "TCP".into() } else { port.protocol.clone() };
+    Port {
+        name: port.name.clone(),
+        number: port.port,
+        target: port.target_port.clone(),
+        protocol: Protocol::of_port(port.port, &port.name, &transport, &port.app_protocol),
+        transport,
+    }
+}
+
+fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Service> {
+    let (meta, spec) = (&entry.meta, &entry.spec);
+    if !scope.configures(cx, meta) {
+        return Vec::new();
+    }
+    let mut addresses = Vec::with_capacity(spec.addresses.len());
+    for (at, address) in spec.addresses.iter().enumerate() {
+        match parse_range(address) {
+            Some(range) => addresses.push(range),
+            None => {
+                let field = format!("spec.addresses[{at}]");
+                let message = format!("{address:?} is neither an IP address nor a CIDR range; the entry is left out");
+                cx.diagnose(problem("ServiceEntry", meta, field, "InvalidAddress", message));
+                return Vec::new();
+            }
+        }
+    }
+    let passthrough = matches!(&*spec.resolution, "" | "NONE");
+    let distribution =
+        if passthrough { Distribution::Passthrough } else { distribution(cx, scope, "ServiceEntry", meta, "") };
+    let ports: Vec<_> = spec.ports.iter().map(entry_port).collect();
+    let service = |hostname: &Arc<str>| Service {
+        registry: Registry::ServiceEntry,
+        key: ServiceKey { namespace: meta.namespace.clone(), hostname: hostname.clone() },
+        meta: meta.clone(),
+        addresses: match addresses.is_empty() && !passthrough {
+            true => allocated(entry, hostname),
+            false => addresses.clone(),
+        },
+        ports: ports.clone(),
+        selector: spec.workload_selector.as_ref().map(|selector| selector.labels.clone()).unwrap_or_default(),
+        subject_alt_names: spec.subject_alt_names.clone(),
+        distribution,
+        all_endpoints: passthrough,
+        families: [].into(),
+    };
+    let hosts = spec.hosts.iter().enumerate();
+    hosts.filter(|(at, host)| !spec.hosts[..*at].contains(host)).map(|(_, host)| service(host)).collect()
+}
+
+fn entry_port(port: &crate::api::istio::ServiceEntryPort) -> Port {
+    let target = if port.target_port == 0 { port.number } else { port.target_port };
+    let transport = if port.protocol.eq_ignore_ascii_case("udp") { "UDP" } else { "TCP" };
+    Port {
+        name: port.name.clone(),
+        number: port.number,
+        target: TargetPort::Number(target),
+        transport: transport.into(),
+        protocol: Protocol::parse(&port.protocol),
+    }
+}
+
+/// Addresses that a control plane allocated to a host. A wildcard host has
+/// one only where every name below it is resolved by a proxy.
+fn allocated(entry: &ServiceEntry, hostname: &str) -> Vec<IpNet> {
+    let opted_out = entry.meta.label("networking.istio.io/enable-autoallocate-ip") == Some("false");
+    let wildcard = hostname.starts_with('*') && &*entry.spec.resolution != "DYNAMIC_DNS";
+    if opted_out || wildcard {
+        return Vec::new();
+    }
+    let ours = entry.status.addresses.iter().filter(|address| address.host.is_empty() || &*address.host == hostname);
+    ours.filter_map(|address| address.value.parse::<IpAddr>().ok()).map(IpNet::from).collect()
+}
+
+/// An address, or a range with its host bits cleared.
+fn parse_range(text: &str) -> Option<IpNet> {
+    match text.contains('/') {
+        true => text.parse::<IpNet>().ok().map(|range| range.trunc()),
+        false => text.parse::<IpAddr>().ok().map(IpNet::from),
+    }
+}
+
+/// Traffic distribution: the field of a Service, else the annotation of the
+/// object, else that of its namespace. Annotations ignore case.
+fn distribution(cx: &Ctx<'_>, scope: &Scope, kind: &'static str, meta: &Meta, field: &str) -> Distribution {
+    match field {
+        "PreferClose" | "PreferSameZone" => return Distribution::PreferSameZone,
+        "PreferSameNode" => return Distribution::PreferSameNode,
+        _ => {}
+    }
+    const ANNOTATION: &str = "networking.istio.io/traffic-distribution";
+    let own = meta.annotation(ANNOTATION).filter(|value| !value.is_empty());
+    let value = own.or_else(|| {
+        let namespace = scope.namespace(cx, &meta.namespace)?;
+        namespace.annotation(ANNOTATION).filter(|value| !value.is_empty())
+    });
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        None => Distribution::Any,
+        Some("preferclose" | "prefersamezone") => Distribution::PreferSameZone,
+        Some("prefersamenode") => Distribution::PreferSameNode,
+        Some(other) => {
+            let message = format!("{other:?} is not a traffic distribution; traffic goes to all endpoints");
+            cx.diagnose(problem(kind, meta, format!("metadata.annotations[{ANNOTATION}]"), "UnsupportedValue", message));
+            Distribution::Any
+        }
+    }
+}
+
+impl Protocol {
+    /// The protocol a name stands for, ignoring case.
+    pub fn parse(name: &str) -> Self {
+        match name.to_ascii_lowercase().as_str() {
+            "http" => Self::Http11,
+            "http2" => Self::Http2,
+            "grpc" => Self::Grpc,
+            "tcp" => Self::Tcp,
+            "tls" | "https" => Self::Tls,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The protocol of a Kubernetes port: its `appProtocol`, else the part of
+    /// its name before the first dash.
+    fn of_port(number: u16, name: &str, transport: &str, app_protocol: &str) -> Self {
+        if transport == "UDP" {
+            return Self::Unknown;
+        }
+        match app_protocol {
+            "kubernetes.io/h2c" => return Self::Http2,
+            "kubernetes.io/ws" => return Self::Http11,
+            "kubernetes.io/wss" => return Self::Tls,
+            _ => {}
+        }
+        let declared = if app_protocol.is_empty() { name } else { app_protocol };
+        let head = declared.get(..8).unwrap_or_default();
+        if head.eq_ignore_ascii_case("grpc-web") {
+            return Self::Unknown;
+        }
+        let prefix = declared.split('-').next().unwrap_or_default();
+        let known = ["http_proxy", "mongo", "mysql", "redis", "udp"];
+        match Self::parse(prefix) {
+            // Sniffing would break protocols where the server speaks first.
+            Self::Unknown if matches!(number, 25 | 53 | 3306 | 27017) && !known.contains(&&*prefix.to_ascii_lowercase()) => {
+                Self::Tcp
+            }
+            protocol => protocol,
+        }
+    }
+}

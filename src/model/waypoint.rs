@@ -1,0 +1,214 @@
+//! Waypoints, and which of them an object uses.
+//! <https://istio.io/latest/docs/ambient/usage/waypoint/>
+
+use std::sync::Arc;
+
+use fairway_proto::workload::application_tunnel::Protocol as TunnelProtocol;
+
+use crate::api::gateway::{Gateway, GatewayClass, Listener, RouteNamespaces};
+use crate::api::{Labels, Meta, ObjectKey};
+use crate::graph::{Collection, Ctx, Graph};
+
+use super::{Model, Scope, problem};
+
+/// The port waypoints accept HBONE on.
+pub const PORT: u16 = 15008;
+
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+const INBOUND_BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
+
+/// A Gateway that has an address, hence can be sent traffic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waypoint {
+    /// Where it is reached.
+    pub address: Address,
+    /// What traffic it is for.
+    pub traffic: TrafficType,
+    /// Who may attach to it.
+    pub attachment: RouteNamespaces,
+    /// How its own instances take traffic from ztunnel.
+    pub binding: Option<Binding>,
+}
+
+/// Where a waypoint is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Address {
+    /// A hostname, in the waypoint's namespace.
+    Hostname(Arc<str>),
+    /// An address on the cluster's network.
+    Ip(std::net::IpAddr),
+}
+
+/// What traffic a waypoint is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrafficType {
+    /// Traffic to services.
+    Service,
+    /// Traffic to workload addresses.
+    Workload,
+    /// Both.
+    All,
+    /// Neither, or a type that is not known.
+    None,
+}
+
+impl TrafficType {
+    fn covers(&self, other: &TrafficType) -> bool {
+        *self == TrafficType::All || self == other
+    }
+}
+
+/// How instances of a waypoint take traffic from ztunnel ("sandwich").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// With or without a PROXY header.
+    pub protocol: TunnelProtocol,
+    /// The port; 0 keeps that of the traffic.
+    pub port: u16,
+}
+
+/// All usable waypoints. A Gateway that has no address yet is none.
+pub fn waypoints(graph: &mut Graph, scope: &Scope) -> Collection<ObjectKey, Waypoint> {
+    let classes = scope.inputs.gateway_classes;
+    graph.derive("waypoints", scope.inputs.gateways, move |cx, key, gateway| {
+        let class = ObjectKey { namespace: "".into(), name: gateway.spec.gateway_class_name.clone() };
+        waypoint(cx, gateway, cx.get(classes, &class)).map(|waypoint| (key.clone(), waypoint))
+    })
+}
+
+fn waypoint(cx: &Ctx<'_>, gateway: &Gateway, class: Option<&GatewayClass>) -> Option<Waypoint> {
+    let binding = binding(cx, gateway, class);
+    let label = gateway.meta.label(WAYPOINT_FOR).or_else(|| class?.meta.label(WAYPOINT_FOR));
+    Some(Waypoint {
+        address: address(gateway)?,
+        traffic: match label {
+            None | Some("service") => TrafficType::Service,
+            Some("workload") => TrafficType::Workload,
+            Some("all") => TrafficType::All,
+            Some(_) => TrafficType::None,
+        },
+        attachment: listener(gateway, binding).map(|listener| listener.allowed_routes.namespaces.clone()).unwrap_or_default(),
+        binding,
+    })
+}
+
+/// The first hostname, else the first IP address.
+fn address(gateway: &Gateway) -> Option<Address> {
+    let addresses = &gateway.status.addresses;
+    let hostname = addresses.iter().find(|address| &*address.kind == "Hostname" && !address.value.is_empty());
+    hostname.map(|address| Address::Hostname(address.value.clone())).or_else(|| {
+        let ip = addresses.iter().filter(|address| matches!(&*address.kind, "" | "IPAddress"));
+        ip.filter_map(|address| address.value.parse().ok()).next().map(Address::Ip)
+    })
+}
+
+/// The listener that traffic arrives at, whose rules say who may attach.
+fn listener(gateway: &Gateway, binding: Option<Binding>) -> Option<&Listener> {
+    let bound = binding.and_then(|binding| {
+        gateway.spec.listeners.iter().find(|listener| match binding {
+            Binding { port: 0, protocol: TunnelProtocol::Proxy } => &*listener.protocol == "istio.io/PROXY",
+            Binding { port: 0, protocol: TunnelProtocol::None } => false,
+            Binding { port, .. } => listener.port == port,
+        })
+    });
+    let hbone = |listener: &&Listener| &*listener.protocol == "HBONE" && listener.port == PORT;
+    bound.or_else(|| gateway.spec.listeners.iter().find(hbone))
+}
+
+fn binding(cx: &Ctx<'_>, gateway: &Gateway, class: Option<&GatewayClass>) -> Option<Binding> {
+    let value = gateway.meta.annotation(INBOUND_BINDING).or_else(|| class?.meta.annotation(INBOUND_BINDING))?;
+    let (protocol, port) = value.split_once('/').map_or((value, None), |(protocol, port)| (protocol, Some(port)));
+    let protocol = match protocol {
+        "NONE" => Some(TunnelProtocol::None),
+        "PROXY" => Some(TunnelProtocol::Proxy),
+        _ => None,
+    };
+    let port = port.map_or(Some(0), |port| port.parse().ok());
+    let binding = protocol.zip(port).map(|(protocol, port)| Binding { protocol, port });
+    if binding.is_none() {
+        let message = format!("{value:?} is not NONE or PROXY, with an optional /port");
+        let field = format!("metadata.annotations[{INBOUND_BINDING}]");
+        cx.diagnose(problem("Gateway", &gateway.meta, field, "UnsupportedValue", message));
+    }
+    binding
+}
+
+/// The waypoint that `labels` name, for an object in `namespace`.
+enum Named {
+    /// `none`: no waypoint, whatever the namespace says.
+    OptOut,
+    /// This one.
+    Waypoint(ObjectKey),
+}
+
+fn named(labels: &Labels, namespace: &Arc<str>) -> Option<Named> {
+    Some(match labels.get(USE_WAYPOINT)? {
+        "none" => Named::OptOut,
+        name => {
+            let namespace = labels.get(USE_WAYPOINT_NAMESPACE).map_or_else(|| namespace.clone(), Into::into);
+            Named::Waypoint(ObjectKey { namespace, name: name.into() })
+        }
+    })
+}
+
+/// An object that traffic can be addressed to.
+pub struct Target<'a> {
+    /// Its kind, for diagnostics.
+    pub kind: &'static str,
+    /// The object diagnostics are about.
+    pub meta: &'a Meta,
+    /// The labels that count.
+    pub labels: &'a Labels,
+    /// What traffic it gets.
+    pub traffic: TrafficType,
+}
+
+impl Model {
+    /// The waypoint an object uses: the one its own label names, else the one
+    /// its namespace's label names. Naming one that is not ready means none:
+    /// traffic then goes straight to the workload, which a diagnostic says.
+    pub fn waypoint<'g>(&self, cx: &Ctx<'g>, target: &Target<'_>) -> Option<(ObjectKey, &'g Waypoint)> {
+        let scope = self.scope();
+        let namespace = scope.namespace(cx, &target.meta.namespace);
+        let own = named(target.labels, &target.meta.namespace);
+        let inherited = own.is_none();
+        let named = own.or_else(|| named(&namespace?.labels, &target.meta.namespace))?;
+        let Named::Waypoint(key) = named else { return None };
+        let deny = |reason, message: String| {
+            let place = if inherited { "label of the namespace" } else { "label" };
+            let message = format!("{place}: {message}; traffic bypasses it");
+            cx.diagnose(problem(target.kind, target.meta, format!("metadata.labels[{USE_WAYPOINT}]"), reason, message));
+            None
+        };
+        let Some(waypoint) = cx.get(self.waypoints, &key) else {
+            return deny("WaypointIsNotReady", format!("waypoint {key} does not exist or has no address"));
+        };
+        let allowed = match &*waypoint.attachment.from {
+            "All" => true,
+            "Selector" => waypoint.attachment.selector.as_ref().is_some_and(|selector| {
+                namespace.is_some_and(|namespace| selector.matches(&namespace.labels))
+            }),
+            "None" => false,
+            _ => key.namespace == target.meta.namespace,
+        };
+        if !allowed {
+            return deny("AttachmentDenied", format!("waypoint {key} does not allow this namespace to attach"));
+        }
+        if !waypoint.traffic.covers(&target.traffic) {
+            // A namespace's label is for whatever it fits.
+            if inherited && target.traffic == TrafficType::Workload {
+                return None;
+            }
+            return deny("UnsupportedTrafficType", format!("waypoint {key} is not for this kind of traffic"));
+        }
+        Some((key, waypoint))
+    }
+
+    /// The waypoint that a workload with these labels is an instance of.
+    pub fn instance_of<'g>(&self, cx: &Ctx<'g>, namespace: &Arc<str>, labels: &Labels) -> Option<&'g Waypoint> {
+        let name = labels.get("gateway.networking.k8s.io/gateway-name").filter(|name| !name.is_empty())?;
+        cx.get(self.waypoints, &ObjectKey { namespace: namespace.clone(), name: name.into() })
+    }
+}

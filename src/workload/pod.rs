@@ -1,0 +1,227 @@
+//! Pods as workloads, whether or not their namespace is in the mesh.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_proto::workload as proto;
+
+use crate::api::core::{EndpointSlice, Pod, TargetPort};
+use crate::api::{Labels, ObjectKey, intern};
+use crate::graph::{Collection, Ctx, Graph, Index};
+use crate::model::service::{Registry, Service, ServiceKey, hostname};
+use crate::model::{Model, problem};
+use crate::xds::resource::Resource;
+
+use super::{
+    locality, network_gateway, octets, origin, policies, set_canonical, set_tunnel, trust_domain, waypoint_fields,
+    workload_row,
+};
+
+/// Slices that someone wrote by hand, by the pod an endpoint refers to.
+type SlicesByPod = Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>;
+
+/// The workloads of all pods.
+pub(super) fn workloads(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
+    let slices = hand_written_slices(graph, model);
+    let model_of = model.clone();
+    graph.derive("pod_workloads", model.inputs.pods, move |cx, _, pod| workload(cx, &model_of, slices, pod))
+}
+
+/// Slices of services without a selector. Those that Kubernetes keeps say
+/// nothing that the pods do not, and change all the time.
+fn hand_written_slices(graph: &mut Graph, model: &Model) -> SlicesByPod {
+    let model = model.clone();
+    let slices = graph.derive("hand_written_slices", model.inputs.endpoint_slices, move |cx, key, slice| {
+        let service = cx.get(model.services, &slice_service(&model, slice)?)?;
+        let free = service.registry == Registry::Kubernetes && service.selector.is_empty();
+        free.then(|| (key.clone(), Arc::new(slice.clone())))
+    });
+    graph.index(slices, |_: &ObjectKey, slice: &Arc<EndpointSlice>, keys| {
+        let targets = slice.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref());
+        for target in targets.filter(|target| &*target.kind == "Pod") {
+            keys.push(ObjectKey { namespace: target.namespace.clone(), name: target.name.clone() });
+        }
+    })
+}
+
+/// The service a slice belongs to, unless it is of a kind we do not read.
+pub(super) fn slice_service(model: &Model, slice: &EndpointSlice) -> Option<ServiceKey> {
+    let name = slice.meta.label("kubernetes.io/service-name").filter(|_| &*slice.address_type != "FQDN")?;
+    let namespace = slice.meta.namespace.clone();
+    Some(ServiceKey { hostname: hostname(name, &namespace, &model.settings.domain), namespace })
+}
+
+fn workload(cx: &Ctx<'_>, model: &Model, slices: SlicesByPod, pod: &Pod) -> Option<(Arc<str>, Resource)> {
+    let Pod { meta, spec, status } = pod;
+    let scope = model.scope();
+    if matches!(&*status.phase, "Succeeded" | "Failed") || !scope.discovers(cx, &meta.namespace) {
+        return None;
+    }
+    let addresses = addresses(cx, pod)?;
+    let labels = &meta.labels;
+    let network = scope.network(cx);
+    let (application_tunnel, waypoint) = waypoint_fields(cx, model, "Pod", meta, labels);
+    let mut workload = proto::Workload {
+        uid: format!("{}//Pod/{}/{}", model.settings.cluster, meta.namespace, meta.name),
+        name: meta.name.to_string(),
+        namespace: meta.namespace.to_string(),
+        addresses: addresses.into_iter().map(octets).collect(),
+        network: network.to_string(),
+        network_gateway: network_gateway(cx, model, network),
+        trust_domain: trust_domain(cx, &scope),
+        service_account: spec.service_account_name.to_string(),
+        node: spec.node_name.to_string(),
+        cluster_id: model.settings.cluster.to_string(),
+        workload_type: proto::WorkloadType::Pod.into(),
+        services: services(cx, model, slices, pod),
+        authorization_policies: policies(cx, model, &meta.namespace, labels),
+        locality: node_locality(cx, model, &spec.node_name),
+        application_tunnel,
+        waypoint,
+        ..Default::default()
+    };
+    set_tunnel(&mut workload, meta, labels);
+    set_canonical(&mut workload, labels, &controller_name(pod));
+    if !status.ready || meta.deleting {
+        workload.set_status(proto::WorkloadStatus::Unhealthy);
+    }
+    if spec.host_network {
+        workload.set_network_mode(proto::NetworkMode::HostNetwork);
+    }
+    Some(workload_row(workload, origin("Pod", meta)))
+}
+
+/// All addresses, in order; nothing if there are none yet, or one is broken.
+fn addresses(cx: &Ctx<'_>, pod: &Pod) -> Option<Vec<IpAddr>> {
+    let single = std::slice::from_ref(&pod.status.pod_ip);
+    let texts = if pod.status.pod_ips.is_empty() { single } else { &*pod.status.pod_ips };
+    let mut addresses = Vec::with_capacity(texts.len());
+    for text in texts.iter().filter(|text| !text.is_empty()) {
+        match text.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                let message = format!("{text:?} is not an IP address; the pod is left out");
+                cx.diagnose(problem("Pod", &pod.meta, "status.podIPs", "InvalidAddress", message));
+                return None;
+            }
+        }
+    }
+    (!addresses.is_empty()).then_some(addresses)
+}
+
+fn node_locality(cx: &Ctx<'_>, model: &Model, node: &Arc<str>) -> Option<proto::Locality> {
+    if node.is_empty() {
+        return None;
+    }
+    let node = cx.get(model.inputs.nodes, &ObjectKey { namespace: intern(""), name: node.clone() })?;
+    let label = |key| node.meta.label(key).unwrap_or_default();
+    let [region, zone] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"].map(label);
+    locality(region, zone, label("topology.istio.io/subzone"))
+}
+
+/// The services behind which the pod is, and where it listens for each.
+fn services(
+    cx: &Ctx<'_>,
+    model: &Model,
+    slices: SlicesByPod,
+    pod: &Pod,
+) -> std::collections::BTreeMap<String, proto::PortList> {
+    let mut services = std::collections::BTreeMap::new();
+    for (label, value) in pod.meta.labels.iter() {
+        let pair = (pod.meta.namespace.clone(), intern(label), intern(value));
+        for (key, service) in cx.fetch(model.services_by_selector, &pair) {
+            if service.selector.select(&pod.meta.labels) {
+                services.insert(key.to_string(), ports(pod, service));
+            }
+        }
+    }
+    for (_, slice) in cx.fetch(slices, &pod.meta.key()) {
+        let this = |target: &crate::api::core::TargetRef| {
+            &*target.kind == "Pod"
+                && target.namespace == pod.meta.namespace
+                && target.name == pod.meta.name
+                && (target.uid.is_empty() || target.uid == pod.meta.uid)
+        };
+        let refers = slice.endpoints.iter().any(|endpoint| endpoint.target_ref.as_ref().is_some_and(this));
+        let service = slice_service(model, slice).and_then(|key| cx.get(model.services, &key));
+        if let Some(service) = service.filter(|_| refers) {
+            services.insert(service.key.to_string(), ports(pod, service));
+        }
+    }
+    services
+}
+
+/// Where a pod listens for the ports of a service. A named target port that
+/// the pod does not have is left out.
+fn ports(pod: &Pod, service: &Service) -> proto::PortList {
+    let target = |port: &crate::model::service::Port| -> Option<u16> {
+        match (&port.target, service.registry) {
+            (TargetPort::Name(name), _) => container_port(pod, name, &port.transport),
+            // A ServiceEntry finds container ports by the name of its own port.
+            (target, Registry::ServiceEntry) => {
+                let named = (!port.name.is_empty()).then(|| container_port(pod, &port.name, &port.transport)).flatten();
+                Some(named.unwrap_or(if let TargetPort::Number(number) = target { *number } else { port.number }))
+            }
+            (TargetPort::Number(number), Registry::Kubernetes) => Some(*number),
+            (TargetPort::Same, Registry::Kubernetes) => Some(port.number),
+        }
+    };
+    let mapped = service.ports.iter().filter_map(|port| Some(port_mapping(port.number, target(port)?)));
+    proto::PortList { ports: mapped.collect() }
+}
+
+/// A service port and the workload port it leads to.
+pub(super) fn port_mapping(service: u16, target: u16) -> proto::Port {
+    proto::Port { service_port: service.into(), target_port: target.into(), ..Default::default() }
+}
+
+fn container_port(pod: &Pod, name: &str, transport: &str) -> Option<u16> {
+    let sidecars = pod.spec.init_containers.iter().filter(|container| &*container.restart_policy == "Always");
+    let mut ports = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &*container.ports);
+    let found = ports.find(|port| {
+        let port_transport = if port.protocol.is_empty() { "TCP" } else { &*port.protocol };
+        &*port.name == name && port_transport == transport
+    });
+    found.map(|port| port.container_port)
+}
+
+/// The name of what made the pod, as telemetry shows it: a Deployment rather
+/// than its ReplicaSet, a CronJob rather than its Job.
+fn controller_name(pod: &Pod) -> Arc<str> {
+    let Pod { meta, .. } = pod;
+    if let Some(name) = meta.label("service.istio.io/workload-name") {
+        return name.into();
+    }
+    let Some(owner) = meta.controller.as_ref().filter(|_| meta.generated_name) else { return meta.name.clone() };
+    let name = match &*owner.kind {
+        "ReplicaSet" => ["pod-template-hash", "rollouts-pod-template-hash"]
+            .iter()
+            .find_map(|label| without_hash(&owner.name, &meta.labels, label))
+            .unwrap_or(&owner.name),
+        "ReplicationController" => {
+            meta.label("deploymentconfig").filter(|name| !name.is_empty()).unwrap_or(&owner.name)
+        }
+        "Job" => without_schedule(&owner.name),
+        _ => &owner.name,
+    };
+    if name.is_empty() { meta.name.clone() } else { name.into() }
+}
+
+/// A ReplicaSet's name without the hash of its pod template.
+fn without_hash<'a>(name: &'a str, labels: &Labels, label: &str) -> Option<&'a str> {
+    let hash = labels.get(label).filter(|hash| !hash.is_empty())?;
+    let stem = name.strip_suffix(hash)?;
+    Some(stem.strip_suffix('-').unwrap_or(name))
+}
+
+/// A Job's name without the time its CronJob gave it.
+fn without_schedule(name: &str) -> &str {
+    match name.rsplit_once('-') {
+        Some((stem, time))
+            if !stem.is_empty() && (8..=10).contains(&time.len()) && time.bytes().all(|c| c.is_ascii_digit()) =>
+        {
+            stem
+        }
+        _ => name,
+    }
+}

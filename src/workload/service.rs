@@ -1,0 +1,155 @@
+//! Services in the address table.
+
+use std::sync::Arc;
+
+use fairway_proto::workload as proto;
+use prost::Message;
+use proto::load_balancing::{HealthPolicy, Mode, Scope as Affinity};
+
+use crate::api::core::TargetPort;
+use crate::graph::{Collection, Ctx, Graph};
+use crate::model::service::{Distribution, Port, Protocol, Registry, Service};
+use crate::model::waypoint::{Target, TrafficType};
+use crate::model::{Model, problem};
+use crate::xds::resource::{Keys, Resource, ResourceType};
+
+use super::{octets, origin, waypoint_address};
+
+/// The address table's rows of all services.
+pub(super) fn services(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
+    let model_of = model.clone();
+    graph.derive("service_addresses", model.services, move |cx, key, service| {
+        let name: Arc<str> = key.to_string().into();
+        let message = message(cx, &model_of, service);
+        let hosts = service.addresses.iter().filter(|range| range.prefix_len() == range.max_prefix_len());
+        let network = model_of.scope().network(cx);
+        let keys = Keys {
+            aliases: hosts.map(|range| format!("{network}/{}", range.addr()).into()).collect(),
+            ..Keys::default()
+        };
+        let address = proto::Address { r#type: Some(proto::address::Type::Service(message)) };
+        let origin = origin(kind(service), &service.meta);
+        let resource =
+            Resource::new(ResourceType::Address, name.clone(), &address.encode_to_vec(), keys, Arc::new([origin]));
+        Some((name, resource))
+    })
+}
+
+fn kind(service: &Service) -> &'static str {
+    match service.registry {
+        Registry::Kubernetes => "Service",
+        Registry::ServiceEntry => "ServiceEntry",
+    }
+}
+
+fn message(cx: &Ctx<'_>, model: &Model, service: &Service) -> proto::Service {
+    let scope = model.scope();
+    let waypoint = waypoint(cx, model, service);
+    let network = scope.network(cx);
+    let address = |range: &ipnet::IpNet| proto::NetworkAddress {
+        network: network.to_string(),
+        address: octets(range.addr()),
+        length: (range.prefix_len() != range.max_prefix_len()).then(|| range.prefix_len().into()),
+    };
+    let canonical = cx.get(model.canonical, &service.key.hostname) == Some(&service.key);
+    proto::Service {
+        name: service.meta.name.to_string(),
+        namespace: service.key.namespace.to_string(),
+        hostname: service.key.hostname.to_string(),
+        addresses: service.addresses.iter().map(address).collect(),
+        ports: service.ports.iter().map(|port| port_message(service, port)).collect(),
+        subject_alt_names: service.subject_alt_names.iter().map(ToString::to_string).collect(),
+        ingress_use_waypoint: waypoint.is_some() && ingress_use_waypoint(cx, model, service),
+        waypoint,
+        load_balancing: load_balancing(service),
+        ip_families: families(service).into(),
+        canonical,
+        ..Default::default()
+    }
+}
+
+fn port_message(service: &Service, port: &Port) -> proto::Port {
+    let target = match (&port.target, service.registry) {
+        (TargetPort::Number(number), _) => *number,
+        // 0 says: ask the workload.
+        (TargetPort::Name(_), _) => 0,
+        (TargetPort::Same, _) => port.number,
+    };
+    let protocol = match port.protocol {
+        Protocol::Unknown => proto::AppProtocol::Unknown,
+        Protocol::Http11 => proto::AppProtocol::Http11,
+        Protocol::Http2 => proto::AppProtocol::Http2,
+        Protocol::Grpc => proto::AppProtocol::Grpc,
+        Protocol::Tcp => proto::AppProtocol::Tcp,
+        Protocol::Tls => proto::AppProtocol::Tls,
+    };
+    proto::Port { service_port: port.number.into(), target_port: target.into(), app_protocol: protocol.into() }
+}
+
+/// The waypoint of the service. Services of gateways themselves have none, or
+/// traffic would go round in circles.
+fn waypoint(cx: &Ctx<'_>, model: &Model, service: &Service) -> Option<proto::GatewayAddress> {
+    let managed = service.meta.label("gateway.istio.io/managed");
+    if matches!(managed, Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
+        return None;
+    }
+    let target = Target {
+        kind: kind(service),
+        meta: &service.meta,
+        labels: &service.meta.labels,
+        traffic: TrafficType::Service,
+    };
+    let (key, waypoint) = model.waypoint(cx, &target)?;
+    Some(waypoint_address(cx, &model.scope(), &key.namespace, waypoint))
+}
+
+/// Whether gateways send traffic for the service through its waypoint: the
+/// service's label, else its namespace's.
+fn ingress_use_waypoint(cx: &Ctx<'_>, model: &Model, service: &Service) -> bool {
+    const LABEL: &str = "istio.io/ingress-use-waypoint";
+    let scope = model.scope();
+    let own = service.meta.label(LABEL);
+    let value = own.or_else(|| scope.namespace(cx, &service.key.namespace)?.label(LABEL));
+    // The spellings that Go's ParseBool knows.
+    match value {
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
+        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
+        Some(other) => {
+            let message = format!("{other:?} is not true or false; false is used");
+            let field = format!("metadata.labels[{LABEL}]");
+            cx.diagnose(problem(kind(service), &service.meta, field, "UnsupportedValue", message));
+            false
+        }
+    }
+}
+
+fn load_balancing(service: &Service) -> Option<proto::LoadBalancing> {
+    const NEAR: [Affinity; 3] = [Affinity::Network, Affinity::Region, Affinity::Zone];
+    const NEAREST: [Affinity; 5] =
+        [Affinity::Network, Affinity::Region, Affinity::Zone, Affinity::Subzone, Affinity::Node];
+    let (preference, mode): (&[Affinity], _) = match service.distribution {
+        Distribution::Any => (&[], Mode::UnspecifiedMode),
+        Distribution::LocalNode => (&[Affinity::Node], Mode::Strict),
+        Distribution::PreferSameZone => (&NEAR, Mode::Failover),
+        Distribution::PreferSameNode => (&NEAREST, Mode::Failover),
+        Distribution::Passthrough => (&[], Mode::Passthrough),
+    };
+    if service.distribution == Distribution::Any && !service.all_endpoints {
+        return None;
+    }
+    let health = if service.all_endpoints { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
+    Some(proto::LoadBalancing {
+        routing_preference: preference.iter().map(|scope| (*scope).into()).collect(),
+        mode: mode.into(),
+        health_policy: health.into(),
+    })
+}
+
+fn families(service: &Service) -> proto::IpFamilies {
+    match &*service.families {
+        [one] if &**one == "IPv4" => proto::IpFamilies::Ipv4Only,
+        [_] => proto::IpFamilies::Ipv6Only,
+        [_, _] => proto::IpFamilies::Dual,
+        _ => proto::IpFamilies::Automatic,
+    }
+}
