@@ -1,1 +1,17 @@
-//! xds.
+//! The xDS server: what a connected proxy is told, and when.
+//!
+//! Data flows through the modules in this order. A [`resource::Resource`] is
+//! encoded once; [`view::Views`] is an immutable picture of all of them; a
+//! [`stream::Stream`] decides what one connection is sent next, without a
+//! socket or a clock; [`codec`] turns that into bytes; [`server`] is the gRPC
+//! service around it. Nothing here knows what a workload or a policy means.
+//!
+//! The rules are those of the xDS protocol
+//! (<https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>).
+//! Where istiod breaks them, we follow the specification.
+
+pub mod codec;
+pub mod node;
+pub mod resource;
+pub mod stream;
+pub mod view;

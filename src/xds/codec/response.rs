@@ -1,0 +1,187 @@
+//! Responses, produced chunk by chunk while the transport has room.
+//!
+//! The length is known before the first byte: resources are framed already and
+//! layers know their size. So a response of any size costs its reader's stream
+//! one chunk plus a handle to the shared layer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tonic::Status;
+
+use crate::xds::resource::{Framing, Resource, field_len, put_field};
+use crate::xds::stream::{Contents, Response};
+
+/// How much is copied together before it is handed to the transport. Larger
+/// resources are handed over uncopied.
+const CHUNK: usize = 32 * 1024;
+
+/// A response on its way to the wire.
+pub struct Encoder {
+    response: Response,
+    /// The fields before the resources, with the gRPC prefix.
+    head: Bytes,
+    /// The length of the whole message, prefix included.
+    length: usize,
+    position: Position,
+    /// Frames that were too large to copy.
+    ready: VecDeque<Bytes>,
+}
+
+/// How far the message has been produced.
+enum Position {
+    Head,
+    /// In a whole layer, after this name.
+    Layer(Option<Arc<str>>),
+    /// In a list of resources.
+    Resources(usize),
+    Removed(usize),
+    End,
+}
+
+/// The tags of the fields of a response, which differ between the variants.
+struct Tags {
+    version: u8,
+    type_url: u8,
+    nonce: u8,
+    control_plane: u8,
+    removed: u8,
+}
+
+const fn tag(number: u8) -> u8 {
+    number << 3 | 2
+}
+
+const fn tags(framing: Framing) -> Tags {
+    let (version, type_url, nonce) = (tag(1), tag(4), tag(5));
+    match framing {
+        Framing::Delta | Framing::DeltaWithAliases => {
+            Tags { version, type_url, nonce, control_plane: tag(7), removed: tag(6) }
+        }
+        // A state of the world has no removals; the tag is never written.
+        Framing::Sotw => Tags { version, type_url, nonce, control_plane: tag(6), removed: 0 },
+    }
+}
+
+impl Encoder {
+    /// Prepares a response. `control_plane` identifies this server. Errors if
+    /// gRPC cannot frame a message of that length.
+    pub fn new(response: Response, control_plane: &str) -> Result<Self, Status> {
+        let tags = tags(response.framing);
+        let mut head = BytesMut::new();
+        put_field(&mut head, tags.version, response.views.revision.to_string().as_bytes());
+        put_field(&mut head, tags.type_url, response.ty.type_url().as_bytes());
+        put_field(&mut head, tags.nonce, response.nonce.as_bytes());
+        // ControlPlane has one field, `identifier`.
+        let mut identifier = BytesMut::new();
+        put_field(&mut identifier, tag(1), control_plane.as_bytes());
+        put_field(&mut head, tags.control_plane, &identifier);
+
+        let resources = match &response.contents {
+            Contents::Whole(layer) => layer.encoded_len(response.ty, response.framing),
+            Contents::Some(resources) => {
+                resources.iter().map(|resource| resource.encoded_len(response.ty, response.framing)).sum()
+            }
+        };
+        let removed: usize = response.removed.iter().map(|name| field_len(name.len())).sum();
+        let length = head.len() + resources + removed;
+        let prefix = u32::try_from(length).map_err(|_| Status::internal("response exceeds 4 GiB"))?;
+
+        let mut framed = BytesMut::with_capacity(head.len() + 5);
+        framed.put_u8(0);
+        framed.put_u32(prefix);
+        framed.put_slice(&head);
+        let length = length + 5;
+        Ok(Self { response, head: framed.freeze(), length, position: Position::Head, ready: VecDeque::new() })
+    }
+
+    /// The response that is being encoded.
+    pub fn response(&self) -> &Response {
+        &self.response
+    }
+
+    /// The number of bytes that all chunks together have.
+    pub fn encoded_len(&self) -> usize {
+        self.length
+    }
+
+    /// The next bytes of the message, or `None` after its end.
+    pub fn next_chunk(&mut self) -> Option<Bytes> {
+        if let Some(ready) = self.ready.pop_front() {
+            return Some(ready);
+        }
+        let mut chunk = BytesMut::new();
+        loop {
+            if !self.ready.is_empty() || chunk.len() >= CHUNK {
+                // Whatever was copied precedes the large frame.
+                if !chunk.is_empty() {
+                    self.ready.push_front(chunk.freeze());
+                }
+                return self.ready.pop_front();
+            }
+            self.position = match std::mem::replace(&mut self.position, Position::End) {
+                Position::Head => {
+                    chunk.reserve(CHUNK.min(self.length));
+                    chunk.put_slice(&std::mem::take(&mut self.head));
+                    match &self.response.contents {
+                        Contents::Whole(_) => Position::Layer(None),
+                        Contents::Some(_) => Position::Resources(0),
+                    }
+                }
+                Position::Layer(after) => self.put_layer(after, &mut chunk),
+                Position::Resources(at) => match &self.response.contents {
+                    Contents::Some(resources) if at < resources.len() => {
+                        let resource = resources[at].clone();
+                        self.put(&resource, &mut chunk);
+                        Position::Resources(at + 1)
+                    }
+                    _ => Position::Removed(0),
+                },
+                Position::Removed(at) => match self.response.removed.get(at) {
+                    Some(name) => {
+                        put_field(&mut chunk, tags(self.response.framing).removed, name.as_bytes());
+                        Position::Removed(at + 1)
+                    }
+                    None => Position::End,
+                },
+                Position::End => return (!chunk.is_empty()).then(|| chunk.freeze()),
+            };
+        }
+    }
+
+    /// Appends resources of a layer until the chunk is full.
+    fn put_layer(&mut self, after: Option<Arc<str>>, chunk: &mut BytesMut) -> Position {
+        let Contents::Whole(layer) = &self.response.contents else { return Position::Removed(0) };
+        // A handle of its own, so that `self` can be written to meanwhile.
+        let layer = layer.clone();
+        for resource in layer.range_after(after.as_deref()) {
+            if !self.response.ty.carries(resource) {
+                continue;
+            }
+            self.put(resource, chunk);
+            if chunk.len() >= CHUNK || !self.ready.is_empty() {
+                return Position::Layer(Some(resource.name().clone()));
+            }
+        }
+        Position::Removed(0)
+    }
+
+    fn put(&mut self, resource: &Resource, chunk: &mut BytesMut) {
+        let (ty, framing) = (self.response.ty, self.response.framing);
+        let length = resource.encoded_len(ty, framing);
+        if length >= CHUNK {
+            let frame = resource.shared_frame(ty, framing).unwrap_or_else(|| {
+                let mut frame = BytesMut::with_capacity(length);
+                resource.write(ty, framing, &mut frame);
+                frame.freeze()
+            });
+            self.ready.push_back(frame);
+            return;
+        }
+        if chunk.capacity() - chunk.len() < length {
+            chunk.reserve(length.max(CHUNK.min(self.length)));
+        }
+        resource.write(ty, framing, chunk);
+    }
+}

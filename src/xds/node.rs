@@ -1,0 +1,89 @@
+//! Who a client says it is: the facts of its `Node` that matter to xDS itself.
+//!
+//! The node id is Istio's `type~ip~name.namespace~domain`
+//! (<https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/>). What a
+//! client says is not proof; the server compares it with the identity the
+//! client authenticated as.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
+use envoy_types::pb::google::protobuf::value::Kind;
+use tonic::Status;
+
+/// The kind of proxy a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NodeKind {
+    /// An Envoy beside one workload.
+    Sidecar,
+    /// An Envoy at the edge of the mesh.
+    Router,
+    /// An Envoy that handles HTTP for a namespace or service.
+    Waypoint,
+    /// The per-node proxy of ambient mode.
+    Ztunnel,
+    /// An agentgateway.
+    Agentgateway,
+}
+
+/// A connected proxy as it introduces itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The whole node id.
+    pub id: Arc<str>,
+    /// The kind of proxy.
+    pub kind: NodeKind,
+    /// The third part of the id, by convention `name.namespace`.
+    pub name: Arc<str>,
+    /// The namespace it belongs to.
+    pub namespace: Arc<str>,
+    /// The service account it claims to run as.
+    pub service_account: Option<Arc<str>>,
+    /// The Kubernetes node it runs on.
+    pub node_name: Option<Arc<str>>,
+    /// The version of Istio it was built from.
+    pub version: Arc<str>,
+}
+
+impl Node {
+    /// Reads the node of a first request.
+    pub fn parse(node: &WireNode) -> Result<Self, Status> {
+        let malformed = || Status::invalid_argument("node id is not type~ip~name.namespace~domain");
+        let mut parts = node.id.split('~');
+        let (kind, ip, name, domain) = (parts.next(), parts.next(), parts.next(), parts.next());
+        let (Some(kind), Some(_), Some(name), Some(_), None) = (kind, ip, name, domain, parts.next()) else {
+            return Err(malformed());
+        };
+        let kind = match kind {
+            "sidecar" => NodeKind::Sidecar,
+            "router" => NodeKind::Router,
+            "waypoint" => NodeKind::Waypoint,
+            "ztunnel" => NodeKind::Ztunnel,
+            "agentgateway" => NodeKind::Agentgateway,
+            _ => return Err(Status::invalid_argument("node id names an unknown type of proxy")),
+        };
+        // A pod's name may contain dots, the name of a namespace may not.
+        let namespace = match (metadata(node, "NAMESPACE"), name.rsplit_once('.')) {
+            (Some(namespace), _) => namespace.into(),
+            (None, Some((_, namespace))) => namespace.into(),
+            (None, None) => return Err(malformed()),
+        };
+        Ok(Self {
+            id: node.id.as_str().into(),
+            kind,
+            name: name.into(),
+            namespace,
+            service_account: metadata(node, "SERVICE_ACCOUNT").map(Into::into),
+            node_name: metadata(node, "NODE_NAME").map(Into::into),
+            version: metadata(node, "ISTIO_VERSION").unwrap_or("unknown").into(),
+        })
+    }
+}
+
+/// A string of the node's metadata; empty counts as absent.
+fn metadata<'a>(node: &'a WireNode, key: &str) -> Option<&'a str> {
+    match node.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
+        Kind::StringValue(text) if !text.is_empty() => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,246 @@
+//! What one connection is sent next.
+//!
+//! A [`Stream`] is a pure state machine: requests and views go in, responses
+//! come out, and neither a socket nor a clock is involved. It is pulled: its
+//! owner reports requests as they arrive and asks for the [`next`] response
+//! whenever it can send one, so views that nobody asked for cost nothing.
+//!
+//! This file decides the order between types; [`subscription`] decides what
+//! one type is owed; [`delta`] and [`sotw`] apply the requests of the two
+//! variants of the protocol.
+//!
+//! # Make before break
+//! Within one view, additions go out in ascending rank and removals in
+//! descending rank. A lower rank that waits for an acknowledgement must not
+//! hold a higher one up for ever, so the higher rank may always be sent as of
+//! the view the lower one has reached (its *ceiling*). Likewise a removal may
+//! go out as soon as the resource was already absent from the view that every
+//! higher rank has completed (the *floor*).
+//!
+//! [`next`]: Stream::next
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
+use tonic::Status;
+
+use super::node::{Node, NodeKind};
+use super::resource::{Framing, Resource, ResourceType};
+use super::view::{Layer, Views};
+use subscription::{Answer, Step, Subscription};
+
+pub mod delta;
+pub mod sotw;
+pub mod subscription;
+
+/// The variants of the aggregated protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// `DeltaAggregatedResources`.
+    Delta,
+    /// `StreamAggregatedResources`, the state of the world.
+    Sotw,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Stream {
+    variant: Variant,
+    node: Option<Node>,
+    /// Ordered by type, which is also the order of ranks.
+    subscriptions: Vec<Subscription>,
+    /// Tells the nonces of this stream from those of any other.
+    salt: u64,
+    responses: u64,
+}
+
+/// What a request turned out to be, for logs and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It was applied.
+    Request {
+        /// The type it is about.
+        ty: ResourceType,
+        /// What it says about the latest response.
+        reply: Reply,
+    },
+    /// Its type is not served; it was ignored.
+    UnknownType(String),
+}
+
+/// What a request says about the latest response of its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Nothing: it has no nonce, or one from before this stream.
+    Nothing,
+    /// The client accepted the response.
+    Ack,
+    /// The client rejected the response, for this reason.
+    Nack(String),
+    /// It answers a response that is not the latest one.
+    Stale,
+}
+
+/// One message to the client, not yet encoded.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The type of its resources.
+    pub ty: ResourceType,
+    /// How its resources are laid out.
+    pub framing: Framing,
+    /// Identifies the response on this stream.
+    pub nonce: String,
+    /// The view it was made from.
+    pub views: Arc<Views>,
+    /// Whether it is the first of its type on this stream.
+    pub first: bool,
+    /// The resources.
+    pub contents: Contents,
+    /// Names the client is to forget; always empty in the state of the world.
+    pub removed: Vec<Arc<str>>,
+}
+
+/// The resources of a response.
+#[derive(Clone, Debug)]
+pub enum Contents {
+    /// All of a layer that the type carries; a slow reader keeps only the
+    /// shared layer alive.
+    Whole(Layer),
+    /// These, without duplicates.
+    Some(Vec<Arc<Resource>>),
+}
+
+/// What is known about one type on a stream, for the debug pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The type.
+    pub ty: ResourceType,
+    /// The nonce of the latest response.
+    pub sent: Option<String>,
+    /// The nonce the client acknowledged last.
+    pub acked: Option<String>,
+    /// Why the client rejected the latest response, if it did.
+    pub error: Option<String>,
+    /// The revision the client has been brought to.
+    pub revision: Option<u64>,
+}
+
+impl Stream {
+    /// A stream on which nothing was said yet. `salt` should differ between
+    /// streams, so that a nonce of an earlier one is recognised as stale.
+    pub fn new(variant: Variant, salt: u64) -> Self {
+        Self { variant, node: None, subscriptions: Vec::new(), salt, responses: 0 }
+    }
+
+    /// The client, once its first request has arrived.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// What has been sent and acknowledged, by type.
+    pub fn progress(&self) -> impl Iterator<Item = Progress> {
+        self.subscriptions.iter().map(Subscription::progress)
+    }
+
+    /// The next response, if anything is due and may be sent now. To be asked
+    /// again until it returns `None`.
+    pub fn next(&mut self, newest: &Arc<Views>) -> Option<Response> {
+        loop {
+            let mut advanced = false;
+            // What the types of the current rank, and those after it, may see.
+            let (mut ceiling, mut higher_ceiling) = (newest.clone(), newest.clone());
+            let mut rank = 0;
+            for at in 0..self.subscriptions.len() {
+                if self.subscriptions[at].ty.rank() != rank {
+                    rank = self.subscriptions[at].ty.rank();
+                    ceiling = higher_ceiling.clone();
+                }
+                let floor = self.floor(rank);
+                let subscription = &mut self.subscriptions[at];
+                match subscription.step(self.variant, &ceiling, &floor) {
+                    Step::Idle => {}
+                    Step::Advanced => advanced = true,
+                    Step::Blocked(reached) => higher_ceiling = older(higher_ceiling, reached),
+                    Step::Send(answer) => return Some(self.response(at, answer)),
+                }
+            }
+            // A type that had nothing to send may still have reached a view
+            // that lets the removals of a lower rank go.
+            if !advanced {
+                return None;
+            }
+        }
+    }
+
+    /// The view up to which every type above `rank` is complete.
+    fn floor(&self, rank: u8) -> Floor {
+        let higher = self.subscriptions.iter().filter(|subscription| subscription.ty.rank() > rank);
+        higher.fold(Floor::Open, |floor, subscription| match (floor, &subscription.completed) {
+            (Floor::Shut, _) | (_, None) => Floor::Shut,
+            (Floor::Open, Some(views)) => Floor::At(views.clone()),
+            (Floor::At(floor), Some(views)) => Floor::At(older(floor, views.clone())),
+        })
+    }
+
+    fn response(&mut self, at: usize, answer: Answer) -> Response {
+        self.responses += 1;
+        let nonce = format!("{:x}-{}", self.salt, self.responses);
+        let subscription = &mut self.subscriptions[at];
+        let first = subscription.nonce.replace(nonce.clone()).is_none();
+        let framing = match self.variant {
+            Variant::Sotw => Framing::Sotw,
+            // Aliases tell an on-demand client which of its keys this answers;
+            // a wildcard client has no keys.
+            Variant::Delta if subscription.wildcard() => Framing::Delta,
+            Variant::Delta => Framing::DeltaWithAliases,
+        };
+        let Answer { views, contents, removed } = answer;
+        Response { ty: subscription.ty, framing, nonce, views, first, contents, removed }
+    }
+
+    /// Every stream must begin with the node; later requests may repeat it,
+    /// but a stream cannot become another client's.
+    fn identify(&mut self, node: Option<&WireNode>) -> Result<(), Status> {
+        match (&self.node, node) {
+            (None, None) => Err(Status::invalid_argument("the first request has no node")),
+            (None, Some(node)) => {
+                self.node = Some(Node::parse(node)?);
+                Ok(())
+            }
+            (Some(known), Some(node)) if *known.id != *node.id => {
+                Err(Status::invalid_argument("the node id changed within the stream"))
+            }
+            (Some(_), _) => Ok(()),
+        }
+    }
+
+    /// The subscription of a type, and whether this request begins it.
+    fn subscription(&mut self, ty: ResourceType) -> (&mut Subscription, bool) {
+        let at = self.subscriptions.partition_point(|subscription| subscription.ty < ty);
+        let begins = self.subscriptions.get(at).is_none_or(|subscription| subscription.ty != ty);
+        if begins {
+            let local = self.node.as_ref().filter(|node| node.kind == NodeKind::Ztunnel && ty.node_local());
+            let local = local.and_then(|node| node.node_name.clone());
+            self.subscriptions.insert(at, Subscription::new(ty, local));
+        }
+        (&mut self.subscriptions[at], begins)
+    }
+}
+
+/// Up to where the types of higher rank are complete.
+#[derive(Clone, Debug)]
+enum Floor {
+    /// There are none.
+    Open,
+    /// Up to this view.
+    At(Arc<Views>),
+    /// One of them has not been sent at all.
+    Shut,
+}
+
+fn older(a: Arc<Views>, b: Arc<Views>) -> Arc<Views> {
+    if b.revision < a.revision { b } else { a }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,459 @@
+//! What one type of one stream is owed.
+//!
+//! The whole memory of a subscription is `held`: the layer the client has. A
+//! wildcard subscription shares it with the published views; a subscription by
+//! name has a small one of its own. Whatever a client is sent is a difference
+//! between `held` and what it should have, so nothing is ever sent twice
+//! unasked, a rejected resource is not repeated before it changes, and views
+//! that were skipped coalesce.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tonic::Status;
+
+use super::{Contents, Floor, Progress, Reply, Variant, older};
+use crate::xds::codec::request::{InitialVersions, Rejection};
+use crate::xds::resource::{Resource, ResourceType};
+use crate::xds::view::{Difference, Layer, Views};
+
+/// How many names one type of one stream may subscribe to. A client that holds
+/// more should use the wildcard.
+pub const MAX_NAMES: usize = 250_000;
+
+/// The state of one type on one stream.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) ty: ResourceType,
+    wildcard: bool,
+    /// Whether the client has ever named anything, `*` included.
+    explicit: bool,
+    /// Names and other keys subscribed to, without `*`.
+    names: BTreeSet<Arc<str>>,
+    /// The Kubernetes node whose resources belong to the subscription unasked.
+    local: Option<Arc<str>>,
+    /// What the client has, as far as it was told.
+    held: Layer,
+    /// The part of a view that the names select, kept while it cannot change.
+    selection: Option<Selection>,
+    /// Keys to answer in the next response even if nothing changed.
+    owed: BTreeSet<Arc<str>>,
+    /// Whether to answer even if there is nothing to say.
+    answer_due: bool,
+    /// Whether to send everything again.
+    resend: bool,
+    /// The view of which all additions and changes have been sent.
+    reached: Option<Arc<Views>>,
+    /// The view of which the removals have been sent as well.
+    pub(super) completed: Option<Arc<Views>>,
+    /// The latest response.
+    pub(super) nonce: Option<String>,
+    /// Whether the latest response was not answered yet.
+    outstanding: bool,
+    acked: Option<String>,
+    error: Option<String>,
+}
+
+/// The part of a layer that a subscription by name selects.
+#[derive(Debug)]
+struct Selection {
+    base: Layer,
+    chosen: Layer,
+}
+
+/// What [`Subscription::step`] did.
+pub(super) enum Step {
+    /// Nothing: the subscription is where it may be.
+    Idle,
+    /// It reached a newer view without having to send anything.
+    Advanced,
+    /// It has additions to send and may not; this is the view it is at.
+    Blocked(Arc<Views>),
+    /// This is to be sent.
+    Send(Answer),
+}
+
+/// A response without its envelope.
+pub(super) struct Answer {
+    pub(super) views: Arc<Views>,
+    pub(super) contents: Contents,
+    pub(super) removed: Vec<Arc<str>>,
+}
+
+impl Subscription {
+    pub(super) fn new(ty: ResourceType, local: Option<Arc<str>>) -> Self {
+        Self {
+            ty,
+            wildcard: false,
+            explicit: false,
+            names: BTreeSet::new(),
+            local,
+            held: Layer::default(),
+            selection: None,
+            owed: BTreeSet::new(),
+            answer_due: false,
+            resend: false,
+            reached: None,
+            completed: None,
+            nonce: None,
+            outstanding: false,
+            acked: None,
+            error: None,
+        }
+    }
+
+    pub(super) fn wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    /// Notes whether a request names anything; returns whether one ever did.
+    pub(super) fn explicit(&mut self, named: bool) -> bool {
+        self.explicit |= named;
+        self.explicit
+    }
+
+    pub(super) fn names(&self) -> &BTreeSet<Arc<str>> {
+        &self.names
+    }
+
+    /// Whether nothing is subscribed to.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.wildcard && self.names.is_empty()
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        Progress {
+            ty: self.ty,
+            sent: self.nonce.clone(),
+            acked: self.acked.clone(),
+            error: self.error.clone(),
+            revision: self.reached.as_ref().map(|views| views.revision),
+        }
+    }
+
+    /// Applies the part of a request that answers a response.
+    pub(super) fn reply(&mut self, nonce: &str, rejection: Option<Rejection>) -> Reply {
+        match &self.nonce {
+            _ if nonce.is_empty() => Reply::Nothing,
+            // A client may echo the last nonce of its previous stream.
+            None => Reply::Nothing,
+            Some(latest) if latest != nonce => Reply::Stale,
+            Some(_) if !std::mem::take(&mut self.outstanding) => Reply::Nothing,
+            Some(_) => {
+                self.error = rejection.map(|rejection| rejection.message);
+                match &self.error {
+                    Some(error) => Reply::Nack(error.clone()),
+                    None => {
+                        self.acked = Some(nonce.to_owned());
+                        Reply::Ack
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a name, to be answered even if it was there already: the client
+    /// may have forgotten the resource.
+    pub(super) fn subscribe(&mut self, name: Arc<str>) -> Result<(), Status> {
+        self.owed.insert(name.clone());
+        self.follow(name)
+    }
+
+    /// Adds a name without answering it.
+    pub(super) fn follow(&mut self, name: Arc<str>) -> Result<(), Status> {
+        if self.names.insert(name) {
+            self.selection = None;
+        }
+        if self.names.len() > MAX_NAMES {
+            return Err(Status::resource_exhausted("too many resource names on one stream"));
+        }
+        Ok(())
+    }
+
+    /// Subscribes to everything.
+    pub(super) fn subscribe_wildcard(&mut self) {
+        self.resend |= std::mem::replace(&mut self.wildcard, true);
+        self.selection = None;
+    }
+
+    /// Ends subscriptions. The client forgets by itself what no other part of
+    /// its subscription covers, so that is never reported as removed.
+    pub(super) fn unsubscribe(&mut self, names: &[Arc<str>], wildcard: bool) {
+        let mut changed = wildcard && std::mem::take(&mut self.wildcard);
+        for name in names.iter().filter(|name| self.names.remove(*name)) {
+            changed = true;
+            // A client that gives up a name but keeps the wildcard must be
+            // told what the wildcard says about that name.
+            if self.wildcard {
+                self.owed.insert(name.clone());
+            } else {
+                self.owed.remove(name);
+            }
+        }
+        if changed {
+            self.resend &= self.wildcard;
+            self.selection = None;
+            if !self.wildcard {
+                self.held = self.chosen(&self.held);
+            }
+        }
+    }
+
+    /// Makes the next response due whatever it contains.
+    pub(super) fn answer(&mut self) {
+        self.answer_due = true;
+    }
+
+    /// Starts from what the client says it holds. What it was sent in the same
+    /// version is not repeated; what no longer exists will be removed.
+    pub(super) fn resume(&mut self, versions: &InitialVersions, views: &Views) -> Result<(), Status> {
+        let layer = views.layer(self.ty);
+        if !self.wildcard {
+            // A client that lists a resource and does not name it still has to
+            // hear about it: ztunnel in on-demand mode comes back like this.
+            for (name, _) in versions.iter() {
+                self.follow(name.into())?;
+            }
+        }
+        let stub = |name: &str| Arc::new(Resource::stub(self.ty, name.into()));
+        let carried = layer.iter().filter(|resource| self.ty.carries(resource));
+        if self.wildcard && versions.len() >= layer.count(self.ty) / 2 {
+            // The usual case: the client has almost everything, so start from
+            // the shared layer and note the differences.
+            let mut held = layer.clone();
+            let mut listed = versions.iter().peekable();
+            for resource in carried {
+                let name: &str = resource.name();
+                while let Some((gone, _)) = listed.next_if(|(listed, _)| *listed < name) {
+                    held.upsert(stub(gone));
+                }
+                match listed.next_if(|(listed, _)| *listed == name) {
+                    Some((_, version)) if resource.version().is(version) => {}
+                    Some(_) => _ = held.upsert(stub(name)),
+                    None => _ = held.remove(name),
+                }
+            }
+            listed.for_each(|(gone, _)| _ = held.upsert(stub(gone)));
+            self.held = held;
+        } else {
+            let known = versions.iter().map(|(name, version)| match layer.get(name) {
+                Some(known) if self.ty.carries(known) && known.version().is(version) => known.clone(),
+                _ => stub(name),
+            });
+            self.held = known.collect();
+        }
+        // What the client names and already has in the right version needs no
+        // answer beyond the response itself.
+        let held = &self.held;
+        self.owed.retain(|name| held.get(name).is_none_or(|resource| resource.is_stub()));
+        Ok(())
+    }
+
+    /// Moves towards `ceiling`, the newest view this type may see now.
+    /// Removals are held back as long as `floor` does not confirm them.
+    pub(super) fn step(&mut self, variant: Variant, ceiling: &Arc<Views>, floor: &Floor) -> Step {
+        let views = match &self.reached {
+            Some(reached) if reached.revision > ceiling.revision => reached.clone(),
+            _ => ceiling.clone(),
+        };
+        let complete = match floor {
+            Floor::Open => Some(views.clone()),
+            Floor::At(floor) => Some(older(views.clone(), floor.clone())),
+            Floor::Shut => None,
+        };
+        let asked = self.answer_due || self.resend || !self.owed.is_empty();
+        if !asked && same(&self.reached, &Some(views.clone())) && same(&self.completed, &complete) {
+            return Step::Idle;
+        }
+
+        let layer = self.select(views.layer(self.ty));
+        if self.outstanding {
+            return self.wait(layer, views, complete, floor, asked);
+        }
+        let all = match variant {
+            Variant::Delta => self.wildcard && (self.resend || self.held.is_empty()),
+            Variant::Sotw => true,
+        };
+        // To a client that has nothing everything is new: no need to list it.
+        let fresh = all && self.held.is_empty();
+        let mut change = if fresh { Change::default() } else { self.change(&layer, floor) };
+        self.answer_owed(views.layer(self.ty), all, &mut change);
+        let news = !change.upserts.is_empty() || !change.removed.is_empty();
+        let due = asked || news || (fresh && layer.count(self.ty) > 0);
+
+        let mut held = layer.clone();
+        for kept in change.kept {
+            held.upsert(kept);
+        }
+        self.held = held;
+        let advanced = !same(&self.reached, &Some(views.clone())) || !same(&self.completed, &complete);
+        self.reached = Some(views.clone());
+        self.completed = complete;
+        if !due {
+            return if advanced { Step::Advanced } else { Step::Idle };
+        }
+        (self.answer_due, self.resend, self.outstanding) = (false, false, true);
+        let contents = match variant {
+            // The state of the world includes what may not be removed yet.
+            Variant::Sotw => Contents::Whole(self.held.clone()),
+            Variant::Delta if all => Contents::Whole(layer),
+            Variant::Delta => Contents::Some(change.upserts),
+        };
+        let removed = match variant {
+            Variant::Sotw => Vec::new(),
+            Variant::Delta => change.removed,
+        };
+        Step::Send(Answer { views, contents, removed })
+    }
+
+    /// What is left to do while a response is outstanding: find out whether
+    /// other types have to wait too.
+    fn wait(
+        &mut self,
+        layer: Layer,
+        views: Arc<Views>,
+        complete: Option<Arc<Views>>,
+        floor: &Floor,
+        asked: bool,
+    ) -> Step {
+        let (mut added, mut removed) = (false, false);
+        for difference in layer.diff(&self.held) {
+            match self.classify(difference, floor) {
+                Some(Due::Upsert(_)) => {
+                    added = true;
+                    break;
+                }
+                Some(Due::Remove(_)) => removed = true,
+                Some(Due::Keep(_)) | None => {}
+            }
+        }
+        if added && let Some(reached) = &self.reached {
+            return Step::Blocked(reached.clone());
+        }
+        let mut advanced = !same(&self.reached, &Some(views.clone()));
+        self.reached = Some(views);
+        if !removed && !asked {
+            advanced |= !same(&self.completed, &complete);
+            self.completed = complete;
+        }
+        if advanced { Step::Advanced } else { Step::Idle }
+    }
+
+    /// Sorts the differences between what the client has and `layer`.
+    fn change(&self, layer: &Layer, floor: &Floor) -> Change {
+        let mut change = Change::default();
+        for difference in layer.diff(&self.held) {
+            match self.classify(difference, floor) {
+                Some(Due::Upsert(resource)) => change.upserts.push(resource.clone()),
+                Some(Due::Remove(resource)) => change.removed.push(resource.name().clone()),
+                Some(Due::Keep(resource)) => change.kept.push(resource.clone()),
+                None => {}
+            }
+        }
+        change
+    }
+
+    fn classify<'a>(&self, difference: Difference<'a>, floor: &Floor) -> Option<Due<'a>> {
+        match difference {
+            Difference::Added(new) => self.ty.carries(new).then_some(Due::Upsert(new)),
+            Difference::Updated { old, new } => {
+                let same = old.version() == new.version() && !old.is_stub();
+                match (self.ty.carries(old), self.ty.carries(new)) {
+                    (true, true) if same => None,
+                    (_, true) => Some(Due::Upsert(new)),
+                    (true, false) => Some(Due::Remove(old)),
+                    (false, false) => None,
+                }
+            }
+            Difference::Removed(old) if !self.ty.carries(old) => None,
+            Difference::Removed(old) => match floor {
+                Floor::Open => Some(Due::Remove(old)),
+                Floor::At(views) if views.layer(self.ty).get(old.name()).is_none() => Some(Due::Remove(old)),
+                Floor::At(_) | Floor::Shut => Some(Due::Keep(old)),
+            },
+        }
+    }
+
+    /// Adds to a change what the client asked for by name.
+    fn answer_owed(&mut self, layer: &Layer, all: bool, change: &mut Change) {
+        let owed = std::mem::take(&mut self.owed);
+        if owed.is_empty() {
+            return;
+        }
+        let upserts = std::mem::take(&mut change.upserts).into_iter();
+        let mut upserts: BTreeMap<_, _> = upserts.map(|resource| (resource.name().clone(), resource)).collect();
+        for key in owed {
+            // A key that is not itself the name of a resource is reported as
+            // removed even if it is an alias: ztunnel waits until the very
+            // string it asked for appears in the response.
+            if layer.get(&key).is_none_or(|resource| !self.ty.carries(resource)) {
+                change.kept.retain(|kept| *kept.name() != key);
+                if !change.removed.contains(&key) {
+                    change.removed.push(key.clone());
+                }
+            }
+            if !all {
+                let found = layer.lookup(&key).into_iter().filter(|resource| self.ty.carries(resource));
+                upserts.extend(found.map(|resource| (resource.name().clone(), resource)));
+            }
+        }
+        change.upserts = upserts.into_values().collect();
+    }
+
+    /// The part of a view that belongs to the subscription.
+    fn select(&mut self, layer: &Layer) -> Layer {
+        if self.wildcard {
+            return layer.clone();
+        }
+        if let Some(mut selection) = self.selection.take()
+            && !layer.diff(&selection.base).any(|difference| self.concerns(&selection, difference))
+        {
+            selection.base = layer.clone();
+            return self.selection.insert(selection).chosen.clone();
+        }
+        let chosen = self.chosen(layer);
+        self.selection = Some(Selection { base: layer.clone(), chosen: chosen.clone() });
+        chosen
+    }
+
+    /// Whether a change may alter what the names select.
+    fn concerns(&self, selection: &Selection, difference: Difference<'_>) -> bool {
+        let concerns = |resource: &Arc<Resource>| {
+            let keys = resource.keys();
+            self.names.contains(resource.name())
+                || selection.chosen.get(resource.name()).is_some()
+                || keys.aliases.iter().any(|alias| self.names.contains(alias))
+                || keys.related.iter().any(|key| selection.chosen.get(key).is_some())
+                || (self.local.is_some() && keys.node == self.local)
+        };
+        match difference {
+            Difference::Added(resource) | Difference::Removed(resource) => concerns(resource),
+            Difference::Updated { old, new } => concerns(old) || concerns(new),
+        }
+    }
+
+    fn chosen(&self, layer: &Layer) -> Layer {
+        let local = self.local.iter().flat_map(|node| layer.on_node(node)).cloned();
+        let named = self.names.iter().flat_map(|name| layer.lookup(name));
+        named.chain(local).filter(|resource| self.ty.carries(resource)).collect()
+    }
+}
+
+/// What lies between what a client has and what it should have.
+#[derive(Default)]
+struct Change {
+    upserts: Vec<Arc<Resource>>,
+    removed: Vec<Arc<str>>,
+    /// Gone from the view, but something may still refer to it.
+    kept: Vec<Arc<Resource>>,
+}
+
+enum Due<'a> {
+    Upsert(&'a Arc<Resource>),
+    Remove(&'a Arc<Resource>),
+    Keep(&'a Arc<Resource>),
+}
+
+fn same(a: &Option<Arc<Views>>, b: &Option<Arc<Views>>) -> bool {
+    a.as_ref().map(|views| views.revision) == b.as_ref().map(|views| views.revision)
+}
