@@ -1,4 +1,47 @@
 //! Who a caller is, and the certificates that prove who a workload is.
+//!
+//! Reading order: an `identity` is a name; `authenticate` finds which one a
+//! caller has; a `bundle` is the key that vouches for names, made by
+//! `self_signed` or read from `files`, kept by a `root_store`, held by an
+//! `authority`; `csr` and `issue` turn a request into a certificate, `node`
+//! says when one may ask for another's, `service` puts it on the wire, and
+//! `serving` and `listener` are the control plane's own end of TLS.
+//!
+//! All cryptography is OpenSSL's. Time is an argument everywhere below the
+//! service, so that tests can set the clock.
 
-pub mod authenticate;
 pub mod identity;
+pub mod authenticate;
+pub mod files;
+pub mod bundle;
+pub mod self_signed;
+pub mod root_store;
+pub mod authority;
+pub mod csr;
+pub mod issue;
+pub mod node;
+pub mod metrics;
+pub mod service;
+pub mod serving;
+pub mod listener;
+
+#[cfg(test)]
+mod testing;
+
+use jiff::Timestamp;
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::error::ErrorStack;
+
+/// An ASN.1 time as a timestamp. Both kinds of ASN.1 time have whole seconds.
+fn timestamp(time: &Asn1TimeRef) -> Result<Timestamp, ErrorStack> {
+    let since_epoch = Asn1Time::from_unix(0)?.diff(time)?;
+    let seconds = i64::from(since_epoch.days) * 86_400 + i64::from(since_epoch.secs);
+    // Years 0 to 9999 are what both types can hold; the clamp only keeps the
+    // last hours of year 9999, where the ranges differ, from being an error.
+    Ok(Timestamp::from_second(seconds.clamp(Timestamp::MIN.as_second(), Timestamp::MAX.as_second()))
+        .unwrap_or(Timestamp::MAX))
+}
+
+fn asn1_time(time: Timestamp) -> Result<Asn1Time, ErrorStack> {
+    Asn1Time::from_unix(time.as_second())
+}

@@ -1,6 +1,22 @@
 //! The seam between the gRPC servers and the ways a caller can prove who it
 //! is. Both the xDS server and the certificate service ask an [`Authenticate`];
 //! neither knows how the answer was found.
+//!
+//! The order is istiod's: client certificate, then a JWT of a configured
+//! issuer, then a Kubernetes token. Nothing a request says about itself
+//! (`x-forwarded-client-cert`, a loopback address) is ever proof.
+
+mod chain;
+mod dev;
+mod jwks;
+mod jwt;
+mod kubernetes;
+
+pub use chain::{AuthenticatorChain, Bearer, TokenAuthenticator};
+pub use dev::DevIssuer;
+pub use jwks::{Jwks, RemoteJwks};
+pub use jwt::{JwtAuthenticator, JwtRule};
+pub use kubernetes::{KubeReviewer, KubernetesTokens, TokenReviewer};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,7 +71,7 @@ pub struct PodBinding {
 
 /// Why a caller was refused. The text is for the log and the metric only; what
 /// the caller sees is always the same opaque error.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Denial(pub String);
 
@@ -65,3 +81,13 @@ pub trait Authenticate: Send + Sync {
     /// request's headers (`authorization`, `clusterid`).
     fn authenticate<'a>(&'a self, peer: &'a Peer, headers: &'a HeaderMap) -> BoxFuture<'a, Result<Caller, Denial>>;
 }
+
+/// The service account in a Kubernetes user name
+/// (`system:serviceaccount:namespace:name`).
+fn service_account(subject: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = subject.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 /// The trust domain of a mesh: lower-case letters, digits, `.`, `-` and `_`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustDomain(Arc<str>);
@@ -23,6 +25,34 @@ pub struct SpiffeId {
     pub namespace: Arc<str>,
     /// The Kubernetes service account in that namespace.
     pub service_account: Arc<str>,
+}
+
+/// The trust domain of this mesh and its aliases
+/// (`meshConfig.trustDomainAliases`), which can change at run time.
+#[derive(Debug)]
+pub struct TrustDomains(ArcSwap<(TrustDomain, Vec<TrustDomain>)>);
+
+impl TrustDomains {
+    /// Starts with one name and its aliases.
+    pub fn new(own: TrustDomain, aliases: Vec<TrustDomain>) -> Self {
+        Self(ArcSwap::from_pointee((own, aliases)))
+    }
+
+    /// Uses other names from now on.
+    pub fn set(&self, own: TrustDomain, aliases: Vec<TrustDomain>) {
+        self.0.store(Arc::new((own, aliases)));
+    }
+
+    /// The name that new identities get.
+    pub fn own(&self) -> TrustDomain {
+        self.0.load().0.clone()
+    }
+
+    /// Whether identities of a trust domain are this mesh's.
+    pub fn contains(&self, trust_domain: &TrustDomain) -> bool {
+        let names = self.0.load();
+        names.0 == *trust_domain || names.1.contains(trust_domain)
+    }
 }
 
 /// Why a string is not an identity of this mesh.
@@ -123,3 +153,6 @@ impl fmt::Debug for SpiffeId {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests;
