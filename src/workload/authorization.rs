@@ -195,7 +195,7 @@ impl Conversion<'_, '_> {
     fn request_parts<'a>(
         &self,
         field: &str,
-        parts: &[(&str, &Box<[Arc<str>]>)],
+        parts: &[(&'a str, &Box<[Arc<str>]>)],
         unknown: impl Iterator<Item = &'a str>,
         needs_request: &mut bool,
     ) {
