@@ -18,7 +18,12 @@ forward_to_assets() {
     [ -x "$KUBEBUILDER_ASSETS/$component" ] || die "KUBEBUILDER_ASSETS is set, but has no $component"
   done
   rm -f "$target" "$stamp"
-  printf '#!/bin/sh\ncomponent=$1\nshift\nexec "%s/$component" "$@"\n' "$KUBEBUILDER_ASSETS" >"$target"
+  cat >"$target" <<FORWARD
+#!/bin/sh
+component=\$1
+shift
+exec "$KUBEBUILDER_ASSETS/\$component" "\$@"
+FORWARD
   chmod +x "$target"
 }
 

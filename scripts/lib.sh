@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: where things are, and how a script says what it
 # does. All state lives in .cache/ of this checkout, which git ignores, so
 # removing that folder undoes everything but Debian packages.
@@ -6,6 +7,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$root/.cache
 bin=$cache/bin
+# shellcheck disable=SC2034  # For those who source this.
 venv=$cache/venv
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }

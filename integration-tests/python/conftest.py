@@ -8,6 +8,7 @@ loopback ports, in file mode on a copy of examples/bookinfo.
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -31,6 +32,8 @@ def pytest_configure(config):
     ]
     subprocess.run([*command, *sources], check=True, timeout=60)
     sys.path.insert(0, str(out))
+    # When the tests are called off, what they started has to end with them.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 
 
 @pytest.fixture(scope="session")

@@ -147,9 +147,8 @@ def test_a_reconnect_hears_of_what_changed_meanwhile(channel):
 def test_versions_survive_a_restart_of_the_control_plane(binary, mesh, tmp_path):
     seen = []
     for _ in range(2):
-        with Fairway(binary, mesh, tmp_path) as running, running.plaintext() as channel:
-            with DeltaStream(channel) as stream:
-                seen.append({type_url: versions(response) for type_url, response in stream.subscribe_all().items()})
+        with Fairway(binary, mesh, tmp_path) as running, running.plaintext() as channel, DeltaStream(channel) as stream:
+            seen.append({type_url: versions(response) for type_url, response in stream.subscribe_all().items()})
     assert seen[0] == seen[1]
 
 

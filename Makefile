@@ -1,0 +1,85 @@
+# Everything a person or CI runs. `make` alone lists it. The two that matter on
+# a fresh machine are `make run` and `make test`; both install what they need.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# For example CARGO_FLAGS=--locked.
+CARGO_FLAGS ?=
+# The folder of YAML that `make run` serves.
+CONFIG ?= examples/bookinfo
+# RELEASE=0: `make run` builds faster and runs slower.
+RELEASE ?= 1
+# Arguments of `make bench`.
+ARGS ?= --help
+
+target := $(abspath $(or $(CARGO_TARGET_DIR),target))
+tools := $(CURDIR)/.cache
+
+# What the tests start and call. Set one of these to test something else.
+export FAIRWAY_BIN ?= $(target)/debug/fairway
+export FAIRWAY_CONTROLPLANE ?= $(tools)/bin/controlplane
+export FAIRWAY_CRDS ?= $(tools)/crds
+export FAIRWAY_KUBECTL ?= $(tools)/bin/kubectl
+export PYTHONDONTWRITEBYTECODE := 1
+
+##@ Start here
+.PHONY: help run test
+help: ## list what can be made
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build and start Fairway on examples/bookinfo, no cluster needed (CONFIG=DIR, RELEASE=0)
+	@RELEASE=$(RELEASE) CARGO_FLAGS="$(CARGO_FLAGS)" scripts/run.sh $(CONFIG)
+
+test: check integration python-tests ## all tests; what CI runs
+
+##@ While working
+.PHONY: check fmt fmt-check lint unit doc
+check: fmt-check lint unit doc ## the quick loop: format, lints, unit tests, documentation
+
+fmt: ## format the Rust code
+	cargo fmt --all
+
+fmt-check:
+	cargo fmt --all --check
+
+lint: tools
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+
+unit: tools ## unit and golden tests only
+	cargo test $(CARGO_FLAGS)
+
+doc: tools
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
+
+##@ Against real parts
+.PHONY: integration python-tests bench
+integration: controlplane binary ## Fairway against a real Kubernetes API
+	cargo test $(CARGO_FLAGS) -p fairway-integration-tests
+
+python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf and Prometheus
+	.cache/venv/bin/python -m pytest integration-tests/python
+
+bench: tools ## measure (ARGS="...")
+	cargo run $(CARGO_FLAGS) --release -p fairway-bench -- $(ARGS)
+
+##@ Parts
+.PHONY: tools controlplane binary certs clean
+tools: ## install what is missing: Debian packages, .cache/venv, kubectl, grpcurl, buf
+	@scripts/tools.sh
+
+controlplane: tools ## build etcd, kube-apiserver and kube-controller-manager for the tests, fetch CRDs
+	@scripts/controlplane.sh
+	@scripts/crds.sh
+
+binary: tools
+	cargo build $(CARGO_FLAGS)
+
+certs: ## make new development and test roots
+	certs/make.sh
+
+clean: ## remove everything that was built or installed here
+	cargo clean
+	rm -rf .cache
