@@ -348,7 +348,7 @@ def _end(process):
         while _alive(process) and time.monotonic() < deadline:
             time.sleep(0.05)
     try:
-        os.waitpid(process["pid"], os.WNOHANG)
+        os.waitpid(process["pid"], 0)
     except ChildProcessError:
         pass  # Started by an earlier command, not by this process.
 
