@@ -1,1 +1,3 @@
-//! admin.
+//! What people look at: readiness, metrics, versions and debug pages.
+
+pub mod render;

@@ -10,20 +10,20 @@
 //! All cryptography is OpenSSL's. Time is an argument everywhere below the
 //! service, so that tests can set the clock.
 
-pub mod identity;
 pub mod authenticate;
-pub mod files;
-pub mod bundle;
-pub mod self_signed;
-pub mod root_store;
 pub mod authority;
+pub mod bundle;
 pub mod csr;
+pub mod files;
+pub mod identity;
 pub mod issue;
-pub mod node;
+pub mod listener;
 pub mod metrics;
+pub mod node;
+pub mod root_store;
+pub mod self_signed;
 pub mod service;
 pub mod serving;
-pub mod listener;
 
 #[cfg(test)]
 mod testing;

@@ -126,10 +126,9 @@ fn waypoint_fields(
     labels: &Labels,
 ) -> (Option<proto::ApplicationTunnel>, Option<proto::GatewayAddress>) {
     if let Some(instance) = model.instance_of(cx, &meta.namespace, labels) {
-        let tunnel = instance.binding.map(|binding| proto::ApplicationTunnel {
-            protocol: binding.protocol.into(),
-            port: binding.port.into(),
-        });
+        let tunnel = instance
+            .binding
+            .map(|binding| proto::ApplicationTunnel { protocol: binding.protocol.into(), port: binding.port.into() });
         return (tunnel, None);
     }
     let target = Target { kind, meta, labels, traffic: TrafficType::Workload };
@@ -141,7 +140,8 @@ fn waypoint_fields(
 /// says that it speaks HBONE itself. The namespace's label plays no part.
 fn set_tunnel(workload: &mut proto::Workload, meta: &Meta, labels: &Labels) {
     let redirected = meta.annotation("ambient.istio.io/redirection") == Some("enabled");
-    let native = labels.get("networking.istio.io/tunnel").is_some_and(|tunnels| tunnels.split(',').any(|one| one == "http"));
+    let native =
+        labels.get("networking.istio.io/tunnel").is_some_and(|tunnels| tunnels.split(',').any(|one| one == "http"));
     workload.native_tunnel = native;
     workload.set_tunnel_protocol(match redirected || native {
         true => proto::TunnelProtocol::Hbone,
@@ -152,9 +152,8 @@ fn set_tunnel(workload: &mut proto::Workload, meta: &Meta, labels: &Labels) {
 /// Sets the names telemetry knows the workload by.
 /// <https://istio.io/latest/docs/ops/configuration/telemetry/canonical-service/>
 fn set_canonical(workload: &mut proto::Workload, labels: &Labels, name: &str) {
-    let first = |keys: [&str; 3], default: &str| {
-        keys.iter().find_map(|key| labels.get(key)).unwrap_or(default).to_string()
-    };
+    let first =
+        |keys: [&str; 3], default: &str| keys.iter().find_map(|key| labels.get(key)).unwrap_or(default).to_string();
     workload.workload_name = name.to_string();
     let names = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
     workload.canonical_name = first(names, name);

@@ -90,6 +90,13 @@ macro_rules! kinds {
             }
         }
 
+        impl Object {
+            /// The object's metadata, for sources that complete it.
+            pub fn meta_mut(&mut self) -> &mut super::Meta {
+                match self { $( Object::$kind(object) => &mut object.meta, )+ }
+            }
+        }
+
         impl Inputs {
             /// Creates the inputs.
             pub fn new(graph: &mut Graph) -> Self {

@@ -49,7 +49,9 @@ pub enum ReplaceError {
     #[error("{0} has no key material any more")]
     Gone(PathBuf),
     /// Workloads would stop trusting each other.
-    #[error("the new root bundle leaves out roots that workloads trust now; ship a bundle with the old and the new root first")]
+    #[error(
+        "the new root bundle leaves out roots that workloads trust now; ship a bundle with the old and the new root first"
+    )]
     Roots,
 }
 
@@ -107,7 +109,8 @@ impl Authority {
         let mut seen = None;
         while stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
             let read = CaFiles::from_dir(&dir);
-            let state = read.as_ref().map(|files| files.as_ref().map(CaFiles::fingerprint)).map_err(ToString::to_string);
+            let state =
+                read.as_ref().map(|files| files.as_ref().map(CaFiles::fingerprint)).map_err(ToString::to_string);
             if seen.as_ref() == Some(&state) {
                 continue;
             }

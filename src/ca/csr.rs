@@ -70,8 +70,12 @@ fn refuse(refusal: CsrError) -> impl FnOnce(ErrorStack) -> CsrError {
 fn only_pem_block(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_ascii();
     let body = ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"].iter().find_map(|label| {
-        text.strip_prefix("-----BEGIN ")?.strip_prefix(label)?.strip_prefix("-----")?.strip_suffix("-----")?
-            .strip_suffix(label)?.strip_suffix("-----END ")
+        text.strip_prefix("-----BEGIN ")?
+            .strip_prefix(label)?
+            .strip_prefix("-----")?
+            .strip_suffix("-----")?
+            .strip_suffix(label)?
+            .strip_suffix("-----END ")
     })?;
     let base64: String = body.split_ascii_whitespace().collect();
     // This also refuses what a second block would bring: dashes and colons.
@@ -90,7 +94,9 @@ fn check_key(key: &PKeyRef<Public>) -> Result<(), CsrError> {
         },
         Id::EC => match key.ec_key().ok().and_then(|key| key.group().curve_name()) {
             Some(Nid::X9_62_PRIME256V1 | Nid::SECP384R1 | Nid::SECP521R1) => Ok(()),
-            Some(curve) => refuse_key(format!("on curve {}, not P-256, P-384 or P-521", curve.short_name().unwrap_or("?"))),
+            Some(curve) => {
+                refuse_key(format!("on curve {}, not P-256, P-384 or P-521", curve.short_name().unwrap_or("?")))
+            }
             None => refuse_key("on a curve without a name, not P-256, P-384 or P-521".into()),
         },
         Id::ED25519 => Ok(()),

@@ -18,10 +18,10 @@ use openssl::x509::extension::{
 };
 use openssl::x509::{X509, X509Builder, X509Extension, X509NameBuilder, X509Ref};
 
+use super::asn1_time;
 use super::bundle::{CaBundle, pem};
 use super::csr::Csr;
 use super::identity::SpiffeId;
-use super::asn1_time;
 
 /// How far certificates are dated back, for peers whose clocks are behind.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(2);

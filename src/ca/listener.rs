@@ -156,7 +156,11 @@ impl Connected for PlainConnection {
 macro_rules! delegate_io {
     ($connection:ty) => {
         impl AsyncRead for $connection {
-            fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
                 Pin::new(&mut self.stream).poll_read(cx, buf)
             }
         }

@@ -294,8 +294,11 @@ impl RootStore for DirectoryStore {
             let staging = self.stage(new)?;
             for name in new.to_self_signed().keys() {
                 let to = self.dir().join(name);
-                std::fs::rename(staging.join(name), &to)
-                    .map_err(|source| StoreError::Directory { verb: "replace", path: to, source })?;
+                std::fs::rename(staging.join(name), &to).map_err(|source| StoreError::Directory {
+                    verb: "replace",
+                    path: to,
+                    source,
+                })?;
             }
             let _ = std::fs::remove_dir_all(&staging);
             Ok(new.clone())
@@ -333,8 +336,7 @@ pub(super) fn private_dir(path: &Path) -> Result<(), StoreError> {
 /// Writes a new file that only its owner can read, down to the disk.
 pub(super) fn private_file(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let failed = |source| StoreError::Directory { verb: "write", path: path.to_owned(), source };
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)
 }
 

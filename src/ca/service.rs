@@ -7,9 +7,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use fairway_proto::auth::istio_certificate_service_server::{
-    IstioCertificateService, IstioCertificateServiceServer,
-};
+use fairway_proto::auth::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
 use fairway_proto::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use jiff::Timestamp;
 use prost_types::value::Kind;
@@ -90,15 +88,16 @@ impl CertificateService {
                     Err(self.unauthenticated(peer, AUTHENTICATION, &format!("caller has {count} identities, not one")))
                 }
             },
-            Some(Some(Kind::StringValue(text))) => self
-                .impersonated(caller, text)
-                .map_err(|denial| self.unauthenticated(peer, IMPERSONATION, &denial)),
+            Some(Some(Kind::StringValue(text))) => {
+                self.impersonated(caller, text).map_err(|denial| self.unauthenticated(peer, IMPERSONATION, &denial))
+            }
             Some(_) => Err(self.unauthenticated(peer, IMPERSONATION, &"ImpersonatedIdentity is not a string")),
         }
     }
 
     fn impersonated(&self, caller: &Caller, text: &str) -> Result<SpiffeId, Denial> {
-        let requested: SpiffeId = text.parse().map_err(|error: super::identity::IdentityError| Denial(error.to_string()))?;
+        let requested: SpiffeId =
+            text.parse().map_err(|error: super::identity::IdentityError| Denial(error.to_string()))?;
         let nodes = self.nodes.as_ref().ok_or_else(|| Denial("impersonation is turned off".into()))?;
         nodes.authorize(caller, &requested)?;
         Ok(requested)

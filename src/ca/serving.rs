@@ -162,11 +162,7 @@ struct Material {
 
 impl ServingCertificate {
     /// The first certificate; an error here must stop the start.
-    pub fn new(
-        source: ServingSource,
-        authority: Option<Arc<Authority>>,
-        now: Timestamp,
-    ) -> Result<Self, ServingError> {
+    pub fn new(source: ServingSource, authority: Option<Arc<Authority>>, now: Timestamp) -> Result<Self, ServingError> {
         let bundle = authority.as_ref().map(|authority| authority.bundle());
         let material = material(&source, bundle.as_deref(), now)?;
         let acceptor = ArcSwap::from_pointee(acceptor(&material)?);

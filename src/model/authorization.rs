@@ -64,7 +64,10 @@ pub fn enforced(cx: &Ctx<'_>, scope: &Scope, policy: &AuthorizationPolicy, diagn
         "" | "ALLOW" => Action::Allow,
         "DENY" => Action::Deny,
         action @ ("AUDIT" | "CUSTOM") => {
-            say("spec.action", format!("ztunnel does not support {action}; the policy has no effect without a waypoint"));
+            say(
+                "spec.action",
+                format!("ztunnel does not support {action}; the policy has no effect without a waypoint"),
+            );
             return None;
         }
         other => {
@@ -72,7 +75,9 @@ pub fn enforced(cx: &Ctx<'_>, scope: &Scope, policy: &AuthorizationPolicy, diagn
             Action::Unknown
         }
     };
-    let dry_run = meta.annotation("istio.io/dry-run").is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"));
+    let dry_run = meta
+        .annotation("istio.io/dry-run")
+        .is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"));
     if dry_run && !scope.settings.dry_run_policies {
         say("metadata.annotations[istio.io/dry-run]", "ztunnel is not sent dry-run policies; it has no effect".into());
         return None;
@@ -95,13 +100,18 @@ pub struct SelectorPolicies {
 /// Declares the collection.
 pub fn selector_policies(graph: &mut Graph, scope: &Scope) -> SelectorPolicies {
     let scope_of = scope.clone();
-    let policies = graph.derive("selector_policies", scope.inputs.authorization_policies, move |cx, key, policy| {
-        match enforced(cx, &scope_of, policy, false)?.reach {
+    let policies =
+        graph.derive("selector_policies", scope.inputs.authorization_policies, move |cx, key, policy| match enforced(
+            cx, &scope_of, policy, false,
+        )?
+        .reach
+        {
             Reach::Workloads(labels) => Some((key.clone(), labels)),
             Reach::Mesh | Reach::Namespace => None,
-        }
-    });
-    SelectorPolicies { by_namespace: graph.index(policies, |key: &ObjectKey, _, keys| keys.push(key.namespace.clone())) }
+        });
+    SelectorPolicies {
+        by_namespace: graph.index(policies, |key: &ObjectKey, _, keys| keys.push(key.namespace.clone())),
+    }
 }
 
 impl SelectorPolicies {

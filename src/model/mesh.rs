@@ -4,8 +4,8 @@
 
 use std::sync::{Arc, LazyLock};
 
-use crate::api::core::ConfigMap;
 use crate::api::ObjectKey;
+use crate::api::core::ConfigMap;
 use crate::graph::{Collection, Ctx};
 
 use super::Settings;
@@ -24,11 +24,7 @@ pub fn config_map(settings: &Settings) -> ObjectKey {
 }
 
 /// The mesh configuration in force: that of the ConfigMap, else the defaults.
-pub fn config<'g>(
-    cx: &Ctx<'g>,
-    config_maps: Collection<ObjectKey, ConfigMap>,
-    settings: &Settings,
-) -> &'g MeshConfig {
+pub fn config<'g>(cx: &Ctx<'g>, config_maps: Collection<ObjectKey, ConfigMap>, settings: &Settings) -> &'g MeshConfig {
     let map = cx.get(config_maps, &config_map(settings));
     map.and_then(|map| map.data.mesh.as_deref()).unwrap_or(&DEFAULT)
 }

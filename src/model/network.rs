@@ -41,9 +41,16 @@ pub fn gateways(graph: &mut Graph, scope: &Scope) -> Collection<GatewayKey, Netw
         let asked = gateway.status.addresses.is_empty().then_some(&gateway.spec.addresses);
         let addresses = asked.unwrap_or(&gateway.status.addresses).iter();
         let row = |address: &Arc<str>| {
-            let key =
-                GatewayKey { network: network.into(), gateway: key.clone(), address: address.clone(), port: listener.port };
-            (key, NetworkGateway { namespace: gateway.meta.namespace.clone(), service_account: service_account(gateway) })
+            let key = GatewayKey {
+                network: network.into(),
+                gateway: key.clone(),
+                address: address.clone(),
+                port: listener.port,
+            };
+            (
+                key,
+                NetworkGateway { namespace: gateway.meta.namespace.clone(), service_account: service_account(gateway) },
+            )
         };
         addresses.filter(|address| !address.value.is_empty()).map(|address| row(&address.value)).collect()
     })

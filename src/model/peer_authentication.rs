@@ -69,9 +69,7 @@ pub fn peer_authentications(graph: &mut Graph, scope: &Scope) -> PeerAuthenticat
 }
 
 /// The oldest counts; equal ages are decided by name.
-fn oldest<'g>(
-    policies: impl Iterator<Item = (&'g ObjectKey, &'g Policy)>,
-) -> Option<(&'g ObjectKey, &'g Policy)> {
+fn oldest<'g>(policies: impl Iterator<Item = (&'g ObjectKey, &'g Policy)>) -> Option<(&'g ObjectKey, &'g Policy)> {
     policies.min_by_key(|(key, policy)| (policy.created, *key))
 }
 

@@ -172,7 +172,8 @@ pub fn canonical(
     let by_hostname = graph.index(services, |key: &ServiceKey, _: &Arc<Service>, keys| keys.push(key.hostname.clone()));
     graph.group("canonical_services", by_hostname, move |cx, hostname| {
         let all = cx.fetch(by_hostname, hostname);
-        all.min_by_key(|(key, service)| (service.registry, service.meta.created, (*key).clone())).map(|(key, _)| key.clone())
+        all.min_by_key(|(key, service)| (service.registry, service.meta.created, (*key).clone()))
+            .map(|(key, _)| key.clone())
     })
 }
 
@@ -324,7 +325,13 @@ fn distribution(cx: &Ctx<'_>, scope: &Scope, kind: &'static str, meta: &Meta, fi
         Some("prefersamenode") => Distribution::PreferSameNode,
         Some(other) => {
             let message = format!("{other:?} is not a traffic distribution; traffic goes to all endpoints");
-            cx.diagnose(problem(kind, meta, format!("metadata.annotations[{ANNOTATION}]"), "UnsupportedValue", message));
+            cx.diagnose(problem(
+                kind,
+                meta,
+                format!("metadata.annotations[{ANNOTATION}]"),
+                "UnsupportedValue",
+                message,
+            ));
             Distribution::Any
         }
     }
@@ -364,7 +371,9 @@ impl Protocol {
         let known = ["http_proxy", "mongo", "mysql", "redis", "udp"];
         match Self::parse(prefix) {
             // Sniffing would break protocols where the server speaks first.
-            Self::Unknown if matches!(number, 25 | 53 | 3306 | 27017) && !known.contains(&&*prefix.to_ascii_lowercase()) => {
+            Self::Unknown
+                if matches!(number, 25 | 53 | 3306 | 27017) && !known.contains(&&*prefix.to_ascii_lowercase()) =>
+            {
                 Self::Tcp
             }
             protocol => protocol,

@@ -89,7 +89,9 @@ fn waypoint(cx: &Ctx<'_>, gateway: &Gateway, class: Option<&GatewayClass>) -> Op
             Some("all") => TrafficType::All,
             Some(_) => TrafficType::None,
         },
-        attachment: listener(gateway, binding).map(|listener| listener.allowed_routes.namespaces.clone()).unwrap_or_default(),
+        attachment: listener(gateway, binding)
+            .map(|listener| listener.allowed_routes.namespaces.clone())
+            .unwrap_or_default(),
         binding,
     })
 }
@@ -187,9 +189,11 @@ impl Model {
         };
         let allowed = match &*waypoint.attachment.from {
             "All" => true,
-            "Selector" => waypoint.attachment.selector.as_ref().is_some_and(|selector| {
-                namespace.is_some_and(|namespace| selector.matches(&namespace.labels))
-            }),
+            "Selector" => waypoint
+                .attachment
+                .selector
+                .as_ref()
+                .is_some_and(|selector| namespace.is_some_and(|namespace| selector.matches(&namespace.labels))),
             "None" => false,
             _ => key.namespace == target.meta.namespace,
         };

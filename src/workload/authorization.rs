@@ -134,7 +134,9 @@ impl Conversion<'_, '_> {
         self.request_parts(field, &request, unknown, needs_request);
         let mut builder = Builder::new(self);
         builder.positive(self.ports(&format!("{field}.ports"), &operation.ports), |one| &mut one.destination_ports);
-        builder.negative(self.ports(&format!("{field}.notPorts"), &operation.not_ports), |one| &mut one.not_destination_ports);
+        builder.negative(self.ports(&format!("{field}.notPorts"), &operation.not_ports), |one| {
+            &mut one.not_destination_ports
+        });
         builder.finish()
     }
 
@@ -148,7 +150,9 @@ impl Conversion<'_, '_> {
         self.request_parts(field, &request, source.unknown.names(), needs_request);
         let mut builder = Builder::new(self);
         builder.positive(self.blocks(&format!("{field}.ipBlocks"), &source.ip_blocks), |one| &mut one.source_ips);
-        builder.negative(self.blocks(&format!("{field}.notIpBlocks"), &source.not_ip_blocks), |one| &mut one.not_source_ips);
+        builder.negative(self.blocks(&format!("{field}.notIpBlocks"), &source.not_ip_blocks), |one| {
+            &mut one.not_source_ips
+        });
         builder.positive(strings(&source.namespaces), |one| &mut one.namespaces);
         builder.negative(strings(&source.not_namespaces), |one| &mut one.not_namespaces);
         builder.positive(self.accounts(&source.service_accounts), |one| &mut one.service_accounts);
@@ -245,7 +249,9 @@ impl Conversion<'_, '_> {
         for (at, value) in values.iter().enumerate() {
             match parse(value) {
                 Some(value) => good.push(value),
-                None => self.say(&format!("{field}[{at}]"), "InvalidValue", format!("{value:?} is not {what}; ignored")),
+                None => {
+                    self.say(&format!("{field}[{at}]"), "InvalidValue", format!("{value:?} is not {what}; ignored"))
+                }
             }
         }
         if good.is_empty() { Values::Unreadable } else { Values::Some(good) }

@@ -100,10 +100,9 @@ pub(super) fn converted(graph: &mut Graph, model: &Model) -> Collection<Arc<str>
         let rules = match effect(policy, parent) {
             Effect::Open | Effect::Strict => return None,
             Effect::StrictExcept(ports) => {
-                let exempt = ports.into_iter().map(|port| clause(proto::Match {
-                    not_destination_ports: vec![port.into()],
-                    ..Default::default()
-                }));
+                let exempt = ports.into_iter().map(|port| {
+                    clause(proto::Match { not_destination_ports: vec![port.into()], ..Default::default() })
+                });
                 vec![proto::Rule { clauses: [anonymous()].into_iter().chain(exempt).collect() }]
             }
             Effect::StrictOn(ports) => {
@@ -114,8 +113,7 @@ pub(super) fn converted(graph: &mut Graph, model: &Model) -> Collection<Arc<str>
                 ports.into_iter().map(strict).collect()
             }
         };
-        let origin =
-            Origin { kind: "PeerAuthentication", namespace: key.namespace.clone(), name: key.name.clone() };
+        let origin = Origin { kind: "PeerAuthentication", namespace: key.namespace.clone(), name: key.name.clone() };
         Some(row(deny(&key.namespace, converted_name(key), rules), origin))
     })
 }

@@ -51,9 +51,7 @@ impl AuthenticatorChain {
         // that another mesh's workloads can read this mesh's configuration.
         match peer.certificate.iter().find(|identity| !self.trust_domains.contains(&identity.trust_domain)) {
             Some(foreign) => Err(Denial(format!("{foreign} is not of this mesh's trust domain"))),
-            None => {
-                Ok(Caller { identities: peer.certificate.to_vec(), proof: Proof::Certificate, pod: None })
-            }
+            None => Ok(Caller { identities: peer.certificate.to_vec(), proof: Proof::Certificate, pod: None }),
         }
     }
 }

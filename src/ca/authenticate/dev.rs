@@ -90,7 +90,8 @@ impl DevIssuer {
             "kubernetes.io": kubernetes,
         });
         let header = json!({ "alg": "ES256", "kid": self.kid, "typ": "JWT" });
-        let signed = format!("{}.{}", base64url(header.to_string().as_bytes()), base64url(claims.to_string().as_bytes()));
+        let signed =
+            format!("{}.{}", base64url(header.to_string().as_bytes()), base64url(claims.to_string().as_bytes()));
         let key = self.key.ec_key()?;
         let signature = EcdsaSig::sign(&sha256(signed.as_bytes()), &key)?;
         let mut raw = signature.r().to_vec_padded(32)?;

@@ -189,7 +189,9 @@ impl JwtAuthenticator {
         let keys = match (rule.jwks.as_str(), rule.jwks_uri.as_str()) {
             ("", "") => Keys::Remote(RemoteJwks::discovered(&rule.issuer)?),
             ("", uri) => Keys::Remote(RemoteJwks::new(uri)?),
-            (jwks, _) => Keys::Fixed(Jwks::parse(jwks.as_bytes()).map_err(|error| Denial(format!("JWT_RULE: {error}")))?),
+            (jwks, _) => {
+                Keys::Fixed(Jwks::parse(jwks.as_bytes()).map_err(|error| Denial(format!("JWT_RULE: {error}")))?)
+            }
         };
         let audiences = if rule.audiences.is_empty() { audiences.to_vec() } else { rule.audiences };
         Ok(Self { name: "JWT", issuer: rule.issuer, audiences, keys, trust_domains, pods: false })
@@ -225,8 +227,8 @@ impl JwtAuthenticator {
         let subject = &jwt.claims.sub;
         let (namespace, account) = service_account(subject)
             .ok_or_else(|| Denial(format!("subject {:?} is not a service account", clip(subject))))?;
-        let identity = SpiffeId::new(self.trust_domains.own(), namespace, account)
-            .map_err(|error| Denial(error.to_string()))?;
+        let identity =
+            SpiffeId::new(self.trust_domains.own(), namespace, account).map_err(|error| Denial(error.to_string()))?;
         let pod = if self.pods { jwt.claims.pod(namespace) } else { None };
         Ok(Caller { identities: vec![identity], proof: Proof::Jwt, pod })
     }

@@ -193,8 +193,7 @@ fn caller(status: &TokenReviewStatus, audiences: &[String], trust_domains: &Trus
     let name = user.username.as_deref().unwrap_or_default();
     let (namespace, account) =
         service_account(name).ok_or_else(|| Denial(format!("user {:?} is not a service account", clip(name))))?;
-    let identity =
-        SpiffeId::new(trust_domains.own(), namespace, account).map_err(|error| Denial(error.to_string()))?;
+    let identity = SpiffeId::new(trust_domains.own(), namespace, account).map_err(|error| Denial(error.to_string()))?;
     let extra = |key| user.extra.as_ref()?.get(key)?.first().filter(|value| !value.is_empty());
     let pod = match (extra(POD_NAME), extra(POD_UID)) {
         (Some(name), Some(uid)) => Some(PodBinding { name: name.as_str().into(), uid: uid.as_str().into() }),

@@ -1,0 +1,195 @@
+//! A YAML text as Kubernetes objects: documents divided by `---`, each read on
+//! its own so that a broken one leaves its neighbours alone.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::api::kinds::DecodeError;
+use crate::api::{Kind, Object, ObjectKey, yaml, yaml_options};
+
+/// What was found in one place of a text.
+#[derive(Debug)]
+pub enum Document {
+    /// An object of a kind that is read.
+    Object(Object),
+    /// An object of another kind.
+    Other {
+        /// That kind.
+        kind: String,
+    },
+    /// Something that cannot be read.
+    Broken {
+        /// The line it begins at, counted from 1.
+        line: usize,
+        /// The object, if at least its name can be read.
+        object: Option<(Kind, ObjectKey)>,
+        /// What is wrong.
+        error: DecodeError,
+    },
+}
+
+/// Reads all documents of a text, and the items of any `List`.
+pub fn read(text: &str) -> Vec<Document> {
+    let mut found = Vec::new();
+    for (line, document) in split(text) {
+        read_document(line, document, &mut found);
+    }
+    found
+}
+
+/// The documents of a text, with the line each begins at.
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let mut documents = Vec::new();
+    let (mut start, mut start_line, mut offset) = (0, 1, 0);
+    for (at, line) in text.split_inclusive('\n').enumerate() {
+        let rest = line.strip_prefix("---").map(|rest| rest.trim_end_matches(['\r', '\n']));
+        if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t'])) {
+            documents.push((start_line, &text[start..offset]));
+            // What follows the marker on its line belongs to the document.
+            let skip = if rest.trim_start().starts_with('#') { line.len() } else { 3 };
+            (start, start_line) = (offset + skip, at + 1);
+        }
+        offset += line.len();
+    }
+    documents.push((start_line, &text[start..]));
+    let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#') || line.trim() == "...";
+    documents.retain(|(_, document)| !document.lines().all(blank));
+    documents
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Header {
+    api_version: Option<String>,
+    kind: Option<String>,
+    metadata: Option<Name>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Name {
+    name: Option<Arc<str>>,
+    namespace: Option<Arc<str>>,
+}
+
+impl Header {
+    fn object(&self, kind: Kind) -> Option<(Kind, ObjectKey)> {
+        let metadata = self.metadata.as_ref()?;
+        let namespace = metadata.namespace.as_deref().unwrap_or(default_namespace(kind));
+        Some((kind, ObjectKey::new(namespace, metadata.name.as_deref()?)))
+    }
+}
+
+fn read_document(line: usize, text: &str, found: &mut Vec<Document>) {
+    let broken = |object, error| Document::Broken { line, object, error };
+    let header = match sniff(text) {
+        Some(header) => header,
+        None => match yaml::<Header>(text) {
+            Ok(header) => header,
+            Err(error) => {
+                let error = DecodeError { field: ".".into(), reason: reason(line, &error) };
+                found.push(broken(None, error));
+                return;
+            }
+        },
+    };
+    let (Some(api_version), Some(kind)) = (&header.api_version, &header.kind) else {
+        let error =
+            DecodeError { field: ".".into(), reason: "not a Kubernetes object: apiVersion or kind is missing".into() };
+        found.push(broken(None, error));
+        return;
+    };
+    if kind.ends_with("List") && Kind::of(api_version, kind).is_none() {
+        read_list(line, text, found);
+        return;
+    }
+    let Some(kind) = Kind::of(api_version, kind) else {
+        found.push(Document::Other { kind: kind.clone() });
+        return;
+    };
+    match decode(kind, line, text) {
+        Ok(object) => found.push(Document::Object(object)),
+        Err(error) => {
+            // Only now the name matters by itself.
+            let object = yaml::<Header>(text).ok().and_then(|header| header.object(kind));
+            found.push(broken(object, error));
+        }
+    }
+}
+
+fn read_list(line: usize, text: &str, found: &mut Vec<Document>) {
+    #[derive(Deserialize)]
+    struct List {
+        #[serde(default)]
+        items: Vec<serde_json::Value>,
+    }
+    match yaml::<List>(text) {
+        // JSON is YAML, so an item is read as a document of its own.
+        Ok(list) => list.items.iter().for_each(|item| read_document(line, &item.to_string(), found)),
+        Err(error) => {
+            let error = DecodeError { field: "items".into(), reason: reason(line, &error) };
+            found.push(Document::Broken { line, object: None, error });
+        }
+    }
+}
+
+/// The header of the usual document, whose top-level keys begin their lines.
+/// It saves a pass through the parser; anything unusual takes that pass.
+fn sniff(text: &str) -> Option<Header> {
+    let value = |key: &str| {
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let value = lines.next()?.trim();
+        let plain = value.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'/' | b'-'));
+        (plain && !value.is_empty() && lines.next().is_none()).then(|| value.to_string())
+    };
+    Some(Header { api_version: Some(value("apiVersion")?), kind: Some(value("kind")?), metadata: None })
+}
+
+fn decode(kind: Kind, line: usize, text: &str) -> Result<Object, DecodeError> {
+    let object = match text.trim_start().starts_with('{') {
+        true => kind.decode_json(text).or_else(|_| decode_yaml(kind, line, text)),
+        false => decode_yaml(kind, line, text),
+    }?;
+    let object = with_namespace(kind, object);
+    if object.meta().name.is_empty() {
+        return Err(DecodeError { field: "metadata.name".into(), reason: "is missing".into() });
+    }
+    Ok(object)
+}
+
+fn decode_yaml(kind: Kind, line: usize, text: &str) -> Result<Object, DecodeError> {
+    let result = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |yaml| kind.decode(yaml));
+    result.map_err(|error| {
+        let mut field = ".".to_string();
+        let _ = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |yaml| {
+            if let Err(error) = kind.decode_tracked(yaml) {
+                field = error.field;
+            }
+            Ok(())
+        });
+        DecodeError { field, reason: reason(line, &error) }
+    })
+}
+
+/// The namespace of objects that name none.
+fn default_namespace(kind: Kind) -> &'static str {
+    if kind.info().namespaced { "default" } else { "" }
+}
+
+fn with_namespace(kind: Kind, mut object: Object) -> Object {
+    if kind.info().namespaced && object.meta().namespace.is_empty() {
+        object.meta_mut().namespace = crate::api::intern(default_namespace(kind));
+    }
+    object
+}
+
+/// The error in one line, with its line in the whole text.
+fn reason(line: usize, error: &serde_saphyr::Error) -> String {
+    let plain = error.without_snippet();
+    let text = plain.to_string().lines().next().unwrap_or_default().to_string();
+    match plain.location() {
+        Some(location) => format!("line {}: {text}", line as u64 + location.line() - 1),
+        None => text,
+    }
+}
