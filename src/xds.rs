@@ -12,6 +12,8 @@
 
 pub mod codec;
 pub mod node;
+pub mod reflection;
 pub mod resource;
+pub mod server;
 pub mod stream;
 pub mod view;

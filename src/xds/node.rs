@@ -12,7 +12,8 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use tonic::Status;
 
 /// The kind of proxy a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// An Envoy beside one workload.
     Sidecar,
@@ -27,7 +28,7 @@ pub enum NodeKind {
 }
 
 /// A connected proxy as it introduces itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Node {
     /// The whole node id.
     pub id: Arc<str>,

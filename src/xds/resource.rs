@@ -134,6 +134,12 @@ impl ResourceType {
     }
 }
 
+impl serde::Serialize for ResourceType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.label())
+    }
+}
+
 /// A Kubernetes object a resource was made from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct Origin {
@@ -213,11 +219,12 @@ impl Resource {
         Self { ty, name, version, frame: frame.freeze(), body, any, value, inner, keys, origin }
     }
 
-    /// A resource of which only the name is known: something a client says it
-    /// holds in a version that we do not have.
-    pub(super) fn stub(ty: ResourceType, name: Arc<str>) -> Self {
+    /// Something a client says it holds and that we do not have.
+    pub(super) fn stub(ty: ResourceType, name: Arc<str>, version: &[u8]) -> Self {
         let (frame, keys, origin) = (Bytes::new(), Keys::default(), Arc::default());
-        Self { ty, name, version: Version(0), frame, body: 0, any: 0, value: 0, inner: None, keys, origin }
+        // A version that is none of ours only has to differ from all of ours.
+        let version = Version::parse(version).unwrap_or(Version(0));
+        Self { ty, name, version, frame, body: 0, any: 0, value: 0, inner: None, keys, origin }
     }
 
     pub(super) fn is_stub(&self) -> bool {
@@ -344,12 +351,17 @@ impl fmt::Debug for Resource {
 const VERSION_DIGITS: usize = 16;
 
 impl Version {
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok().filter(|text| text.len() == VERSION_DIGITS)?;
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
+
     /// Whether this is the version a client wrote.
     pub fn is(self, text: &[u8]) -> bool {
-        // Parsed rather than formatted: this runs once per resource a
+        // Parsed rather than formatted: this runs once per resource that a
         // reconnecting client lists.
-        text.len() == VERSION_DIGITS
-            && std::str::from_utf8(text).is_ok_and(|text| u64::from_str_radix(text, 16) == Ok(self.0))
+        Self::parse(text) == Some(self)
     }
 }
 

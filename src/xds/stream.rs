@@ -14,14 +14,15 @@
 //! descending rank. A lower rank that waits for an acknowledgement must not
 //! hold a higher one up for ever, so the higher rank may always be sent as of
 //! the view the lower one has reached (its *ceiling*). Likewise a removal may
-//! go out as soon as the resource was already absent from the view that every
-//! higher rank has completed (the *floor*).
+//! go out as soon as the resource is absent from the views that the higher
+//! ranks are at (the *floor*), however old those are.
 //!
 //! [`next`]: Stream::next
 
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
+use smallvec::SmallVec;
 use tonic::Status;
 
 use super::node::{Node, NodeKind};
@@ -111,7 +112,7 @@ pub enum Contents {
 }
 
 /// What is known about one type on a stream, for the debug pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Progress {
     /// The type.
     pub ty: ResourceType,
@@ -172,14 +173,19 @@ impl Stream {
         }
     }
 
-    /// The view up to which every type above `rank` is complete.
+    /// Where the types above `rank` are.
     fn floor(&self, rank: u8) -> Floor {
-        let higher = self.subscriptions.iter().filter(|subscription| subscription.ty.rank() > rank);
-        higher.fold(Floor::Open, |floor, subscription| match (floor, &subscription.completed) {
-            (Floor::Shut, _) | (_, None) => Floor::Shut,
-            (Floor::Open, Some(views)) => Floor::At(views.clone()),
-            (Floor::At(floor), Some(views)) => Floor::At(older(floor, views.clone())),
-        })
+        let mut floor = Floor { shut: false, views: SmallVec::new() };
+        for higher in self.subscriptions.iter().filter(|subscription| subscription.ty.rank() > rank) {
+            for views in [&higher.completed, &higher.reached] {
+                match views {
+                    Some(views) if floor.views.iter().any(|known| known.revision == views.revision) => {}
+                    Some(views) => floor.views.push(views.clone()),
+                    None => floor.shut = true,
+                }
+            }
+        }
+        floor
     }
 
     fn response(&mut self, at: usize, answer: Answer) -> Response {
@@ -219,23 +225,39 @@ impl Stream {
         let at = self.subscriptions.partition_point(|subscription| subscription.ty < ty);
         let begins = self.subscriptions.get(at).is_none_or(|subscription| subscription.ty != ty);
         if begins {
-            let local = self.node.as_ref().filter(|node| node.kind == NodeKind::Ztunnel && ty.node_local());
-            let local = local.and_then(|node| node.node_name.clone());
+            let local = match &self.node {
+                // Unasked resources are an idea of on-demand ztunnels alone.
+                Some(node) if node.kind == NodeKind::Ztunnel && self.variant == Variant::Delta && ty.node_local() => {
+                    node.node_name.clone()
+                }
+                _ => None,
+            };
             self.subscriptions.insert(at, Subscription::new(ty, local));
         }
         (&mut self.subscriptions[at], begins)
     }
 }
 
-/// Up to where the types of higher rank are complete.
+/// Where the types of higher rank are: the views whose resources the client may
+/// still hold, and which may refer to what is about to be removed.
 #[derive(Clone, Debug)]
-enum Floor {
-    /// There are none.
-    Open,
-    /// Up to this view.
-    At(Arc<Views>),
-    /// One of them has not been sent at all.
-    Shut,
+struct Floor {
+    /// Whether one of them has not been sent at all.
+    shut: bool,
+    views: SmallVec<[Arc<Views>; 2]>,
+}
+
+impl Floor {
+    /// Whether nothing the client holds can refer to a resource.
+    fn confirms(&self, ty: ResourceType, gone: &str) -> bool {
+        !self.shut && self.views.iter().all(|views| views.layer(ty).get(gone).is_none())
+    }
+
+    /// How far a type is complete once it has been brought to `views` and has
+    /// removed all that is confirmed.
+    fn complete(&self, views: &Arc<Views>) -> Option<Arc<Views>> {
+        (!self.shut).then(|| self.views.iter().cloned().fold(views.clone(), older))
+    }
 }
 
 fn older(a: Arc<Views>, b: Arc<Views>) -> Arc<Views> {
@@ -243,4 +265,4 @@ fn older(a: Arc<Views>, b: Arc<Views>) -> Arc<Views> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -17,6 +17,9 @@ use crate::xds::stream::subscription::MAX_NAMES;
 
 /// How large the node of a request may be.
 const MAX_NODE: usize = 1 << 20;
+/// How much of a rejection is kept: one that names thousands of resources says
+/// nothing more at its end.
+const MAX_REJECTION: usize = 4096;
 /// How many resources a reconnecting client may list.
 const MAX_VERSIONS: usize = 2_000_000;
 
@@ -57,7 +60,7 @@ pub struct SotwRequest {
 /// The `error_detail` of a request: a NACK.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rejection {
-    /// The client's words.
+    /// The client's words, at most a few kilobytes of them.
     pub message: String,
 }
 
@@ -240,8 +243,10 @@ fn node(bytes: &[u8]) -> Result<WireNode, Status> {
 }
 
 fn rejection(bytes: &[u8]) -> Result<Rejection, Status> {
-    let status = RpcStatus::decode(bytes).map_err(|_| malformed())?;
-    Ok(Rejection { message: status.message })
+    let mut message = RpcStatus::decode(bytes).map_err(|_| malformed())?.message;
+    message.truncate(message.floor_char_boundary(MAX_REJECTION));
+    message.shrink_to_fit();
+    Ok(Rejection { message })
 }
 
 fn push_name(names: &mut Vec<Arc<str>>, bytes: &[u8]) -> Result<(), Status> {

@@ -101,7 +101,7 @@ fn origin_does_not_make_resources_different() {
     let b = Resource::new(ResourceType::Address, "a", b"x", Keys::default(), origin);
     assert_eq!(a, b);
     assert_ne!(a, Resource::new(ResourceType::Address, "a", b"y", Keys::default(), Arc::default()));
-    assert_ne!(a, Resource::stub(ResourceType::Address, "a".into()));
+    assert_ne!(a, Resource::stub(ResourceType::Address, "a".into(), a.version().to_string().as_bytes()));
 }
 
 #[test]

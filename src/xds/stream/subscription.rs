@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use super::{Contents, Floor, Progress, Reply, Variant, older};
+use super::{Contents, Floor, Progress, Reply, Variant};
 use crate::xds::codec::request::{InitialVersions, Rejection};
 use crate::xds::resource::{Resource, ResourceType};
 use crate::xds::view::{Difference, Layer, Views};
@@ -43,7 +43,7 @@ pub(super) struct Subscription {
     /// Whether to send everything again.
     resend: bool,
     /// The view of which all additions and changes have been sent.
-    reached: Option<Arc<Views>>,
+    pub(super) reached: Option<Arc<Views>>,
     /// The view of which the removals have been sent as well.
     pub(super) completed: Option<Arc<Views>>,
     /// The latest response.
@@ -170,8 +170,9 @@ impl Subscription {
         Ok(())
     }
 
-    /// Subscribes to everything.
+    /// Subscribes to everything; answered even if there is nothing.
     pub(super) fn subscribe_wildcard(&mut self) {
+        self.answer_due = true;
         self.resend |= std::mem::replace(&mut self.wildcard, true);
         self.selection = None;
     }
@@ -184,17 +185,15 @@ impl Subscription {
             changed = true;
             // A client that gives up a name but keeps the wildcard must be
             // told what the wildcard says about that name.
-            if self.wildcard {
-                self.owed.insert(name.clone());
-            } else {
-                self.owed.remove(name);
-            }
+            self.owed.insert(name.clone());
         }
         if changed {
             self.resend &= self.wildcard;
+            self.answer_due &= !self.is_empty();
             self.selection = None;
             if !self.wildcard {
-                self.held = self.chosen(&self.held);
+                self.owed.retain(|name| self.names.contains(name));
+                self.held = self.narrowed();
             }
         }
     }
@@ -215,7 +214,7 @@ impl Subscription {
                 self.follow(name.into())?;
             }
         }
-        let stub = |name: &str| Arc::new(Resource::stub(self.ty, name.into()));
+        let stub = |name: &str, version: &[u8]| Arc::new(Resource::stub(self.ty, name.into(), version));
         let carried = layer.iter().filter(|resource| self.ty.carries(resource));
         if self.wildcard && versions.len() >= layer.count(self.ty) / 2 {
             // The usual case: the client has almost everything, so start from
@@ -224,21 +223,21 @@ impl Subscription {
             let mut listed = versions.iter().peekable();
             for resource in carried {
                 let name: &str = resource.name();
-                while let Some((gone, _)) = listed.next_if(|(listed, _)| *listed < name) {
-                    held.upsert(stub(gone));
+                while let Some((gone, version)) = listed.next_if(|(listed, _)| *listed < name) {
+                    held.upsert(stub(gone, version));
                 }
                 match listed.next_if(|(listed, _)| *listed == name) {
                     Some((_, version)) if resource.version().is(version) => {}
-                    Some(_) => _ = held.upsert(stub(name)),
+                    Some((_, version)) => _ = held.upsert(stub(name, version)),
                     None => _ = held.remove(name),
                 }
             }
-            listed.for_each(|(gone, _)| _ = held.upsert(stub(gone)));
+            listed.for_each(|(gone, version)| _ = held.upsert(stub(gone, version)));
             self.held = held;
         } else {
             let known = versions.iter().map(|(name, version)| match layer.get(name) {
                 Some(known) if self.ty.carries(known) && known.version().is(version) => known.clone(),
-                _ => stub(name),
+                _ => stub(name, version),
             });
             self.held = known.collect();
         }
@@ -256,11 +255,7 @@ impl Subscription {
             Some(reached) if reached.revision > ceiling.revision => reached.clone(),
             _ => ceiling.clone(),
         };
-        let complete = match floor {
-            Floor::Open => Some(views.clone()),
-            Floor::At(floor) => Some(older(views.clone(), floor.clone())),
-            Floor::Shut => None,
-        };
+        let complete = floor.complete(&views);
         let asked = self.answer_due || self.resend || !self.owed.is_empty();
         if !asked && same(&self.reached, &Some(views.clone())) && same(&self.completed, &complete) {
             return Step::Idle;
@@ -357,7 +352,7 @@ impl Subscription {
         match difference {
             Difference::Added(new) => self.ty.carries(new).then_some(Due::Upsert(new)),
             Difference::Updated { old, new } => {
-                let same = old.version() == new.version() && !old.is_stub();
+                let same = old.version() == new.version();
                 match (self.ty.carries(old), self.ty.carries(new)) {
                     (true, true) if same => None,
                     (_, true) => Some(Due::Upsert(new)),
@@ -366,11 +361,8 @@ impl Subscription {
                 }
             }
             Difference::Removed(old) if !self.ty.carries(old) => None,
-            Difference::Removed(old) => match floor {
-                Floor::Open => Some(Due::Remove(old)),
-                Floor::At(views) if views.layer(self.ty).get(old.name()).is_none() => Some(Due::Remove(old)),
-                Floor::At(_) | Floor::Shut => Some(Due::Keep(old)),
-            },
+            Difference::Removed(old) if floor.confirms(self.ty, old.name()) => Some(Due::Remove(old)),
+            Difference::Removed(old) => Some(Due::Keep(old)),
         }
     }
 
@@ -430,6 +422,22 @@ impl Subscription {
             Difference::Added(resource) | Difference::Removed(resource) => concerns(resource),
             Difference::Updated { old, new } => concerns(old) || concerns(new),
         }
+    }
+
+    /// What the client still holds after it gave up names.
+    fn narrowed(&self) -> Layer {
+        let mut narrowed = self.chosen(&self.held);
+        // A client that lists what it holds, and gives names up before it was
+        // answered, may hold things whose keys we never knew. Which of the rest
+        // it kept cannot be told then; to remove too much is safe.
+        if self.held.iter().any(|held| held.is_stub()) {
+            for held in self.held.iter() {
+                if narrowed.get(held.name()).is_none_or(|known| known.is_stub()) {
+                    narrowed.upsert(Arc::new(Resource::stub(self.ty, held.name().clone(), b"")));
+                }
+            }
+        }
+        narrowed
     }
 
     fn chosen(&self, layer: &Layer) -> Layer {

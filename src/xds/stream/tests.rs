@@ -49,7 +49,7 @@ fn resource(name: &str, content: &str) -> Arc<Resource> {
     Arc::new(Resource::new(ty, name, &message, keys, Arc::default()))
 }
 
-fn node() -> WireNode {
+pub(crate) fn node() -> WireNode {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let metadata = Struct { fields: [("NODE_NAME".into(), text("n1"))].into() };
     WireNode {

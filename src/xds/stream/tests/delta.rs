@@ -340,3 +340,13 @@ fn names_are_limited() {
     let status = bench.stream.on_delta_request(sub(Address, &["one-more"]), &bench.views).unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
 }
+
+#[test]
+fn star_after_names_sends_the_rest() {
+    let mut bench = bench(&[("w1", "a"), ("w2", "b")]);
+    bench.request(sub(Address, &["w1"]));
+    bench.expect(&[(Address, &["w1=a"], &[])]);
+    bench.ack(Address);
+    bench.request(sub(Address, &["*"]));
+    bench.expect(&[(Address, &["w2=b"], &[])]);
+}

@@ -1,0 +1,224 @@
+//! The aggregated discovery service.
+//!
+//! It decides who may open a stream and as which node, and owns what all
+//! streams share: the published views, the registry of live connections, the
+//! metrics and the signal to drain. A stream itself is a response body that
+//! reads its own requests ([`body`]); there is no task and no queue per client.
+//!
+//! Callers are authenticated before any of their messages is read. A stream
+//! never ends with OK on our initiative, because ztunnel reconnects without
+//! delay after that.
+
+use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Request, Response, header};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::{Code, Status};
+use tracing::info;
+
+use super::codec::reader::Reader;
+use super::node::{Node, NodeKind};
+use super::stream::Variant;
+use super::view::Views;
+use crate::ca::authenticate::{Authenticate, Caller, Peer};
+use body::StreamBody;
+use connections::{ConnectedCollector, Connections};
+use metrics::Metrics;
+
+pub mod body;
+pub mod connections;
+pub mod metrics;
+
+/// The full name of the service.
+pub const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+
+/// What the administrator decides about the service.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `control_plane.identifier` of every response: JSON with `Component`,
+    /// `ID` and `Info`, as istioctl reads it.
+    pub control_plane: String,
+    /// Whether callers on connections without TLS must authenticate too.
+    pub authenticate_plaintext: bool,
+    /// Whether a caller may only act for nodes of its own namespace and
+    /// service account.
+    pub check_identity: bool,
+    /// Whether ztunnels are served.
+    pub ambient: bool,
+    /// The longest request of an authenticated caller. A reconnecting ztunnel
+    /// lists some 85 bytes per resource it knows.
+    pub max_message: usize,
+    /// The longest request of anybody else.
+    pub max_message_unauthenticated: usize,
+    /// After about this time a stream is ended, so that load spreads again
+    /// over replicas.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            control_plane: String::new(),
+            authenticate_plaintext: false,
+            check_identity: true,
+            ambient: true,
+            max_message: 64 << 20,
+            max_message_unauthenticated: 4 << 20,
+            max_age: None,
+        }
+    }
+}
+
+/// The service; cheap to clone.
+#[derive(Clone)]
+pub struct XdsServer {
+    shared: Arc<Shared>,
+}
+
+/// What all streams share.
+struct Shared {
+    views: watch::Receiver<Arc<Views>>,
+    authenticate: Arc<dyn Authenticate>,
+    options: Options,
+    connections: Arc<Connections>,
+    metrics: Metrics,
+    drain: CancellationToken,
+}
+
+impl XdsServer {
+    /// Serves what is published through `views` until `drain` is cancelled. To
+    /// be started only when the first view is complete.
+    pub fn new(
+        views: watch::Receiver<Arc<Views>>,
+        authenticate: Arc<dyn Authenticate>,
+        options: Options,
+        drain: CancellationToken,
+        registry: &mut Registry,
+    ) -> Self {
+        let (connections, metrics) = (Arc::<Connections>::default(), Metrics::new(registry));
+        registry.register_collector(Box::new(ConnectedCollector(connections.clone())));
+        Self { shared: Arc::new(Shared { views, authenticate, options, connections, metrics, drain }) }
+    }
+
+    /// The live connections, for the debug pages.
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.shared.connections
+    }
+}
+
+impl NamedService for XdsServer {
+    const NAME: &'static str = NAME;
+}
+
+impl<B> tower::Service<Request<B>> for XdsServer
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let shared = self.shared.clone();
+        async move { Ok(shared.open(request.map(Body::new)).await.unwrap_or_else(Status::into_http)) }.boxed()
+    }
+}
+
+impl Shared {
+    /// The response to a call: a body that is the stream, or a refusal without
+    /// one, which makes clients back off.
+    async fn open(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(NAME));
+        let variant = match method {
+            Some("/DeltaAggregatedResources") => Variant::Delta,
+            Some("/StreamAggregatedResources") => Variant::Sotw,
+            _ => return Err(Status::unimplemented("")),
+        };
+        if self.drain.is_cancelled() {
+            return Err(closing());
+        }
+        let (parts, body) = request.into_parts();
+        let peer = parts.extensions.get::<Peer>().cloned();
+        let caller = self.caller(peer.as_ref(), &parts.headers).await?;
+
+        let limits = (self.options.max_message, self.options.max_message_unauthenticated);
+        let reader = Reader::new(body, if caller.is_some() { limits.0 } else { limits.1 });
+        let address = peer.and_then(|peer| peer.address);
+        let body = StreamBody::new(self, variant, reader, caller, address);
+        let mut response = Response::new(Body::new(body));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        Ok(response)
+    }
+
+    /// Who is calling, or `None` if that does not have to be known.
+    async fn caller(&self, peer: Option<&Peer>, headers: &http::HeaderMap) -> Result<Option<Caller>, Status> {
+        // A connection nothing is known about is a mistake in the wiring, and
+        // must not be a way around authentication.
+        let unknown = Peer { encrypted: true, ..Peer::default() };
+        let peer = peer.unwrap_or(&unknown);
+        if !peer.encrypted && !self.options.authenticate_plaintext {
+            return Ok(None);
+        }
+        match self.authenticate.authenticate(peer, headers).await {
+            Ok(caller) => Ok(Some(caller)),
+            Err(denial) => {
+                self.metrics.unauthenticated.inc();
+                info!(address = ?peer.address, %denial, "xDS caller refused");
+                Err(Status::unauthenticated("authentication failure"))
+            }
+        }
+    }
+
+    /// Whether a caller may have the stream of a node.
+    fn authorize(&self, caller: Option<&Caller>, node: &Node) -> Result<(), Status> {
+        if node.kind == NodeKind::Ztunnel && !self.options.ambient {
+            return Err(Status::failed_precondition("ztunnel needs ambient mode, which is disabled"));
+        }
+        let Some(caller) = caller.filter(|_| self.options.check_identity) else { return Ok(()) };
+        let allowed = caller.identities.iter().any(|identity| {
+            let account = node.service_account.as_ref();
+            identity.namespace == node.namespace && account.is_none_or(|account| *account == identity.service_account)
+        });
+        if allowed { Ok(()) } else { Err(Status::permission_denied("the caller may not act for this node")) }
+    }
+}
+
+/// What a stream ends with when it is drained. ztunnel takes these very words
+/// as an invitation to reconnect soon.
+fn closing() -> Status {
+    Status::new(Code::Unavailable, "transport is closing")
+}
+
+/// Some number between 0 and 1 that differs from call to call.
+fn jitter() -> f64 {
+    salt() as f64 / u64::MAX as f64
+}
+
+/// A number that is unlikely to come twice.
+fn salt() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+/// The start of what a client wrote: enough to recognise it in a log.
+fn clip(text: &str) -> &str {
+    &text[..text.floor_char_boundary(1024)]
+}
+
+#[cfg(test)]
+mod tests;

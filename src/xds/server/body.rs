@@ -1,0 +1,226 @@
+//! One stream: a response body that reads the requests it answers.
+//!
+//! Everything happens when the transport has room for another frame. So a
+//! client that stops reading stops its own stream: its requests are not read,
+//! views pass it by, and it costs one chunk and a handle to what it was sent.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::{FutureExt, Stream as _};
+use http_body::{Body, Frame};
+use tokio::time::Sleep;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::Status;
+use tracing::{debug, info, warn};
+
+use super::connections::Registration;
+use super::{Shared, clip, closing, jitter, salt};
+use crate::ca::authenticate::Caller;
+use crate::xds::codec::reader::Reader;
+use crate::xds::codec::request::{DeltaRequest, SotwRequest};
+use crate::xds::codec::response::Encoder;
+use crate::xds::stream::{Received, Reply, Response, Stream, Variant};
+use crate::xds::view::Views;
+
+/// How many requests are read before a response is considered. Enough for the
+/// first requests of all types, and a bound on what a flood of them costs.
+const BATCH: usize = 16;
+
+/// The body of one stream.
+pub(super) struct StreamBody {
+    shared: Arc<Shared>,
+    variant: Variant,
+    stream: Stream,
+    requests: Reader,
+    /// Whether the client has closed its side.
+    half_closed: bool,
+    views: Arc<Views>,
+    newer_views: WatchStream<Arc<Views>>,
+    sending: Option<Sending>,
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+    age: Option<Pin<Box<Sleep>>>,
+    caller: Option<Caller>,
+    address: Option<SocketAddr>,
+    /// Present once the client has introduced itself.
+    registration: Option<Registration>,
+    ended: bool,
+}
+
+/// A response that is being written.
+struct Sending {
+    encoder: Encoder,
+    started: Instant,
+}
+
+impl StreamBody {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        variant: Variant,
+        requests: Reader,
+        caller: Option<Caller>,
+        address: Option<SocketAddr>,
+    ) -> Self {
+        let mut receiver = shared.views.clone();
+        let views = receiver.borrow_and_update().clone();
+        // Up to half more than configured, so that a replica does not lose all
+        // the clients at once that came to it at once.
+        let age = shared.options.max_age.map(|age| Box::pin(tokio::time::sleep(age.mul_f64(1.0 + jitter() / 2.0))));
+        Self {
+            variant,
+            stream: Stream::new(variant, salt()),
+            requests,
+            half_closed: false,
+            views,
+            newer_views: WatchStream::from_changes(receiver),
+            sending: None,
+            drain: Box::pin(shared.drain.clone().cancelled_owned()),
+            age,
+            caller,
+            address,
+            registration: None,
+            ended: false,
+            shared,
+        }
+    }
+
+    /// Waits for what changes the state, up to the next response. An error is
+    /// how the stream ends; so is `None`, with OK, after the client closed its
+    /// side and was answered.
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Response>, Status>> {
+        let aged = self.age.as_mut().is_some_and(|age| age.poll_unpin(cx).is_ready());
+        if aged || self.drain.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Err(closing()));
+        }
+        let mut more = true;
+        for _ in 0..BATCH {
+            more = self.poll_request(cx)?.is_ready() && !self.half_closed;
+            if !more {
+                break;
+            }
+        }
+        while let Poll::Ready(views) = Pin::new(&mut self.newer_views).poll_next(cx) {
+            // The publisher lives as long as the process.
+            self.views = views.ok_or_else(closing)?;
+        }
+        match self.stream.next(&self.views) {
+            Some(response) => Poll::Ready(Ok(Some(response))),
+            None if self.half_closed => Poll::Ready(Ok(None)),
+            None => {
+                if more {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Applies one request, if there is one.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        if self.half_closed {
+            return Poll::Pending;
+        }
+        let Some(message) = ready!(self.requests.poll_message(cx)) else {
+            self.half_closed = true;
+            return Poll::Ready(Ok(()));
+        };
+        Poll::Ready(message.and_then(|message| self.apply(message)))
+    }
+
+    fn apply(&mut self, message: Bytes) -> Result<(), Status> {
+        let received = match self.variant {
+            Variant::Delta => self.stream.on_delta_request(DeltaRequest::decode(message)?, &self.views)?,
+            Variant::Sotw => self.stream.on_sotw_request(SotwRequest::decode(message)?)?,
+        };
+        let connection = match &mut self.registration {
+            Some(registration) => &registration.connection,
+            // The first request introduces the node; nothing was sent yet.
+            none => {
+                let node = self.stream.node().ok_or_else(|| Status::internal("a request without a node"))?;
+                self.shared.authorize(self.caller.as_ref(), node)?;
+                let registration = Registration::new(&self.shared, node.clone(), self.address);
+                &none.insert(registration).connection
+            }
+        };
+        let metrics = &self.shared.metrics;
+        match received {
+            Received::UnknownType(type_url) => {
+                debug!(connection = %connection.id, type_url = clip(&type_url), "unknown resource type ignored");
+            }
+            Received::Request { ty, reply } => {
+                match &reply {
+                    Reply::Nothing | Reply::Ack => {}
+                    Reply::Stale => metrics.expired_nonce(ty),
+                    Reply::Nack(error) => {
+                        metrics.reject(ty);
+                        warn!(connection = %connection.id, ty = ty.label(), error = clip(error), "NACK");
+                    }
+                }
+                connection.update(self.stream.progress());
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, response: Response) -> Result<(), Status> {
+        let encoder = Encoder::new(response, &self.shared.options.control_plane)
+            .inspect_err(|_| _ = self.shared.metrics.internal_errors.inc())?;
+        self.sending = Some(Sending { encoder, started: Instant::now() });
+        Ok(())
+    }
+
+    /// Accounts for a response that was handed over completely.
+    fn finish(&self, sending: &Sending) {
+        let response = sending.encoder.response();
+        self.shared.metrics.pushed(response, sending.encoder.encoded_len(), sending.started.elapsed());
+        if let Some(registration) = &self.registration {
+            registration.connection.update(self.stream.progress());
+        }
+    }
+
+    fn trailers(&mut self, status: Status) -> Frame<Bytes> {
+        self.ended = true;
+        let mut trailers = http::HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("13"));
+        }
+        match self.registration.take() {
+            Some(mut registration) => registration.ended = Some(status),
+            None => info!(address = ?self.address, %status, "xDS stream refused"),
+        }
+        Frame::trailers(trailers)
+    }
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        while !this.ended {
+            if let Some(sending) = &mut this.sending {
+                if let Some(chunk) = sending.encoder.next_chunk() {
+                    return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                }
+                if let Some(sent) = this.sending.take() {
+                    this.finish(&sent);
+                }
+            }
+            let outcome = match ready!(this.poll_response(cx)) {
+                Ok(Some(response)) => this.start(response),
+                Ok(None) => Err(Status::ok("")),
+                Err(status) => Err(status),
+            };
+            if let Err(status) = outcome {
+                return Poll::Ready(Some(Ok(this.trailers(status))));
+            }
+        }
+        Poll::Ready(None)
+    }
+}

@@ -1,0 +1,142 @@
+//! The live connections, for metrics and the debug pages only: nothing that a
+//! client is sent depends on this registry.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use serde::Serialize;
+use tracing::info;
+
+use super::{Shared, clip};
+use crate::xds::node::Node;
+use crate::xds::stream::Progress;
+
+/// The streams that are open.
+#[derive(Debug, Default)]
+pub struct Connections {
+    live: DashMap<u64, Arc<Connection>>,
+    opened: AtomicU64,
+}
+
+/// One open stream.
+#[derive(Debug)]
+pub struct Connection {
+    /// Identifies it, such as `ztunnel-abc.istio-system-12`.
+    pub id: String,
+    /// Who is connected.
+    pub node: Node,
+    /// From where.
+    pub address: Option<SocketAddr>,
+    /// Since when.
+    pub connected: Timestamp,
+    // A lock and not a channel: written by its stream, read by debug pages,
+    // and held only to copy a few strings.
+    progress: Mutex<Vec<Progress>>,
+}
+
+/// What the debug pages show of a connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The id of the connection.
+    pub connection: String,
+    /// Who is connected.
+    pub node: Node,
+    /// From where.
+    pub address: Option<SocketAddr>,
+    /// Since when.
+    pub connected: Timestamp,
+    /// What has been sent and acknowledged, by type.
+    pub types: Vec<Progress>,
+}
+
+impl Connections {
+    /// The number of open streams.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether no stream is open.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// The state of every open stream, ordered by connection.
+    pub fn statuses(&self) -> Vec<Status> {
+        let mut statuses: Vec<_> = self.live.iter().map(|entry| entry.value().status()).collect();
+        statuses.sort_by(|a, b| a.connection.cmp(&b.connection));
+        statuses
+    }
+}
+
+/// Counts connections when it is asked to, so the count cannot drift, and a
+/// version nobody has any more leaves no trace.
+#[derive(Debug)]
+pub(super) struct ConnectedCollector(pub(super) Arc<Connections>);
+
+impl Collector for ConnectedCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut versions = BTreeMap::<_, i64>::new();
+        for connection in self.0.live.iter() {
+            *versions.entry(connection.node.version.clone()).or_default() += 1;
+        }
+        let help = "Number of endpoints connected to this pilot using XDS";
+        let mut family = encoder.encode_descriptor("pilot_xds", help, None, MetricType::Gauge)?;
+        for (version, count) in versions {
+            family.encode_family(&[("version", &*version)])?.encode_gauge(&count)?;
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    /// Notes what the stream has sent and seen acknowledged.
+    pub(super) fn update(&self, progress: impl Iterator<Item = Progress>) {
+        let mut known = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clear();
+        known.extend(progress);
+    }
+
+    fn status(&self) -> Status {
+        let types = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Self { id, node, address, connected, .. } = self;
+        Status { connection: id.clone(), node: node.clone(), address: *address, connected: *connected, types }
+    }
+}
+
+/// Keeps a connection in the registry for as long as it lives.
+pub(super) struct Registration {
+    pub(super) connection: Arc<Connection>,
+    /// How we ended the stream; absent if the client just went away.
+    pub(super) ended: Option<tonic::Status>,
+    number: u64,
+    shared: Arc<Shared>,
+}
+
+impl Registration {
+    pub(super) fn new(shared: &Arc<Shared>, node: Node, address: Option<SocketAddr>) -> Self {
+        let number = shared.connections.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = format!("{}-{number}", node.name);
+        info!(connection = id, node = %node.id, ?address, "xDS stream opened");
+        let connected = Timestamp::now();
+        let connection = Arc::new(Connection { id, node, address, connected, progress: Mutex::default() });
+        shared.connections.live.insert(number, connection.clone());
+        Self { connection, ended: None, number, shared: shared.clone() }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.shared.connections.live.remove(&self.number);
+        let status = self.ended.as_ref();
+        let (code, reason) = (status.map(|status| status.code()), status.map(|status| clip(status.message())));
+        info!(connection = %self.connection.id, ?code, reason, "xDS stream closed");
+    }
+}
