@@ -10,10 +10,13 @@
 //! All cryptography is OpenSSL's. Time is an argument everywhere below the
 //! service, so that tests can set the clock.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod authenticate;
 pub mod authority;
 pub mod bundle;
 pub mod csr;
+mod der;
 pub mod files;
 pub mod identity;
 pub mod issue;

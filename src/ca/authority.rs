@@ -5,7 +5,7 @@
 //! them out would break connections between the workloads renewed before and
 //! after, so it is refused.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -54,6 +54,9 @@ pub enum ReplaceError {
     )]
     Roots,
 }
+
+/// What a directory held: nothing, material, or why it cannot be read.
+type Seen = Result<Option<[u8; 32]>, String>;
 
 /// The key material in use.
 #[derive(Debug)]
@@ -104,22 +107,27 @@ impl Authority {
     }
 
     /// Takes over what a directory of plugged-in material holds, until
-    /// cancelled. Bad material is reported once and the old kept.
-    pub async fn follow_dir(&self, dir: PathBuf, stop: CancellationToken) {
+    /// cancelled.
+    pub async fn follow_dir(&self, dir: &Path, stop: CancellationToken) {
         let mut seen = None;
         while stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
-            let read = CaFiles::from_dir(&dir);
-            let state =
-                read.as_ref().map(|files| files.as_ref().map(CaFiles::fingerprint)).map_err(ToString::to_string);
-            if seen.as_ref() == Some(&state) {
-                continue;
-            }
-            seen = Some(state);
-            match read.map_err(ReplaceError::from).and_then(|files| self.take(&dir, files, Timestamp::now())) {
-                Ok(false) => {}
-                Ok(true) => tracing::info!(dir = %dir.display(), "using new CA key material"),
-                Err(error) => self.report(&error),
-            }
+            self.look_at(dir, &mut seen, Timestamp::now());
+        }
+    }
+
+    /// Takes over what a directory holds, if it is not what was `seen` last
+    /// time. Bad material is reported once and the old kept.
+    fn look_at(&self, dir: &Path, seen: &mut Option<Seen>, now: Timestamp) {
+        let read = CaFiles::from_dir(dir);
+        let found = read.as_ref().map(|files| files.as_ref().map(CaFiles::fingerprint)).map_err(ToString::to_string);
+        if seen.as_ref() == Some(&found) {
+            return;
+        }
+        *seen = Some(found);
+        match read.map_err(ReplaceError::from).and_then(|files| self.take(dir, files, now)) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(dir = %dir.display(), "using new CA key material"),
+            Err(error) => self.report(&error),
         }
     }
 
@@ -148,7 +156,7 @@ impl Authority {
     }
 
     /// Whether the files were new.
-    fn take(&self, dir: &std::path::Path, files: Option<CaFiles>, now: Timestamp) -> Result<bool, ReplaceError> {
+    fn take(&self, dir: &Path, files: Option<CaFiles>, now: Timestamp) -> Result<bool, ReplaceError> {
         let files = files.ok_or_else(|| ReplaceError::Gone(dir.to_owned()))?;
         if self.bundle().is_from(&files) {
             return Ok(false);

@@ -18,10 +18,10 @@ use openssl::pkey::{Id, PKey, PKeyRef, Private};
 use openssl::stack::Stack;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyParam;
-use openssl::x509::{X509, X509Extension, X509KeyUsage, X509PurposeId, X509Ref, X509StoreContext, X509StoreContextRef};
+use openssl::x509::{X509, X509KeyUsage, X509PurposeId, X509Ref, X509StoreContext, X509StoreContextRef};
 
 use super::files::CaFiles;
-use super::issue;
+use super::issue::{self, Template};
 use super::timestamp;
 
 /// More certificates than this in one file is a mistake.
@@ -33,8 +33,7 @@ pub struct CaBundle {
     pub(super) key: PKey<Private>,
     pub(super) digest: MessageDigest,
     pub(super) not_after: Timestamp,
-    pub(super) workload_extensions: Vec<X509Extension>,
-    pub(super) serving_extensions: Vec<X509Extension>,
+    pub(super) template: Template,
     /// Signing certificate and intermediates, without the roots.
     pub(super) intermediates: Vec<X509>,
     intermediate_pems: Vec<String>,
@@ -119,8 +118,8 @@ impl CaBundle {
             cert_not_after: timestamp(cert.not_after())?,
             root_not_after,
             not_after,
-            workload_extensions: issue::workload_extensions(&cert)?,
-            serving_extensions: issue::serving_extensions(&cert)?,
+            template: Template::new(&cert, &key, digest(&key), now)?
+                .ok_or(BundleError::NotCa("its certificates cannot be taken apart".into()))?,
             intermediates: intermediates.to_vec(),
             intermediate_pems,
             roots,

@@ -4,15 +4,18 @@
 
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::pkey::{Id, PKey, PKeyRef, Public};
+use openssl::pkey::{Id, PKeyRef, Public};
 use openssl::x509::X509Req;
+
+use super::der;
 
 /// The largest request that is looked at. An RSA-8192 request has 3 KiB.
 pub const MAX_CSR: usize = 64 << 10;
 
 /// The public key of a request whose signature was verified.
 pub struct Csr {
-    pub(super) key: PKey<Public>,
+    /// The SubjectPublicKeyInfo, byte for byte as OpenSSL verified it.
+    pub(super) key: Vec<u8>,
 }
 
 /// Why a signing request is refused. The text may go to the caller: it says
@@ -53,11 +56,18 @@ impl Csr {
         // Before the signature, whose cost grows with the key.
         check_key(&key)?;
         match request.verify(&key) {
-            Ok(true) => Ok(Self { key }),
+            Ok(true) => Ok(Self { key: public_key_info(&der).ok_or(CsrError::Der)?.to_vec() }),
             Ok(false) => Err(CsrError::Signature),
             Err(error) => Err(refuse(CsrError::Signature)(error)),
         }
     }
+}
+
+/// Where a request that OpenSSL parsed has its key: behind version and subject.
+fn public_key_info(request: &[u8]) -> Option<&[u8]> {
+    let request = der::elements(request).next()?;
+    let info = der::elements(request.content).next()?;
+    der::elements(info.content).nth(2).filter(|key| key.tag == der::SEQUENCE).map(|key| key.whole)
 }
 
 /// Drops OpenSSL's own words, which are not for the caller.

@@ -99,7 +99,7 @@ impl CaFiles {
     /// The files of a plugged-in CA in a directory; `None` if it has none.
     pub fn from_dir(dir: &Path) -> Result<Option<Self>, FilesError> {
         let mut files = BTreeMap::new();
-        for name in ISTIO.names().into_iter().chain(CERT_MANAGER.names()).chain([CA_CRL]) {
+        for name in ISTIO.names().into_iter().chain(CERT_MANAGER.names()).chain([CA_CRL, ISTIO_GENERATED]) {
             if let Some(content) = read(&dir.join(name))? {
                 files.insert(name.to_owned(), content);
             }
@@ -108,9 +108,13 @@ impl CaFiles {
     }
 
     /// The files of a plugged-in CA in a map such as a Secret's data; `None`
-    /// if it has none. `place` names the map in errors.
+    /// if it has none, or if what it has is a self-signed root that a control
+    /// plane stored under the plug-in name. `place` names the map in errors.
     pub fn from_map(place: &str, files: &BTreeMap<String, Bytes>) -> Result<Option<Self>, FilesError> {
         let find = |name: &str| files.get(name).filter(|content| !content.is_empty());
+        if files.contains_key(ISTIO_GENERATED) {
+            return Ok(None);
+        }
         // Istio's names win where both are present, so that adding a
         // cert-manager certificate to the directory cannot replace the CA.
         let any = |layout: &Layout| layout.names().iter().any(|name| find(name).is_some());

@@ -12,19 +12,20 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::pkey::{HasPublic, PKey, PKeyRef, Private};
-use openssl::x509::extension::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName, SubjectKeyIdentifier,
-};
-use openssl::x509::{X509, X509Builder, X509Extension, X509NameBuilder, X509Ref};
+use openssl::pkey::{Id, PKey, PKeyRef, Private};
+use openssl::sha::sha256;
+use openssl::sign::Signer;
+use openssl::x509::extension::{AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage};
+use openssl::x509::{X509, X509Builder, X509Extension, X509Ref};
 
 use super::asn1_time;
-use super::bundle::{CaBundle, pem};
+use super::bundle::CaBundle;
 use super::csr::Csr;
+use super::der;
 use super::identity::SpiffeId;
 
 /// How far certificates are dated back, for peers whose clocks are behind.
-const BACKDATE: SignedDuration = SignedDuration::from_mins(2);
+pub(super) const BACKDATE: SignedDuration = SignedDuration::from_mins(2);
 
 /// How long workload certificates live.
 #[derive(Clone, Copy, Debug)]
@@ -89,12 +90,10 @@ impl CaBundle {
         now: Timestamp,
     ) -> Result<Vec<String>, IssueError> {
         let ttl = requested_ttl(ttl, lifetimes)?;
-        let mut names = SubjectAlternativeName::new();
-        // RFC 5280, 4.2.1.6: critical, because the subject is empty.
-        names.critical().uri(&identity.to_string());
-        let leaf = self.leaf(&csr.key, &names, &self.workload_extensions, ttl, now)?;
+        let name = der::element(URI_NAME, &[identity.to_string().as_bytes()]);
+        let leaf = self.leaf(&csr.key, &name, &self.template.workload, ttl, now)?;
         let mut chain = Vec::with_capacity(self.intermediates().len() + 2);
-        chain.push(pem(&leaf)?);
+        chain.push(der::pem(&leaf));
         chain.extend(self.intermediates().iter().cloned());
         chain.push(self.root_pem().to_string());
         Ok(chain)
@@ -108,96 +107,165 @@ impl CaBundle {
         now: Timestamp,
     ) -> Result<(X509, PKey<Private>), IssueError> {
         let key = p256_key()?;
-        let mut extension = SubjectAlternativeName::new();
-        extension.critical();
+        let mut list = vec![];
         for name in names {
-            match name {
-                ServerName::Dns(name) => extension.dns(name),
-                ServerName::Ip(address) => extension.ip(&address.to_string()),
-            };
+            list.extend(match name {
+                ServerName::Dns(name) => der::element(DNS_NAME, &[name.as_bytes()]),
+                ServerName::Ip(IpAddr::V4(address)) => der::element(IP_NAME, &[&address.octets()]),
+                ServerName::Ip(IpAddr::V6(address)) => der::element(IP_NAME, &[&address.octets()]),
+            });
         }
-        let cert = self.leaf(&key, &extension, &self.serving_extensions, ttl, now)?;
-        Ok((cert, key))
+        let cert = self.leaf(&key.public_key_to_der()?, &list, &self.template.serving, ttl, now)?;
+        Ok((X509::from_der(&cert)?, key))
     }
 
-    fn leaf<K: HasPublic>(
+    /// A signed certificate in DER (RFC 5280, 4.1). `key` is a
+    /// SubjectPublicKeyInfo, `names` a list of GeneralNames.
+    fn leaf(
         &self,
-        key: &PKeyRef<K>,
-        names: &SubjectAlternativeName,
-        extensions: &[X509Extension],
+        key: &[u8],
+        names: &[u8],
+        extensions: &[u8],
         ttl: Duration,
         now: Timestamp,
-    ) -> Result<X509, IssueError> {
+    ) -> Result<Vec<u8>, IssueError> {
         let (not_before, not_after) = validity(ttl, self.not_after(), now)?;
-        let mut builder = unsigned(&self.cert, key, not_before, not_after)?;
-        let names = names.build(&builder.x509v3_context(None, None))?;
-        builder.append_extension(names)?;
-        let key_id = SubjectKeyIdentifier::new().build(&builder.x509v3_context(None, None))?;
-        builder.append_extension(key_id)?;
-        for extension in extensions {
-            builder.append_extension2(extension)?;
-        }
-        builder.sign(&self.key, self.digest)?;
-        Ok(builder.build())
+        let validity = der::element(der::SEQUENCE, &[&der::time(not_before), &der::time(not_after)]);
+        let names = der::element(der::SEQUENCE, &[names]);
+        let names = der::element(der::OCTET_STRING, &[&names]);
+        let names = der::element(der::SEQUENCE, &[SUBJECT_ALT_NAME_CRITICAL, &names]);
+        let key_id = der::element(der::OCTET_STRING, &[&key_id(key)]);
+        let key_id = der::element(der::OCTET_STRING, &[&key_id]);
+        let key_id = der::element(der::SEQUENCE, &[SUBJECT_KEY_ID, &key_id]);
+        let extensions = der::element(der::SEQUENCE, &[extensions, &key_id, &names]);
+        let extensions = der::element(EXTENSIONS, &[&extensions]);
+        let serial = serial()?.to_bn()?.to_vec();
+        // A leading zero keeps the number positive.
+        let sign: &[u8] = if serial.first().is_none_or(|byte| byte & 0x80 != 0) { &[0] } else { &[] };
+        let serial = der::element(der::INTEGER, &[sign, &serial]);
+        let Template { algorithm, issuer, .. } = &self.template;
+        let unsigned = der::element(
+            der::SEQUENCE,
+            &[VERSION_3, &serial, algorithm, issuer, &validity, NO_SUBJECT, key, &extensions],
+        );
+        let mut signer = match self.key.id() {
+            // EdDSA hashes by itself.
+            Id::ED25519 => Signer::new_without_digest(&self.key)?,
+            _ => Signer::new(self.digest, &self.key)?,
+        };
+        let signature = der::element(der::BIT_STRING, &[&[0], &signer.sign_oneshot_to_vec(&unsigned)?]);
+        Ok(der::element(der::SEQUENCE, &[&unsigned, algorithm, &signature]))
     }
 }
 
-/// A leaf without a name, signed only to see whether its chain verifies.
+/// `[0] { INTEGER 2 }`.
+const VERSION_3: &[u8] = &[0xa0, 3, der::INTEGER, 1, 2];
+const NO_SUBJECT: &[u8] = &[der::SEQUENCE, 0];
+/// `[3]`, the tag of the extensions in a certificate.
+const EXTENSIONS: u8 = 0xa3;
+/// The tags of names: RFC 5280, 4.2.1.6.
+const DNS_NAME: u8 = 0x82;
+const URI_NAME: u8 = 0x86;
+const IP_NAME: u8 = 0x87;
+/// OID 2.5.29.17 and TRUE: the names are critical because the subject is empty.
+const SUBJECT_ALT_NAME_CRITICAL: &[u8] = &[0x06, 3, 0x55, 0x1d, 0x11, 0x01, 1, 0xff];
+/// OID 2.5.29.14.
+const SUBJECT_KEY_ID: &[u8] = &[0x06, 3, 0x55, 0x1d, 0x0e];
+
+/// The first 160 bits of the key's SHA-256: RFC 7093, 2, method 1. Nobody
+/// compares a leaf's id with a hash of theirs.
+fn key_id(public_key_info: &[u8]) -> [u8; 20] {
+    let info = der::elements(public_key_info).next();
+    let key = info.and_then(|info| der::elements(info.content).nth(1)).map_or(public_key_info, |key| key.content);
+    // The first byte of a bit string counts its unused bits.
+    let hash = sha256(key.get(1..).unwrap_or_default());
+    std::array::from_fn(|i| hash[i])
+}
+
+/// The parts that are the same in every leaf of an issuer, in DER.
+pub(super) struct Template {
+    algorithm: Vec<u8>,
+    issuer: Vec<u8>,
+    /// The extensions of workload certificates, but for names and key id.
+    workload: Vec<u8>,
+    /// The same for the control plane's own servers, which are never clients.
+    serving: Vec<u8>,
+}
+
+impl Template {
+    /// The parts of certificates that OpenSSL put together.
+    pub(super) fn new(
+        issuer: &X509Ref,
+        key: &PKeyRef<Private>,
+        digest: MessageDigest,
+        now: Timestamp,
+    ) -> Result<Option<Self>, ErrorStack> {
+        let workload = probe(issuer, key, digest, now)?.to_der()?;
+        let serving = signed_once(issuer, key, digest, serving_usage()?, now)?.to_der()?;
+        Ok(template(&workload, &serving))
+    }
+}
+
+fn template(workload: &[u8], serving: &[u8]) -> Option<Template> {
+    fn fields(certificate: &[u8]) -> Option<Vec<der::Element<'_>>> {
+        let certificate = der::elements(certificate).next()?;
+        let unsigned = der::elements(certificate.content).next()?;
+        Some(der::elements(unsigned.content).collect())
+    }
+    let extensions = |fields: &[der::Element<'_>]| {
+        let field = fields.iter().find(|field| field.tag == EXTENSIONS)?;
+        Some(der::elements(field.content).next()?.content.to_vec())
+    };
+    let (workload, serving) = (fields(workload)?, fields(serving)?);
+    Some(Template {
+        algorithm: workload.get(2)?.whole.to_vec(),
+        issuer: workload.get(3)?.whole.to_vec(),
+        workload: extensions(&workload)?,
+        serving: extensions(&serving)?,
+    })
+}
+
+/// A workload's leaf without a name, signed only to see whether its chain
+/// verifies.
 pub(super) fn probe(
     issuer: &X509Ref,
-    issuer_key: &PKeyRef<Private>,
+    key: &PKeyRef<Private>,
     digest: MessageDigest,
     now: Timestamp,
 ) -> Result<X509, ErrorStack> {
-    let key = p256_key()?;
-    let mut builder = unsigned(issuer, &key, now, now + SignedDuration::from_mins(1))?;
-    for extension in workload_extensions(issuer)? {
-        builder.append_extension(extension)?;
-    }
-    builder.sign(issuer_key, digest)?;
-    Ok(builder.build())
+    let usage = ExtendedKeyUsage::new().client_auth().server_auth().build()?;
+    signed_once(issuer, key, digest, usage, now)
 }
 
-/// The extensions that are the same in every workload certificate of an
-/// issuer; made once, because OpenSSL parses the issuer to make them.
-pub(super) fn workload_extensions(issuer: &X509Ref) -> Result<Vec<X509Extension>, ErrorStack> {
-    leaf_extensions(issuer, ExtendedKeyUsage::new().client_auth().server_auth().build()?)
+fn serving_usage() -> Result<X509Extension, ErrorStack> {
+    ExtendedKeyUsage::new().server_auth().build()
 }
 
-/// The same for the control plane's own servers, which are never clients.
-pub(super) fn serving_extensions(issuer: &X509Ref) -> Result<Vec<X509Extension>, ErrorStack> {
-    leaf_extensions(issuer, ExtendedKeyUsage::new().server_auth().build()?)
-}
-
-fn leaf_extensions(issuer: &X509Ref, usage: X509Extension) -> Result<Vec<X509Extension>, ErrorStack> {
-    let mut extensions = vec![
-        KeyUsage::new().critical().digital_signature().key_encipherment().build()?,
-        usage,
-        BasicConstraints::new().critical().build()?,
-    ];
-    // An issuer without a key id has none to be pointed at.
-    if issuer.subject_key_id().is_some() {
-        let builder = X509Builder::new()?;
-        extensions.push(AuthorityKeyIdentifier::new().keyid(true).build(&builder.x509v3_context(Some(issuer), None))?);
-    }
-    Ok(extensions)
-}
-
-fn unsigned<K: HasPublic>(
+fn signed_once(
     issuer: &X509Ref,
-    key: &PKeyRef<K>,
-    not_before: Timestamp,
-    not_after: Timestamp,
-) -> Result<X509Builder, ErrorStack> {
+    issuer_key: &PKeyRef<Private>,
+    digest: MessageDigest,
+    usage: X509Extension,
+    now: Timestamp,
+) -> Result<X509, ErrorStack> {
+    let (key, soon) = (p256_key()?, now.checked_add(SignedDuration::from_mins(1)).unwrap_or(now));
     let mut builder = X509Builder::new()?;
     builder.set_version(2)?;
     builder.set_serial_number(serial()?.as_ref())?;
     builder.set_issuer_name(issuer.subject_name())?;
-    builder.set_subject_name(X509NameBuilder::new()?.build().as_ref())?;
-    builder.set_not_before(asn1_time(not_before)?.as_ref())?;
-    builder.set_not_after(asn1_time(not_after)?.as_ref())?;
-    builder.set_pubkey(key)?;
-    Ok(builder)
+    builder.set_not_before(asn1_time(now)?.as_ref())?;
+    builder.set_not_after(asn1_time(soon)?.as_ref())?;
+    builder.set_pubkey(&key)?;
+    builder.append_extension(KeyUsage::new().critical().digital_signature().key_encipherment().build()?)?;
+    builder.append_extension(usage)?;
+    builder.append_extension(BasicConstraints::new().critical().build()?)?;
+    // An issuer without a key id has none to be pointed at.
+    if issuer.subject_key_id().is_some() {
+        let key_id = AuthorityKeyIdentifier::new().keyid(true).build(&builder.x509v3_context(Some(issuer), None))?;
+        builder.append_extension(key_id)?;
+    }
+    builder.sign(issuer_key, digest)?;
+    Ok(builder.build())
 }
 
 /// A random positive serial number of 128 bits.

@@ -15,7 +15,7 @@ use openssl::x509::{X509Builder, X509NameBuilder, X509NameRef};
 use super::bundle::{CaBundle, pem};
 use super::files::CaFiles;
 use super::identity::TrustDomain;
-use super::issue::{p256_key, serial};
+use super::issue::{BACKDATE, p256_key, serial};
 use super::{asn1_time, timestamp};
 
 /// The key of a new root.
@@ -87,7 +87,9 @@ fn sign_itself(
     builder.set_serial_number(serial()?.as_ref())?;
     builder.set_subject_name(name)?;
     builder.set_issuer_name(name)?;
-    builder.set_not_before(asn1_time(now)?.as_ref())?;
+    // As far back as the leaves: peers and replicas whose clocks are behind
+    // must believe both.
+    builder.set_not_before(asn1_time(now.checked_sub(BACKDATE).unwrap_or(now))?.as_ref())?;
     builder.set_not_after(asn1_time(not_after.unwrap_or(Timestamp::MAX))?.as_ref())?;
     builder.set_pubkey(key)?;
     builder.append_extension(BasicConstraints::new().critical().ca().build()?)?;

@@ -27,6 +27,8 @@ use crate::ca::identity::{SpiffeId, TrustDomains};
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// One entry is some 300 bytes; a mesh has a token for each proxy.
 const MAX_ENTRIES: usize = 50_000;
+/// How often a full table is swept.
+const SWEEP: Duration = Duration::from_secs(1);
 /// How many questions are open at the API server at a time.
 const MAX_REVIEWS: usize = 32;
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,15 +72,22 @@ struct Entry {
     until: Instant,
 }
 
+struct Answers {
+    /// By the hash of the token, so that no memory dump of the cache yields
+    /// one.
+    entries: HashMap<[u8; 32], Entry>,
+    /// When the entries that have run out were last taken away.
+    swept: Instant,
+}
+
 /// Accepts the service account tokens of one cluster.
 pub struct KubernetesTokens {
     reviewer: Arc<dyn TokenReviewer>,
     audiences: Vec<String>,
     cluster: String,
     trust_domains: Arc<TrustDomains>,
-    /// By the hash of the token, so that no memory dump of the cache yields
-    /// one. Locked for single map operations only.
-    answers: Mutex<HashMap<[u8; 32], Entry>>,
+    /// Locked for single map operations only.
+    answers: Mutex<Answers>,
     permits: Arc<Semaphore>,
 }
 
@@ -96,7 +105,7 @@ impl KubernetesTokens {
             audiences,
             cluster: cluster.to_owned(),
             trust_domains,
-            answers: Mutex::default(),
+            answers: Mutex::new(Answers { entries: HashMap::new(), swept: Instant::now() }),
             permits: Arc::new(Semaphore::new(MAX_REVIEWS)),
         }
     }
@@ -114,10 +123,10 @@ impl KubernetesTokens {
         let answer = self.answer(key, bearer.token, Duration::from_secs_f64(left));
         let caller = answer.clone().await;
         if caller.is_err() {
-            let mut answers = self.answers();
+            let entries = &mut self.answers().entries;
             // Only this refusal: a newer question may be open by now.
-            if answers.get(&key).is_some_and(|entry| entry.answer.ptr_eq(&answer)) {
-                answers.remove(&key);
+            if entries.get(&key).is_some_and(|entry| entry.answer.ptr_eq(&answer)) {
+                entries.remove(&key);
             }
         }
         caller
@@ -127,17 +136,21 @@ impl KubernetesTokens {
     fn answer(&self, key: [u8; 32], token: &str, remembered: Duration) -> Answer {
         let now = Instant::now();
         let mut answers = self.answers();
-        if let Some(entry) = answers.get(&key).filter(|entry| now < entry.until) {
+        let Answers { entries, swept } = &mut *answers;
+        if let Some(entry) = entries.get(&key).filter(|entry| now < entry.until) {
             return entry.answer.clone();
         }
-        if answers.len() >= MAX_ENTRIES {
-            answers.retain(|_, entry| now < entry.until);
+        // Now and then, not for every token: what a flood of them costs must
+        // not grow with the table.
+        if now.duration_since(*swept) >= REMEMBERED || (entries.len() >= MAX_ENTRIES && now > *swept + SWEEP) {
+            entries.retain(|_, entry| now < entry.until);
+            *swept = now;
         }
         let answer = self.question(token).shared();
         // A full table means fifty thousand tokens in a minute: go on without
         // remembering.
-        if answers.len() < MAX_ENTRIES {
-            answers.insert(key, Entry { answer: answer.clone(), until: now + remembered });
+        if entries.len() < MAX_ENTRIES {
+            entries.insert(key, Entry { answer: answer.clone(), until: now + remembered });
         }
         answer
     }
@@ -161,7 +174,7 @@ impl KubernetesTokens {
         .boxed()
     }
 
-    fn answers(&self) -> MutexGuard<'_, HashMap<[u8; 32], Entry>> {
+    fn answers(&self) -> MutexGuard<'_, Answers> {
         // No operation on the map leaves it half changed.
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
