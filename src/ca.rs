@@ -3,7 +3,7 @@
 //! Reading order: an `identity` is a name; `authenticate` finds which one a
 //! caller has; a `bundle` is the key that vouches for names, made by
 //! `self_signed` or read from `files`, kept by a `root_store`, held by an
-//! `authority`; `csr` and `issue` turn a request into a certificate, `node`
+//! `authority`; `csr` and `issue` (with `der`) turn a request into a certificate, `node`
 //! says when one may ask for another's, `service` puts it on the wire, and
 //! `serving` and `listener` are the control plane's own end of TLS.
 //!

@@ -90,6 +90,8 @@ trait Node: Any + Send {
     fn evaluate(&mut self, upstream: &[Box<dyn Node>]);
     /// Hashes of the keys and index keys that this commit touched.
     fn touched(&self) -> &[u64];
+    /// Whether the last commit changed the diagnostics.
+    fn said(&self) -> bool;
     /// Forgets the changes of the last commit.
     fn settle(&mut self);
     /// The typed table, as `Table<K, V>`.
@@ -257,6 +259,11 @@ impl Graph {
     /// Rows by index as of the last commit, in the order of their keys.
     pub fn fetch<G: Key, K: Key, V: Value>(&self, index: Index<G, K, V>, key: &G) -> impl Iterator<Item = (&K, &V)> {
         table::of::<K, V>(&self.nodes, index.node).fetch(index.slot, key)
+    }
+
+    /// Whether the last commit changed what [`Graph::diagnostics`] returns.
+    pub fn diagnostics_changed(&self) -> bool {
+        self.nodes.iter().any(|node| node.said())
     }
 
     /// What the current rows have to say about objects, sorted.

@@ -10,14 +10,15 @@
 //! source ─ Change ─▶ graph (model ▶ workload) ─ watch<Views> ─▶ xds streams
 //! ```
 
-pub mod admin;
-pub mod api;
-pub mod app;
-pub mod ca;
-pub mod config;
-pub mod controller;
 pub mod graph;
-pub mod model;
+pub mod api;
 pub mod source;
+pub mod model;
 pub mod workload;
 pub mod xds;
+pub mod ca;
+pub mod controller;
+pub mod writer;
+pub mod admin;
+pub mod config;
+pub mod app;

@@ -4,7 +4,7 @@
 //!
 //! Map fields are `BTreeMap`s and byte fields are `Bytes`, so equal messages
 //! always encode to equal bytes.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::large_enum_variant)]
 
 /// `istio.workload`: the address table ztunnel reads.
 pub mod workload {

@@ -116,6 +116,8 @@ pub(super) struct Derived<S, K, V> {
     contested: RapidHashMap<K, BTreeMap<S, Arc<V>>>,
     recomputed: u64,
     panics: u64,
+    /// Whether this commit changed what is said about objects.
+    said: bool,
 }
 
 impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
@@ -131,6 +133,7 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
             contested: RapidHashMap::default(),
             recomputed: 0,
             panics: 0,
+            said: false,
         }
     }
 
@@ -206,7 +209,10 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
         if *state.reads != *reads {
             state.reads = reads.into();
         }
-        state.diagnostics = diagnostics.into();
+        if *state.diagnostics != *diagnostics {
+            state.diagnostics = diagnostics.into();
+            self.said = true;
+        }
     }
 
     /// Replaces the outputs of a source row.
@@ -303,6 +309,11 @@ impl<S: Key, K: Key, V: Value> Node for Derived<S, K, V> {
 
     fn settle(&mut self) {
         self.table.settle();
+        self.said = false;
+    }
+
+    fn said(&self) -> bool {
+        self.said
     }
 
     fn table(&self) -> &dyn Any {

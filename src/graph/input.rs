@@ -57,6 +57,10 @@ impl<K: Key, V: Value> Node for Input<K, V> {
         self.table.settle();
     }
 
+    fn said(&self) -> bool {
+        false
+    }
+
     fn table(&self) -> &dyn Any {
         &self.table
     }

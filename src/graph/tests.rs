@@ -265,6 +265,7 @@ fn diagnostics_live_as_long_as_their_row() {
     });
     graph.put(policies, 3, -1);
     graph.commit();
+    assert!(graph.diagnostics_changed());
     let said: Vec<_> = graph.diagnostics().iter().map(ToString::to_string).collect();
     assert_eq!(said, ["Policy default/3: value: -1 is negative (Negative)"]);
     graph.put(policies, 3, 1);

@@ -1,11 +1,15 @@
 //! Server reflection and health, so that grpcurl and buf can list, describe
 //! and call the services, and expand the resources inside an `Any`.
 
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tonic_reflection::server::v1alpha::{
     ServerReflection as ServerReflectionAlpha, ServerReflectionServer as ServerReflectionServerAlpha,
 };
 use tonic_reflection::server::{Builder, Error};
+
+use super::server::XdsServer;
 
 /// The services a server has besides the aggregated discovery service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,14 @@ pub fn v1(served: Served) -> Result<ServerReflectionServer<impl ServerReflection
 /// The reflection service that older clients know, grpcurl among them.
 pub fn v1alpha(served: Served) -> Result<ServerReflectionServerAlpha<impl ServerReflectionAlpha>, Error> {
     builder(served).with_service_name("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()
+}
+
+/// The health service, which reports the discovery service as serving until the
+/// reporter is told otherwise.
+pub async fn health() -> (HealthReporter, HealthServer<impl Health>) {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    reporter.set_serving::<XdsServer>().await;
+    (reporter, service)
 }
 
 /// Naming services is a filter, so all of them have to be named.

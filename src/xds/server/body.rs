@@ -32,6 +32,10 @@ use crate::xds::view::Views;
 /// first requests of all types, and a bound on what a flood of them costs.
 const BATCH: usize = 16;
 
+/// From here on the administrator should know: a ztunnel that refuses the
+/// first response never becomes ready.
+const LARGE: usize = 190 << 20;
+
 /// The body of one stream.
 pub(super) struct StreamBody {
     shared: Arc<Shared>,
@@ -170,6 +174,10 @@ impl StreamBody {
     fn start(&mut self, response: Response) -> Result<(), Status> {
         let encoder = Encoder::new(response, &self.shared.options.control_plane)
             .inspect_err(|_| _ = self.shared.metrics.internal_errors.inc())?;
+        if encoder.encoded_len() > LARGE {
+            let (ty, bytes) = (encoder.response().ty.label(), encoder.encoded_len());
+            warn!(ty, bytes, "a response comes near to the 200 MiB that ztunnel accepts");
+        }
         self.sending = Some(Sending { encoder, started: Instant::now() });
         Ok(())
     }

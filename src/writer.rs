@@ -1,0 +1,344 @@
+//! The one writer: a thread that owns the graph, takes facts from the sources,
+//! commits them, and publishes what came of it.
+//!
+//! A commit takes everything that has queued while the last one ran. Under
+//! churn a short window keeps the number of commits, hence of messages to each
+//! proxy, in bounds; a change after a quiet moment is committed at once.
+//! Nothing is published before every kind has synced.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{oneshot, watch};
+
+use crate::api::{Inputs, Kind, ObjectKey};
+use crate::ca::node::{PodFacts, Pods};
+use crate::graph::{Diagnostic, Graph, Provenance, Stats};
+use crate::model::mesh::{self, MeshConfig};
+use crate::model::{Model, Settings};
+use crate::source::{Event, Receiver};
+use crate::workload::{self, Resources};
+use crate::xds::resource::ResourceType;
+use crate::xds::view::{Layer, Views};
+
+/// When a commit is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// At once after a quiet moment, else at most once in this time.
+    Window(Duration),
+    /// When nothing has come for `quiet`, or after `most`: istiod's debounce,
+    /// for those who set it.
+    Debounce {
+        /// The quiet time.
+        quiet: Duration,
+        /// The longest wait.
+        most: Duration,
+    },
+}
+
+/// What the rest of the process learns from the writer.
+#[derive(Clone)]
+pub struct Published {
+    /// What proxies are told. `None` until everything has synced.
+    pub views: watch::Receiver<Option<Arc<Views>>>,
+    /// The mesh configuration in force.
+    pub mesh: watch::Receiver<Arc<MeshConfig>>,
+    /// The namespaces that are looked at.
+    pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
+    /// The pods, for the node authorizer.
+    pub pods: Arc<PodDirectory>,
+    /// What the graph has cost so far.
+    pub stats: Arc<ArcSwap<Vec<Stats>>>,
+}
+
+/// A question to the graph, answered between commits.
+pub enum Question {
+    /// What is there to say about objects?
+    Diagnostics(oneshot::Sender<Vec<Diagnostic>>),
+    /// Where does this resource come from?
+    Provenance(ResourceType, Arc<str>, oneshot::Sender<Option<Provenance>>),
+}
+
+/// Where questions are asked.
+pub type Questions = tokio::sync::mpsc::Sender<Question>;
+
+struct Writer {
+    graph: Graph,
+    inputs: Inputs,
+    resources: Resources,
+    settings: Arc<Settings>,
+    missing: BTreeSet<Kind>,
+    views: watch::Sender<Option<Arc<Views>>>,
+    mesh: watch::Sender<Arc<MeshConfig>>,
+    namespaces: watch::Sender<Arc<BTreeSet<String>>>,
+    pods: Arc<PodDirectory>,
+    stats: Arc<ArcSwap<Vec<Stats>>>,
+    said: Vec<Diagnostic>,
+}
+
+/// Starts the writer's thread. It ends when every sender of events is gone;
+/// the returned receiver then tells so.
+pub fn start(
+    settings: Arc<Settings>,
+    pace: Pace,
+    events: Receiver,
+) -> std::io::Result<(Published, Questions, oneshot::Receiver<()>)> {
+    let mut graph = Graph::new();
+    let inputs = Inputs::new(&mut graph);
+    let model = Model::new(&mut graph, inputs, settings.clone());
+    let resources = workload::resources(&mut graph, &model);
+    let writer = Writer {
+        graph,
+        inputs,
+        resources,
+        settings,
+        missing: Kind::ALL.iter().copied().collect(),
+        views: watch::Sender::new(None),
+        mesh: watch::Sender::new(Arc::default()),
+        namespaces: watch::Sender::new(Arc::default()),
+        pods: Arc::default(),
+        stats: Arc::default(),
+        said: Vec::new(),
+    };
+    let published = Published {
+        views: writer.views.subscribe(),
+        mesh: writer.mesh.subscribe(),
+        namespaces: writer.namespaces.subscribe(),
+        pods: writer.pods.clone(),
+        stats: writer.stats.clone(),
+    };
+    let (questions, asked) = tokio::sync::mpsc::channel(16);
+    let (ended, end) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("graph".into()).spawn(move || {
+        runtime.block_on(writer.run(pace, events, asked));
+        // Nobody may be left to hear it.
+        let _ = ended.send(());
+    })?;
+    Ok((published, questions, end))
+}
+
+impl Writer {
+    async fn run(mut self, pace: Pace, mut events: Receiver, mut asked: tokio::sync::mpsc::Receiver<Question>) {
+        let mut committed: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    self.take(event);
+                    self.gather(pace, committed, &mut events).await;
+                    if self.missing.is_empty() {
+                        self.commit();
+                        committed = Some(Instant::now());
+                    }
+                }
+                Some(question) = asked.recv() => self.answer(question),
+            }
+        }
+    }
+
+    /// Takes what else has come, and what still comes within the window.
+    async fn gather(&mut self, pace: Pace, committed: Option<Instant>, events: &mut Receiver) {
+        let started = Instant::now();
+        loop {
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
+            }
+            let wait = match pace {
+                // The first commit is for whoever waits to become ready.
+                _ if committed.is_none() => return,
+                Pace::Window(window) => committed.map_or(Duration::ZERO, |at| window.saturating_sub(at.elapsed())),
+                Pace::Debounce { quiet, most } => quiet.min(most.saturating_sub(started.elapsed())),
+            };
+            if wait.is_zero() {
+                return;
+            }
+            match tokio::time::timeout(wait, events.recv()).await {
+                Ok(Some(event)) => self.take(event),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Changes(changes) => {
+                for change in changes {
+                    self.inputs.apply(&mut self.graph, change);
+                }
+            }
+            Event::Synced(kinds) => {
+                for kind in kinds {
+                    self.missing.remove(&kind);
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        let changed = self.graph.commit();
+        self.stats.store(Arc::new(self.graph.stats()));
+        let first = self.views.borrow().is_none();
+        if !changed && !first {
+            return;
+        }
+        self.publish_facts();
+        self.report();
+        let old = self.views.borrow().clone();
+        let layer = |ty| old.as_ref().map(|views| views.layer(ty).clone()).unwrap_or_default();
+        let (mut addresses, mut authorizations) =
+            (layer(ResourceType::Address), layer(ResourceType::Authorization));
+        let tables = [(&mut addresses, &self.resources.addresses), (&mut authorizations, &self.resources.authorizations)];
+        let mut touched = first;
+        for (layer, collections) in tables {
+            touched |= collections.iter().fold(false, |touched, one| touched | update(&self.graph, *one, layer));
+        }
+        if touched {
+            let views = Views::new(self.graph.revision(), addresses, authorizations);
+            self.views.send_replace(Some(Arc::new(views)));
+        }
+    }
+
+    /// Publishes what is not for proxies.
+    fn publish_facts(&self) {
+        self.pods.update(&self.graph, self.inputs);
+        let map = self.graph.get(self.inputs.config_maps, &mesh::config_map(&self.settings));
+        let mesh = map.and_then(|map| map.data.mesh.clone()).unwrap_or_default();
+        self.mesh.send_if_modified(|current| {
+            let modified = **current != *mesh;
+            *current = mesh.clone();
+            modified
+        });
+        if !self.graph.changes(self.inputs.namespaces).is_empty() || self.mesh.borrow().discovery_selectors != [] {
+            let selectors = &mesh.discovery_selectors;
+            let rows = self.graph.rows(self.inputs.namespaces).filter(|(_, namespace)| {
+                selectors.is_empty() || selectors.iter().any(|selector| selector.matches(&namespace.meta.labels))
+            });
+            // A namespace that is going away does not take new objects.
+            let live = rows.filter(|(_, namespace)| !namespace.meta.deleting);
+            let names: BTreeSet<String> = live.map(|(key, _)| key.name.to_string()).collect();
+            self.namespaces.send_if_modified(|current| {
+                let modified = **current != names;
+                *current = Arc::new(names);
+                modified
+            });
+        }
+    }
+
+    /// Logs what is newly said about objects.
+    fn report(&mut self) {
+        if !self.graph.diagnostics_changed() {
+            return;
+        }
+        let said = self.graph.diagnostics();
+        for one in said.iter().filter(|one| self.said.binary_search(one).is_err()) {
+            tracing::warn!(
+                object = %one.subject, field = one.field, reason = one.reason, message = one.message, "object has a problem"
+            );
+        }
+        self.said = said;
+    }
+
+    fn answer(&self, question: Question) {
+        // Whoever asked may have gone.
+        match question {
+            Question::Diagnostics(answer) => drop(answer.send(self.graph.diagnostics())),
+            Question::Provenance(ty, name, answer) => drop(answer.send(self.provenance(ty, &name))),
+        }
+    }
+
+    fn provenance(&self, ty: ResourceType, name: &Arc<str>) -> Option<Provenance> {
+        let tables = match ty {
+            ResourceType::Authorization => &self.resources.authorizations,
+            ResourceType::Address | ResourceType::Workload => &self.resources.addresses,
+        };
+        let table = tables.iter().find(|table| self.graph.get(**table, name).is_some())?;
+        Some(self.graph.provenance(*table, name))
+    }
+}
+
+/// Brings a layer up to date with a collection; whether anything changed.
+fn update(
+    graph: &Graph,
+    collection: crate::graph::Collection<Arc<str>, crate::xds::resource::Resource>,
+    layer: &mut Layer,
+) -> bool {
+    let changes = graph.changes(collection);
+    for change in changes {
+        match &change.new {
+            Some(resource) => layer.upsert(resource.clone()),
+            None => layer.remove(&change.key),
+        };
+    }
+    !changes.is_empty()
+}
+
+/// The pods as the node authorizer needs them. Readers see one commit or the
+/// next, never half of one.
+#[derive(Default)]
+pub struct PodDirectory {
+    current: ArcSwap<PodTable>,
+}
+
+#[derive(Clone, Default)]
+struct PodTable {
+    pods: imbl::HashMap<ObjectKey, PodFacts>,
+    /// Pods that run, by node, namespace and service account.
+    identities: imbl::HashMap<(Arc<str>, Arc<str>, Arc<str>), u32>,
+}
+
+impl PodDirectory {
+    fn update(&self, graph: &Graph, inputs: Inputs) {
+        let changes = graph.changes(inputs.pods);
+        if changes.is_empty() {
+            return;
+        }
+        let mut table = (**self.current.load()).clone();
+        let mut counts: HashMap<(Arc<str>, Arc<str>, Arc<str>), i64> = HashMap::new();
+        let mut count = |key: &ObjectKey, facts: &PodFacts, by: i64| {
+            if !facts.terminal {
+                let identity = (facts.node.clone(), key.namespace.clone(), facts.service_account.clone());
+                *counts.entry(identity).or_default() += by;
+            }
+        };
+        for change in changes {
+            let old = match &change.new {
+                Some(pod) => {
+                    let facts = PodFacts {
+                        uid: pod.meta.uid.clone(),
+                        service_account: pod.spec.service_account_name.clone(),
+                        node: pod.spec.node_name.clone(),
+                        terminal: matches!(&*pod.status.phase, "Succeeded" | "Failed"),
+                    };
+                    count(&change.key, &facts, 1);
+                    table.pods.insert(change.key.clone(), facts)
+                }
+                None => table.pods.remove(&change.key),
+            };
+            if let Some(old) = old {
+                count(&change.key, &old, -1);
+            }
+        }
+        for (identity, by) in counts {
+            let now = i64::from(table.identities.get(&identity).copied().unwrap_or(0)) + by;
+            match u32::try_from(now) {
+                Ok(now) if now > 0 => table.identities.insert(identity, now),
+                _ => table.identities.remove(&identity),
+            };
+        }
+        self.current.store(Arc::new(table));
+    }
+}
+
+impl Pods for PodDirectory {
+    fn pod(&self, namespace: &str, name: &str) -> Option<PodFacts> {
+        self.current.load().pods.get(&ObjectKey::new(namespace, name)).cloned()
+    }
+
+    fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {
+        let identity = (node.into(), namespace.into(), service_account.into());
+        self.current.load().identities.contains_key(&identity)
+    }
+}
