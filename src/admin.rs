@@ -1,3 +1,110 @@
 //! What people look at: readiness, metrics, versions and debug pages.
+//!
+//! `:8080` answers `/ready`; `:15014` answers `/metrics`, `/version` and, to
+//! callers on this machine, `/debug/…`. Paths are istiod's where it has them.
 
+pub mod debug;
+pub mod metrics;
 pub mod render;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::source::Problems;
+use crate::writer::{Published, Questions};
+use crate::xds::server::connections::Connections;
+
+/// The process's metrics. What starts late registers late.
+#[derive(Clone, Default)]
+pub struct SharedRegistry(Arc<Mutex<Registry>>);
+
+impl SharedRegistry {
+    /// Registers metrics.
+    pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        register(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Admin {
+    /// Whether proxies are being served.
+    pub ready: watch::Receiver<bool>,
+    /// The process's metrics.
+    pub registry: SharedRegistry,
+    /// What the writer publishes.
+    pub published: Published,
+    /// Where the graph is asked.
+    pub questions: Questions,
+    /// Who is connected.
+    pub connections: Arc<Connections>,
+    /// What cannot be read at the moment.
+    pub problems: Problems,
+    /// The cluster's id.
+    pub cluster: Arc<str>,
+    /// Whether metrics too are for this machine only.
+    pub metrics_local_only: bool,
+}
+
+/// The pages of the health port.
+pub fn health_pages(admin: Admin) -> Router {
+    Router::new().route("/ready", get(ready)).with_state(admin)
+}
+
+/// The pages of the monitoring port.
+pub fn monitoring_pages(admin: Admin) -> Router {
+    let local = axum::middleware::from_fn(local_only);
+    let debug = debug::pages().route_layer(local.clone());
+    let mut metrics = Router::new().route("/metrics", get(expose));
+    if admin.metrics_local_only {
+        metrics = metrics.route_layer(local);
+    }
+    Router::new().route("/version", get(version)).merge(metrics).merge(debug).with_state(admin)
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    match *admin.ready.borrow() {
+        true => (StatusCode::OK, "ready\n").into_response(),
+        false => {
+            let open =
+                admin.problems.list().into_iter().map(|problem| format!("{}: {}\n", problem.place, problem.reason));
+            let text = format!("not ready: not everything has been read yet\n{}", open.collect::<String>());
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn version() -> String {
+    concat!(env!("CARGO_PKG_VERSION"), "-fairway\n").to_string()
+}
+
+async fn expose(State(admin): State<Admin>) -> Response {
+    let mut text = String::new();
+    match admin.registry.register(|registry| prometheus_client::encoding::text::encode(&mut text, registry)) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Debug pages show every address and policy of the mesh. Until callers can
+/// be authenticated here, they are for callers on this machine.
+async fn local_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+    match peer.ip().to_canonical().is_loopback() {
+        true => next.run(request).await,
+        false => {
+            (StatusCode::FORBIDDEN, "only for callers on this machine; use kubectl port-forward\n").into_response()
+        }
+    }
+}

@@ -1,1 +1,307 @@
-//! app.
+//! The only wiring: sources → writer → servers, and how they start and end.
+//!
+//! Order of a start: health and monitoring ports answer at once; sources are
+//! read; the root is found or made; only when everything has synced are the
+//! gRPC ports bound, so that nobody ever sees an empty or half a mesh. On
+//! SIGTERM streams are ended one by one with a retryable status, and what is
+//! left after the given time is dropped.
+
+mod authority;
+mod listen;
+mod logging;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin, SharedRegistry};
+use crate::ca::listener;
+use crate::ca::metrics::CaMetrics;
+use crate::config::{self, Discovery, Environment};
+use crate::model::Settings;
+use crate::model::mesh::MeshConfig;
+use crate::source::{self, Problems};
+use crate::writer::{self, Pace, Published};
+use crate::xds::reflection::Served;
+use crate::xds::server::{Options, XdsServer};
+
+use authority::Setup;
+
+/// How long commits are at least apart under churn.
+const WINDOW: Duration = Duration::from_millis(10);
+
+/// Runs the control plane until SIGTERM or SIGINT.
+pub fn run(flags: Discovery, unknown_flags: Vec<String>) -> anyhow::Result<()> {
+    let (environment, unknown_variables) = Environment::read(std::env::vars()).map_err(anyhow::Error::msg)?;
+    logging::start(&flags)?;
+    let unknown: Vec<_> = unknown_flags.into_iter().chain(unknown_variables).collect();
+    if !unknown.is_empty() {
+        tracing::warn!(settings = unknown.join(", "), "settings of istiod that have no effect here");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let shutdown = flags.shutdown_duration;
+    let result = runtime.block_on(serve(flags, environment));
+    // What is left now is stuck, and has had its time.
+    runtime.shutdown_timeout(shutdown.min(Duration::from_secs(1)));
+    result
+}
+
+/// Tasks that are expected to live as long as the process.
+struct Tasks {
+    set: JoinSet<(&'static str, anyhow::Result<()>)>,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// A task that ends by itself when the process stops.
+    fn spawn_stoppable(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(name, async move {
+            task.await;
+            Ok(())
+        });
+    }
+}
+
+async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()> {
+    // From the first moment on: a signal during the start must end it too.
+    let signal = signal()?;
+    tokio::pin!(signal);
+    let mut tasks = Tasks { set: JoinSet::new(), stop: CancellationToken::new() };
+    let drain = CancellationToken::new();
+    let result = tokio::select! {
+        started = start(flags.clone(), environment, &mut tasks, drain.clone()) => match started {
+            Ok(()) => tokio::select! {
+                name = &mut signal => {
+                    tracing::info!(signal = name, "draining");
+                    Ok(())
+                }
+                ended = tasks.set.join_next() => Err(unexpected(ended)),
+            },
+            Err(error) => Err(error),
+        },
+        name = &mut signal => {
+            tracing::info!(signal = name, "stopping before the start was complete");
+            return Ok(());
+        }
+    };
+    drain.cancel();
+    tasks.stop.cancel();
+    let rest = async { while tasks.set.join_next().await.is_some() {} };
+    if tokio::time::timeout(flags.shutdown_duration, rest).await.is_err() {
+        tracing::warn!("some streams did not end in time");
+    }
+    result
+}
+
+/// Every task has an owner that notices its end; this is it.
+fn unexpected(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok((name, Ok(())))) => anyhow::anyhow!("{name} ended"),
+        Some(Ok((name, Err(error)))) => error.context(name),
+        Some(Err(error)) => anyhow::anyhow!("a task panicked: {error}"),
+        None => anyhow::anyhow!("nothing is running"),
+    }
+}
+
+async fn start(
+    flags: Discovery,
+    environment: Environment,
+    tasks: &mut Tasks,
+    drain: CancellationToken,
+) -> anyhow::Result<()> {
+    let system_namespace = flags.namespace.clone().unwrap_or_else(|| environment.pod_namespace.clone());
+    let settings = Arc::new(Settings {
+        cluster: environment.cluster.as_str().into(),
+        domain: flags.domain.as_str().into(),
+        system_namespace: system_namespace.as_str().into(),
+        revision: environment.revision.as_str().into(),
+        mesh_file: mesh_file(&flags)?,
+        dry_run_policies: environment.dry_run_policies,
+    });
+    let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
+    let grpc = address("grpcAddr", &flags.grpc_addr)?;
+    let secure = address("secureGRPCAddr", &flags.secure_grpc_addr)?;
+    let http = address("httpAddr", &flags.http_addr)?;
+    let monitoring = address("monitoringAddr", &flags.monitoring_addr)?;
+
+    // The graph, and what feeds it.
+    let pace = match environment.debounce {
+        Some((quiet, most)) => Pace::Debounce { quiet, most },
+        None => Pace::Window(WINDOW),
+    };
+    let problems = Problems::default();
+    let (sender, events) = source::channel();
+    let (published, questions, writer_ended) = writer::start(settings.clone(), pace, events)?;
+    tasks.spawn("graph", async move {
+        let _ = writer_ended.await;
+        bail!("the graph's thread ended")
+    });
+    let client = match &flags.config_dir {
+        Some(folder) => {
+            let (folder, problems) = (folder.clone(), problems.clone());
+            tasks.spawn("file source", async move { Ok(source::file::run(folder, sender, problems).await?) });
+            None
+        }
+        None => {
+            let path = flags.kubeconfig.clone().or_else(|| Some(environment.kubeconfig.clone().into()));
+            let path = path.filter(|path| !path.as_os_str().is_empty());
+            Some(listen::kubernetes(tasks, path, &settings, sender, problems.clone()).await?)
+        }
+    };
+
+    // What answers from the beginning.
+    let registry = SharedRegistry::default();
+    registry.register(|registry| admin::metrics::register(registry, published.clone(), problems.clone()));
+    let setup = Setup { flags: &flags, environment: &environment, settings: &settings, client: client.as_ref() };
+    let trust = setup.trust_domains()?;
+    let authenticator = setup.authenticator(&trust)?;
+    let options = Options {
+        control_plane: control_plane(&environment),
+        authenticate_plaintext: environment.xds_auth_plaintext,
+        check_identity: environment.xds_identity_check,
+        ambient: environment.ambient,
+        max_message: environment.max_message.unwrap_or(Options::default().max_message),
+        max_age: Some(flags.keepalive_max_server_connection_age).filter(|age| *age < Duration::MAX),
+        ..Options::default()
+    };
+    if !environment.xds_auth {
+        tracing::warn!("XDS_AUTH=false has no effect: callers on TLS always authenticate");
+    }
+    let views = published.views.clone();
+    let xds =
+        registry.register(|registry| XdsServer::new(views, authenticator.clone(), options, drain.clone(), registry));
+
+    let (ready, is_ready) = watch::channel(false);
+    let pages = Admin {
+        ready: is_ready,
+        registry: registry.clone(),
+        published: published.clone(),
+        questions,
+        connections: xds.connections().clone(),
+        problems,
+        cluster: settings.cluster.clone(),
+        metrics_local_only: environment.metrics_local_only,
+    };
+    let mut health = admin::health_pages(pages.clone());
+    if grpc.is_none() {
+        health = health.merge(listen::plaintext_routes(&xds).await?);
+    }
+    for (name, address, routes) in
+        [("health pages", http, health), ("monitoring pages", monitoring, admin::monitoring_pages(pages))]
+    {
+        if let Some(address) = address {
+            let listener = bind(address).await?;
+            tracing::info!(address = %listener.local_addr()?, "{name}");
+            let stop = tasks.stop.clone();
+            let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+            tasks.spawn(name, async move {
+                Ok(axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await?)
+            });
+        }
+    }
+
+    synced(&published).await?;
+    tasks.spawn("trust domain", authority::follow_trust_domains(trust.clone(), published.mesh.clone()));
+
+    // What needs the mesh to be known.
+    let mesh = published.mesh.borrow().clone();
+    trust.set(
+        mesh.trust_domain.parse()?,
+        mesh.trust_domain_aliases.iter().map(|one| one.parse()).collect::<Result<_, _>>()?,
+    );
+    let signer = setup.authority(tasks, &trust, &registry).await?;
+    if let (Some(client), Some(signer), false) = (&client, &signer, flags.read_only) {
+        listen::writers(tasks, client.clone(), &environment, &settings, signer, &published);
+    }
+    let keepalive = listen::Keepalive {
+        interval: flags.keepalive_interval,
+        timeout: flags.keepalive_timeout,
+        max_streams: environment.max_streams,
+    };
+    if let Some(address) = grpc {
+        let bound = bind(address).await?;
+        tracing::info!(address = %bound.local_addr()?, "plaintext gRPC");
+        let routes = listen::routes(xds.clone(), None, Served::Discovery).await?;
+        tasks.spawn("plaintext gRPC", keepalive.serve(listener::plain(bound), routes, drain.clone()));
+    }
+    if let Some(address) = secure {
+        let serving = setup.serving(tasks, &mesh, signer.clone())?;
+        let certificates = signer.map(|signer| {
+            let metrics = registry.register(CaMetrics::new);
+            setup.certificates(signer, authenticator, trust, &published, metrics)
+        });
+        let served = if certificates.is_some() { Served::DiscoveryAndCertificates } else { Served::Discovery };
+        let routes = listen::routes(xds, certificates.transpose()?, served).await?;
+        let bound = bind(address).await?;
+        tracing::info!(address = %bound.local_addr()?, "TLS gRPC");
+        tasks.spawn("TLS gRPC", keepalive.serve(listener::tls(bound, serving), routes, drain));
+    }
+    ready.send_replace(true);
+    tracing::info!("ready");
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = match TcpListener::bind(address).await {
+        // Machines without IPv6 have no address for both families.
+        Err(_) if address.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.with_context(|| format!("cannot listen at {address}"))
+}
+
+async fn synced(published: &Published) -> anyhow::Result<()> {
+    let mut synced = published.synced.clone();
+    synced.wait_for(|synced| *synced).await.context("the graph's thread ended")?;
+    let views = published.views.borrow().clone();
+    tracing::info!(
+        addresses = views.addresses.len(),
+        policies = views.authorizations.len(),
+        "everything has been read"
+    );
+    Ok(())
+}
+
+fn mesh_file(flags: &Discovery) -> anyhow::Result<Option<Arc<MeshConfig>>> {
+    let text = match std::fs::read_to_string(&flags.mesh_config) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context(format!("cannot read {}", flags.mesh_config.display())),
+    };
+    let mesh = MeshConfig::from_yaml(&text).map_err(anyhow::Error::msg);
+    Ok(Some(Arc::new(mesh.with_context(|| format!("{}", flags.mesh_config.display()))?)))
+}
+
+/// What istioctl reads to tell replicas and versions apart.
+fn control_plane(environment: &Environment) -> String {
+    serde_json::json!({
+        "Component": "istiod",
+        "ID": environment.pod_name,
+        "Info": {"version": concat!(env!("CARGO_PKG_VERSION"), "-fairway")},
+    })
+    .to_string()
+}
+
+fn signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}

@@ -1,1 +1,198 @@
-//! config.
+//! Flags and environment. Nobody else reads them.
+//!
+//! Names and defaults are istiod's, so that a chart or a script written for
+//! istiod starts Fairway. What istiod knows and Fairway does not is listed in
+//! one warning, never silently accepted and never fatal.
+
+mod duration;
+mod environment;
+#[cfg(test)]
+mod tests;
+mod unknown;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use environment::Environment;
+
+/// The command line.
+#[derive(Parser, Debug)]
+#[command(name = "fairway", version, about = "A service-mesh control plane for ztunnel, in place of istiod")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the control plane.
+    #[command(alias = "serve")]
+    Discovery(Box<Discovery>),
+    /// Print a token of the development issuer, for a control plane without a
+    /// cluster.
+    Token(Token),
+    /// Print the version.
+    Version,
+}
+
+/// Flags of `discovery`. Names and defaults are those of `pilot-discovery`.
+#[derive(Args, Debug, Clone)]
+#[command(rename_all = "camelCase")]
+pub struct Discovery {
+    /// Plaintext gRPC address: xDS without secrets. Empty moves it to httpAddr
+    #[arg(long, default_value = ":15010")]
+    pub grpc_addr: String,
+    /// TLS gRPC address: xDS and certificate signing. Empty closes it
+    #[arg(long = "secureGRPCAddr", default_value = ":15012")]
+    pub secure_grpc_addr: String,
+    /// HTTP address: readiness
+    #[arg(long, default_value = ":8080")]
+    pub http_addr: String,
+    /// HTTPS address of the webhooks; accepted and not used yet
+    #[arg(long, default_value = ":15017")]
+    pub https_addr: String,
+    /// HTTP address: metrics, version, debug pages
+    #[arg(long, default_value = ":15014")]
+    pub monitoring_addr: String,
+    /// DNS domain suffix of services
+    #[arg(long, default_value = "cluster.local")]
+    pub domain: String,
+    /// Kubeconfig to use outside a cluster
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Requests per second to the API server besides watches
+    #[arg(long = "kubernetesApiQPS", default_value_t = 80.0)]
+    pub kubernetes_api_qps: f32,
+    /// Burst of requests to the API server
+    #[arg(long = "kubernetesApiBurst", default_value_t = 160)]
+    pub kubernetes_api_burst: u32,
+    /// File with the mesh configuration; beats the ConfigMap
+    #[arg(long, default_value = "./etc/istio/config/mesh")]
+    pub mesh_config: PathBuf,
+    /// Folder of YAML to serve instead of a cluster
+    #[arg(long)]
+    pub config_dir: Option<PathBuf>,
+    /// Where the root key and the token issuer of a control plane without a
+    /// cluster are kept
+    #[arg(long, default_value = "./fairway-state")]
+    pub state_dir: PathBuf,
+    /// Namespace of the control plane; POD_NAMESPACE if not given
+    #[arg(long, short = 'n')]
+    pub namespace: Option<String>,
+    /// Interval of HTTP/2 pings to clients
+    #[arg(long, default_value = "30s", value_parser = duration::parse)]
+    pub keepalive_interval: Duration,
+    /// How long a ping may stay unanswered
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
+    pub keepalive_timeout: Duration,
+    /// How long a connection lives, so that load spreads again
+    #[arg(long, default_value = "infinite", value_parser = duration::parse)]
+    pub keepalive_max_server_connection_age: Duration,
+    /// How long streams may take to end after SIGTERM
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
+    pub shutdown_duration: Duration,
+    /// Serving certificate
+    #[arg(long, default_value = "")]
+    pub tls_cert_file: String,
+    /// Key of the serving certificate
+    #[arg(long, default_value = "")]
+    pub tls_key_file: String,
+    /// Roots that client certificates are verified with
+    #[arg(long, default_value = "")]
+    pub ca_cert_file: String,
+    /// Log levels, as scope:level,...
+    #[arg(long = "log_output_level", default_value = "default:info")]
+    pub log_output_level: String,
+    /// Log in JSON
+    #[arg(long = "log_as_json", num_args = 0..=1, default_value_t = false, default_missing_value = "true", require_equals = true)]
+    pub log_as_json: bool,
+    /// Watch and serve, but write nothing to the API server
+    #[arg(long = "read-only", num_args = 0..=1, default_value_t = false, default_missing_value = "true", require_equals = true)]
+    pub read_only: bool,
+}
+
+/// Flags of `token`.
+#[derive(Args, Debug)]
+#[command(rename_all = "camelCase")]
+pub struct Token {
+    /// The state directory of the control plane
+    #[arg(long, default_value = "./fairway-state")]
+    pub state_dir: PathBuf,
+    /// Namespace of the service account
+    #[arg(long)]
+    pub namespace: String,
+    /// The service account
+    #[arg(long)]
+    pub service_account: String,
+    /// The pod the token is bound to
+    #[arg(long)]
+    pub pod: Option<String>,
+    /// The UID of that pod
+    #[arg(long, requires = "pod")]
+    pub pod_uid: Option<String>,
+    /// The audience
+    #[arg(long, default_value = "istio-ca")]
+    pub audience: String,
+    /// How long it is valid
+    #[arg(long, default_value = "1h", value_parser = duration::parse)]
+    pub ttl: Duration,
+}
+
+/// Parses the command line. Flags that are not known are returned, not refused.
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Cli, Vec<String>), clap::Error> {
+    let command = Cli::command();
+    let (known, unknown) = unknown::divide(&command, arguments.into_iter().collect());
+    let matches = command.try_get_matches_from(known)?;
+    Ok((Cli::from_arg_matches(&matches)?, unknown))
+}
+
+/// An address to listen at. Without a host, all addresses of both families
+/// are meant; an empty text means not to listen.
+pub fn address(flag: &str, text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let full = match text.strip_prefix(':') {
+        Some(port) => format!("[::]:{port}"),
+        None => text.replacen("localhost:", "127.0.0.1:", 1),
+    };
+    full.parse().map(Some).map_err(|_| format!("--{flag}: {text:?} is not [host]:port with an IP address as host"))
+}
+
+impl Discovery {
+    /// The filter for the logs: istiod's scopes are ours where they mean the
+    /// same.
+    pub fn log_filter(&self) -> String {
+        let level = |text: &str| match text {
+            "none" => "off",
+            "fatal" | "error" => "error",
+            "warn" | "info" | "debug" | "trace" => "known",
+            _ => "info",
+        };
+        let directives = self.log_output_level.split(',').filter(|part| !part.trim().is_empty()).map(|part| {
+            let (scope, wanted) = part.trim().split_once(':').unwrap_or(("default", part.trim()));
+            let wanted = if level(wanted) == "known" { wanted } else { level(wanted) };
+            match scope {
+                "default" | "all" => wanted.to_string(),
+                "ads" | "delta" | "xds" => format!("fairway::xds={wanted}"),
+                "ca" | "pkica" | "serverca" | "security" => format!("fairway::ca={wanted}"),
+                "ambient" | "krt" => {
+                    format!("fairway::workload={wanted},fairway::model={wanted},fairway::graph={wanted}")
+                }
+                "kube" | "controllers" => format!("fairway::source={wanted},fairway::controller={wanted}"),
+                other => format!("fairway::{other}={wanted}"),
+            }
+        });
+        // Libraries are quiet unless something is wrong.
+        ["info,h2=warn,hyper=warn,tower=warn,kube=warn,rustls=off".to_string()]
+            .into_iter()
+            .chain(directives)
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+}

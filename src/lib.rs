@@ -22,3 +22,4 @@ pub mod writer;
 pub mod admin;
 pub mod config;
 pub mod app;
+pub mod token;

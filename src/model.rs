@@ -37,6 +37,8 @@ pub struct Settings {
     pub system_namespace: Arc<str>,
     /// The revision; objects labelled for another one are not ours.
     pub revision: Arc<str>,
+    /// The mesh configuration of `--meshConfig`, which beats the ConfigMap.
+    pub mesh_file: Option<Arc<mesh::MeshConfig>>,
     /// Whether policies marked as dry run are sent, to be logged by ztunnel.
     pub dry_run_policies: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Settings {
             domain: "cluster.local".into(),
             system_namespace: "istio-system".into(),
             revision: "default".into(),
+            mesh_file: None,
             dry_run_policies: false,
         }
     }
@@ -56,6 +59,7 @@ impl Default for Settings {
 /// The collections that everything downstream reads.
 #[derive(Clone)]
 pub struct Model {
+    scope: Scope,
     /// The objects as they are.
     pub inputs: Inputs,
     /// What the process was told.
@@ -101,12 +105,13 @@ impl Model {
             network_gateways_by_network,
             selector_policies: authorization::selector_policies(graph, &scope),
             peer_authentications: peer_authentication::peer_authentications(graph, &scope),
+            scope,
         }
     }
 
-    /// What transforms of the model itself may read.
-    pub fn scope(&self) -> Scope {
-        Scope { inputs: self.inputs, settings: self.settings.clone() }
+    /// The objects and the settings by themselves.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 }
 
@@ -121,7 +126,7 @@ pub struct Scope {
 
 impl Scope {
     /// The mesh configuration in force.
-    pub fn mesh<'g>(&self, cx: &Ctx<'g>) -> &'g mesh::MeshConfig {
+    pub fn mesh<'a>(&'a self, cx: &Ctx<'a>) -> &'a mesh::MeshConfig {
         mesh::config(cx, self.inputs.config_maps, &self.settings)
     }
 

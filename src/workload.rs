@@ -133,7 +133,7 @@ fn waypoint_fields(
     }
     let target = Target { kind, meta, labels, traffic: TrafficType::Workload };
     let waypoint = model.waypoint(cx, &target);
-    (None, waypoint.map(|(key, waypoint)| waypoint_address(cx, &model.scope(), &key.namespace, waypoint)))
+    (None, waypoint.map(|(key, waypoint)| waypoint_address(cx, model.scope(), &key.namespace, waypoint)))
 }
 
 /// Sets how the workload is reached: HBONE if the CNI redirects it, or if it
@@ -165,9 +165,9 @@ fn set_canonical(workload: &mut proto::Workload, labels: &Labels, name: &str) {
 /// for its PeerAuthentication.
 fn policies(cx: &Ctx<'_>, model: &Model, namespace: &Arc<str>, labels: &Labels) -> Vec<String> {
     let scope = model.scope();
-    let selecting = model.selector_policies.of_workload(cx, &scope, namespace, labels);
+    let selecting = model.selector_policies.of_workload(cx, scope, namespace, labels);
     let mut names: Vec<_> = selecting.into_iter().map(ToString::to_string).collect();
-    names.extend(peer_authentication::of_workload(cx, model, &scope, namespace, labels));
+    names.extend(peer_authentication::of_workload(cx, model, scope, namespace, labels));
     names
 }
 

@@ -41,8 +41,10 @@ pub enum Pace {
 /// What the rest of the process learns from the writer.
 #[derive(Clone)]
 pub struct Published {
-    /// What proxies are told. `None` until everything has synced.
-    pub views: watch::Receiver<Option<Arc<Views>>>,
+    /// What proxies are told. Empty until everything has synced.
+    pub views: watch::Receiver<Arc<Views>>,
+    /// Whether everything has synced. Nothing is to be served before.
+    pub synced: watch::Receiver<bool>,
     /// The mesh configuration in force.
     pub mesh: watch::Receiver<Arc<MeshConfig>>,
     /// The namespaces that are looked at.
@@ -70,7 +72,8 @@ struct Writer {
     resources: Resources,
     settings: Arc<Settings>,
     missing: BTreeSet<Kind>,
-    views: watch::Sender<Option<Arc<Views>>>,
+    views: watch::Sender<Arc<Views>>,
+    synced: watch::Sender<bool>,
     mesh: watch::Sender<Arc<MeshConfig>>,
     namespaces: watch::Sender<Arc<BTreeSet<String>>>,
     pods: Arc<PodDirectory>,
@@ -95,7 +98,8 @@ pub fn start(
         resources,
         settings,
         missing: Kind::ALL.iter().copied().collect(),
-        views: watch::Sender::new(None),
+        views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
+        synced: watch::Sender::new(false),
         mesh: watch::Sender::new(Arc::default()),
         namespaces: watch::Sender::new(Arc::default()),
         pods: Arc::default(),
@@ -104,6 +108,7 @@ pub fn start(
     };
     let published = Published {
         views: writer.views.subscribe(),
+        synced: writer.synced.subscribe(),
         mesh: writer.mesh.subscribe(),
         namespaces: writer.namespaces.subscribe(),
         pods: writer.pods.clone(),
@@ -180,24 +185,25 @@ impl Writer {
     fn commit(&mut self) {
         let changed = self.graph.commit();
         self.stats.store(Arc::new(self.graph.stats()));
-        let first = self.views.borrow().is_none();
+        let first = !*self.synced.borrow();
         if !changed && !first {
             return;
         }
         self.publish_facts();
         self.report();
         let old = self.views.borrow().clone();
-        let layer = |ty| old.as_ref().map(|views| views.layer(ty).clone()).unwrap_or_default();
-        let (mut addresses, mut authorizations) =
-            (layer(ResourceType::Address), layer(ResourceType::Authorization));
-        let tables = [(&mut addresses, &self.resources.addresses), (&mut authorizations, &self.resources.authorizations)];
-        let mut touched = first;
+        let (mut addresses, mut authorizations) = (old.addresses.clone(), old.authorizations.clone());
+        let tables =
+            [(&mut addresses, &self.resources.addresses), (&mut authorizations, &self.resources.authorizations)];
+        let mut touched = false;
         for (layer, collections) in tables {
             touched |= collections.iter().fold(false, |touched, one| touched | update(&self.graph, *one, layer));
         }
         if touched {
-            let views = Views::new(self.graph.revision(), addresses, authorizations);
-            self.views.send_replace(Some(Arc::new(views)));
+            self.views.send_replace(Arc::new(Views::new(self.graph.revision(), addresses, authorizations)));
+        }
+        if first {
+            self.synced.send_replace(true);
         }
     }
 
@@ -205,7 +211,8 @@ impl Writer {
     fn publish_facts(&self) {
         self.pods.update(&self.graph, self.inputs);
         let map = self.graph.get(self.inputs.config_maps, &mesh::config_map(&self.settings));
-        let mesh = map.and_then(|map| map.data.mesh.clone()).unwrap_or_default();
+        let given = self.settings.mesh_file.clone();
+        let mesh = given.or_else(|| map?.data.mesh.clone()).unwrap_or_default();
         self.mesh.send_if_modified(|current| {
             let modified = **current != *mesh;
             *current = mesh.clone();

@@ -23,8 +23,16 @@ pub fn config_map(settings: &Settings) -> ObjectKey {
     ObjectKey { namespace: settings.system_namespace.clone(), name }
 }
 
-/// The mesh configuration in force: that of the ConfigMap, else the defaults.
-pub fn config<'g>(cx: &Ctx<'g>, config_maps: Collection<ObjectKey, ConfigMap>, settings: &Settings) -> &'g MeshConfig {
+/// The mesh configuration in force: that of the process's own file, else that
+/// of the ConfigMap, else the defaults.
+pub fn config<'a>(
+    cx: &Ctx<'a>,
+    config_maps: Collection<ObjectKey, ConfigMap>,
+    settings: &'a Settings,
+) -> &'a MeshConfig {
+    if let Some(given) = &settings.mesh_file {
+        return given;
+    }
     let map = cx.get(config_maps, &config_map(settings));
     map.and_then(|map| map.data.mesh.as_deref()).unwrap_or(&DEFAULT)
 }

@@ -26,7 +26,7 @@ use super::{octets, origin};
 
 /// The policies of all AuthorizationPolicies.
 pub(super) fn authorizations(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
-    let scope = model.scope();
+    let scope = model.scope().clone();
     graph.derive("authorizations", model.inputs.authorization_policies, move |cx, _, policy| {
         let enforced = enforced(cx, &scope, policy, true)?;
         let AuthorizationPolicy { meta, spec } = policy;

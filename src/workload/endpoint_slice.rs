@@ -63,7 +63,7 @@ fn workload(
         namespace: meta.namespace.to_string(),
         addresses,
         network: model.scope().network(cx).to_string(),
-        trust_domain: trust_domain(cx, &model.scope()),
+        trust_domain: trust_domain(cx, model.scope()),
         cluster_id: cluster.to_string(),
         services: [(service.key.to_string(), ports(slice, service))].into(),
         ..Default::default()

@@ -151,7 +151,7 @@ fn base(
         hostname: if address.is_some() { String::new() } else { spec.address.to_string() },
         network: network.to_string(),
         network_gateway: network_gateway(cx, model, network),
-        trust_domain: trust_domain(cx, &model.scope()),
+        trust_domain: trust_domain(cx, model.scope()),
         service_account: spec.service_account.to_string(),
         cluster_id: model.settings.cluster.to_string(),
         workload_type: proto::WorkloadType::Pod.into(),

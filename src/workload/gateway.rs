@@ -26,7 +26,7 @@ pub(super) fn workloads(graph: &mut Graph, model: &Model) -> Collection<Arc<str>
             addresses: address.map(octets).into_iter().collect(),
             hostname: if address.is_some() { String::new() } else { key.address.to_string() },
             network: key.network.to_string(),
-            trust_domain: trust_domain(cx, &model.scope()),
+            trust_domain: trust_domain(cx, model.scope()),
             ..Default::default()
         };
         let origin =

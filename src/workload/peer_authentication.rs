@@ -96,7 +96,7 @@ pub(super) fn converted(graph: &mut Graph, model: &Model) -> Collection<Arc<str>
         if policy.selector.is_none() || key.namespace == scope.mesh(cx).root_namespace {
             return None;
         }
-        let parent = model_of.peer_authentications.namespace_mode(cx, &scope, &key.namespace);
+        let parent = model_of.peer_authentications.namespace_mode(cx, scope, &key.namespace);
         let rules = match effect(policy, parent) {
             Effect::Open | Effect::Strict => return None,
             Effect::StrictExcept(ports) => {

@@ -68,7 +68,7 @@ fn workload(cx: &Ctx<'_>, model: &Model, slices: SlicesByPod, pod: &Pod) -> Opti
         addresses: addresses.into_iter().map(octets).collect(),
         network: network.to_string(),
         network_gateway: network_gateway(cx, model, network),
-        trust_domain: trust_domain(cx, &scope),
+        trust_domain: trust_domain(cx, scope),
         service_account: spec.service_account_name.to_string(),
         node: spec.node_name.to_string(),
         cluster_id: model.settings.cluster.to_string(),

@@ -100,7 +100,7 @@ fn waypoint(cx: &Ctx<'_>, model: &Model, service: &Service) -> Option<proto::Gat
         traffic: TrafficType::Service,
     };
     let (key, waypoint) = model.waypoint(cx, &target)?;
-    Some(waypoint_address(cx, &model.scope(), &key.namespace, waypoint))
+    Some(waypoint_address(cx, model.scope(), &key.namespace, waypoint))
 }
 
 /// Whether gateways send traffic for the service through its waypoint: the

@@ -1,0 +1,259 @@
+//! Identity: who callers are, and what signs certificates.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use tokio::sync::watch;
+
+use super::Tasks;
+use crate::admin::SharedRegistry;
+use crate::ca::authenticate::{
+    Authenticate, AuthenticatorChain, DevIssuer, JwtAuthenticator, JwtRule, KubeReviewer, KubernetesTokens,
+    TokenAuthenticator,
+};
+use crate::ca::authority::{Authority, RootChange};
+use crate::ca::bundle::CaBundle;
+use crate::ca::files::{CaFiles, ISTIO_GENERATED};
+use crate::ca::identity::{TrustDomain, TrustDomains};
+use crate::ca::issue::Lifetimes;
+use crate::ca::metrics::{CaMetrics, register_expiry};
+use crate::ca::node::{NodeAccount, NodeAuthorizer};
+use crate::ca::root_store::{self, DirectoryStore, ReadOnlyStore, RootStore, SecretStore};
+use crate::ca::self_signed::{RootKey, RootPolicy};
+use crate::ca::service::CertificateService;
+use crate::ca::serving::{ServingCertificate, ServingNames, ServingSource};
+use crate::config::{Discovery, Environment};
+use crate::model::Settings;
+use crate::model::mesh::MeshConfig;
+use crate::writer::Published;
+
+/// What decides about identity.
+pub(super) struct Setup<'a> {
+    pub(super) flags: &'a Discovery,
+    pub(super) environment: &'a Environment,
+    pub(super) settings: &'a Settings,
+    /// The cluster; without one a folder is served.
+    pub(super) client: Option<&'a kube::Client>,
+}
+
+/// How often a plugged-in Secret that is not mounted is read.
+const SECRET_POLL: Duration = Duration::from_secs(30);
+
+impl Setup<'_> {
+    /// The names of the mesh. Until the mesh configuration has been read, that
+    /// is the default.
+    pub(super) fn trust_domains(&self) -> anyhow::Result<Arc<TrustDomains>> {
+        let mesh = self.settings.mesh_file.clone().unwrap_or_default();
+        let (own, aliases) = names(&mesh)?;
+        Ok(Arc::new(TrustDomains::new(own, aliases)))
+    }
+
+    /// The ways to prove an identity, in istiod's order.
+    pub(super) fn authenticator(&self, trust: &Arc<TrustDomains>) -> anyhow::Result<Arc<dyn Authenticate>> {
+        let audiences = &self.environment.audiences;
+        let mut tokens: Vec<Arc<dyn TokenAuthenticator>> = Vec::new();
+        if let Some(rule) = &self.environment.jwt_rule {
+            let rule: JwtRule = serde_json::from_str(rule).context("JWT_RULE")?;
+            tokens.push(Arc::new(JwtAuthenticator::new(rule, audiences, trust.clone())?));
+        }
+        match self.client {
+            Some(client) => {
+                let reviewer = Arc::new(KubeReviewer::new(client.clone()));
+                let cluster = &self.environment.cluster;
+                tokens.push(Arc::new(KubernetesTokens::new(reviewer, audiences.clone(), cluster, trust.clone())));
+            }
+            None => {
+                let issuer = DevIssuer::open(&self.flags.state_dir).context("cannot open the token issuer")?;
+                tokens.push(Arc::new(issuer.authenticator(audiences, trust.clone())?));
+            }
+        }
+        Ok(Arc::new(AuthenticatorChain::new(trust.clone(), tokens)))
+    }
+
+    /// What signs certificates. Nothing, if that is switched off.
+    pub(super) async fn authority(
+        &self,
+        tasks: &mut Tasks,
+        trust: &TrustDomains,
+        registry: &SharedRegistry,
+    ) -> anyhow::Result<Option<Arc<Authority>>> {
+        if !self.environment.ca_server {
+            tracing::info!("ENABLE_CA_SERVER=false: certificates are not signed here");
+            return Ok(None);
+        }
+        let change = if self.environment.multi_root { RootChange::Overlap } else { RootChange::Grow };
+        let plugged = self.plugged_in(tasks, change).await?;
+        let authority = match plugged {
+            Some(authority) => authority,
+            None => self.self_signed(tasks, trust, change).await?,
+        };
+        let bundle = authority.bundle();
+        tracing::info!(root_expires = %bundle.root_not_after(), signer_expires = %bundle.not_after(), "certificate authority");
+        registry.register(|registry| register_expiry(registry, authority.clone()));
+        if self.client.is_none() {
+            tasks.spawn("root certificate file", publish_root(authority.clone(), self.flags.state_dir.clone()));
+        }
+        Ok(Some(authority))
+    }
+
+    /// Material that the operator brings: a mounted directory, or the Secret
+    /// that is usually mounted there.
+    async fn plugged_in(&self, tasks: &mut Tasks, change: RootChange) -> anyhow::Result<Option<Arc<Authority>>> {
+        let dir = PathBuf::from(&self.environment.root_ca_dir);
+        if let Some(files) = CaFiles::from_dir(&dir)? {
+            let bundle = CaBundle::verified(&files, Timestamp::now()).with_context(|| format!("{}", dir.display()))?;
+            let authority = Arc::new(Authority::new(bundle, change));
+            let (following, stop) = (authority.clone(), tasks.stop.clone());
+            tasks.spawn_stoppable("CA directory", async move { following.follow_dir(&dir, stop).await });
+            return Ok(Some(authority));
+        }
+        let Some(client) = self.client else { return Ok(None) };
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), &self.settings.system_namespace);
+        let place = format!("Secret {}/{}", self.settings.system_namespace, root_store::CACERTS_SECRET);
+        let read = move || {
+            let (secrets, place) = (secrets.clone(), place.clone());
+            async move {
+                let Some(secret) = secrets.get_opt(root_store::CACERTS_SECRET).await? else { return Ok(None) };
+                let data = secret.data.unwrap_or_default();
+                if data.contains_key(ISTIO_GENERATED) {
+                    return Ok(None);
+                }
+                let files = data.into_iter().map(|(name, content)| (name, content.0.into())).collect();
+                anyhow::Ok(CaFiles::from_map(&place, &files)?)
+            }
+        };
+        let Some(files) = read().await? else { return Ok(None) };
+        let authority = Arc::new(Authority::new(CaBundle::verified(&files, Timestamp::now())?, change));
+        let (following, stop) = (authority.clone(), tasks.stop.clone());
+        tasks.spawn_stoppable("CA Secret", async move {
+            while stop.run_until_cancelled(tokio::time::sleep(SECRET_POLL)).await.is_some() {
+                match read().await {
+                    Ok(Some(files)) if !following.bundle().is_from(&files) => {
+                        let new = CaBundle::verified(&files, Timestamp::now()).map_err(anyhow::Error::from);
+                        match new.and_then(|bundle| Ok(following.replace(bundle)?)) {
+                            Ok(()) => tracing::info!("using new CA key material"),
+                            Err(error) => tracing::error!(%error, "new CA key material is refused, the old is kept"),
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "cannot read the CA Secret"),
+                }
+            }
+        });
+        Ok(Some(authority))
+    }
+
+    async fn self_signed(
+        &self,
+        tasks: &mut Tasks,
+        trust: &TrustDomains,
+        change: RootChange,
+    ) -> anyhow::Result<Arc<Authority>> {
+        let policy = RootPolicy {
+            key: self.environment.root_rsa_bits.map_or(RootKey::P256, RootKey::Rsa),
+            ttl: self.environment.root_ttl,
+            grace_percent: self.environment.root_grace_percent,
+        };
+        let store: Arc<dyn RootStore> = match self.client {
+            None => Arc::new(DirectoryStore::new(&self.flags.state_dir)),
+            Some(client) => {
+                let as_cacerts = self.environment.cacerts_for_self_signed;
+                let name = if as_cacerts { root_store::CACERTS_SECRET } else { root_store::SECRET };
+                let secret = SecretStore::new(client.clone(), &self.settings.system_namespace, name);
+                if self.flags.read_only { Arc::new(ReadOnlyStore(secret)) } else { Arc::new(secret) }
+            }
+        };
+        let bundle = root_store::obtain(&*store, &trust.own(), policy, Timestamp::now()).await?;
+        let authority = Arc::new(Authority::new(bundle, change));
+        let (following, stop, interval) = (authority.clone(), tasks.stop.clone(), self.environment.root_check_interval);
+        tasks.spawn_stoppable("root renewal", async move {
+            following.follow_store(&*store, policy, interval, stop).await;
+        });
+        Ok(authority)
+    }
+
+    /// The certificate of the TLS port.
+    pub(super) fn serving(
+        &self,
+        tasks: &mut Tasks,
+        mesh: &MeshConfig,
+        authority: Option<Arc<Authority>>,
+    ) -> anyhow::Result<Arc<ServingCertificate>> {
+        let names = ServingNames {
+            namespace: &self.settings.system_namespace,
+            revision: &self.settings.revision,
+            discovery_host: mesh.default_config.discovery_address.rsplit_once(':').map_or("", |(host, _)| host),
+            custom_hosts: &self.environment.custom_host,
+            local: self.client.is_none(),
+        };
+        let Discovery { tls_cert_file, tls_key_file, ca_cert_file, .. } = self.flags;
+        let files = match (tls_cert_file.as_str(), tls_key_file.as_str()) {
+            ("", "") => None,
+            ("", _) | (_, "") => bail!("--tlsCertFile and --tlsKeyFile belong together"),
+            (cert, key) => Some(ServingSource::Files {
+                cert: cert.into(),
+                key: key.into(),
+                roots: (!ca_cert_file.is_empty()).then(|| ca_cert_file.into()),
+            }),
+        };
+        let source = ServingSource::choose(files, Path::new("/var/run/secrets/istiod"), names.list());
+        let serving = ServingCertificate::new(source, authority, Timestamp::now()).context("serving certificate")?;
+        let serving = Arc::new(serving);
+        let (fresh, stop) = (serving.clone(), tasks.stop.clone());
+        tasks.spawn_stoppable("serving certificate", async move { fresh.keep_fresh(stop).await });
+        Ok(serving)
+    }
+
+    /// The signing service.
+    pub(super) fn certificates(
+        &self,
+        authority: Arc<Authority>,
+        authenticator: Arc<dyn Authenticate>,
+        trust: Arc<TrustDomains>,
+        published: &Published,
+        metrics: CaMetrics,
+    ) -> anyhow::Result<CertificateService> {
+        let accounts = self.environment.trusted_node_accounts.iter().map(|account| account.parse::<NodeAccount>());
+        let accounts = accounts.collect::<Result<Vec<_>, _>>().context("CA_TRUSTED_NODE_ACCOUNTS")?;
+        let nodes = NodeAuthorizer::new(accounts, trust, published.pods.clone());
+        let lifetimes = Lifetimes { default: self.environment.default_ttl, max: self.environment.max_ttl };
+        Ok(CertificateService::new(authority, authenticator, Some(nodes), lifetimes, metrics))
+    }
+}
+
+/// The trust domain and its aliases.
+fn names(mesh: &MeshConfig) -> anyhow::Result<(TrustDomain, Vec<TrustDomain>)> {
+    let aliases = mesh.trust_domain_aliases.iter().map(|alias| alias.parse());
+    Ok((mesh.trust_domain.parse()?, aliases.collect::<Result<_, _>>()?))
+}
+
+/// Takes over the trust domain whenever the mesh configuration changes it.
+pub(super) async fn follow_trust_domains(
+    trust: Arc<TrustDomains>,
+    mut mesh: watch::Receiver<Arc<MeshConfig>>,
+) -> anyhow::Result<()> {
+    loop {
+        match names(&mesh.borrow_and_update()) {
+            Ok((own, aliases)) => trust.set(own, aliases),
+            Err(error) => tracing::error!(%error, "trust domain is not taken over"),
+        }
+        mesh.changed().await?;
+    }
+}
+
+/// Keeps the roots where clients on this machine find them.
+async fn publish_root(authority: Arc<Authority>, state: PathBuf) -> anyhow::Result<()> {
+    let mut changes = authority.subscribe();
+    loop {
+        let pem = changes.borrow_and_update().root_pem().clone();
+        let (path, staging) = (state.join("root-cert.pem"), state.join(".root-cert.pem"));
+        tokio::fs::write(&staging, pem.as_bytes()).await.with_context(|| format!("{}", staging.display()))?;
+        tokio::fs::rename(&staging, &path).await.with_context(|| format!("{}", path.display()))?;
+        changes.changed().await?;
+    }
+}

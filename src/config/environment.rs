@@ -1,0 +1,205 @@
+//! The environment variables of istiod that Fairway reads, and those it knows
+//! of and does not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::duration;
+
+/// What the environment says.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// `PILOT_ENABLE_AMBIENT`: whether ztunnels are served. On by default:
+    /// they are what Fairway is for.
+    pub ambient: bool,
+    /// `CA_TRUSTED_NODE_ACCOUNTS`: who may ask for certificates of the pods on
+    /// its node.
+    pub trusted_node_accounts: Vec<String>,
+    /// `PILOT_DEBOUNCE_AFTER` and `PILOT_DEBOUNCE_MAX`, if either is set.
+    pub debounce: Option<(Duration, Duration)>,
+    /// `ISTIO_GPRC_MAXSTREAMS` (sic).
+    pub max_streams: u32,
+    /// `ISTIO_GPRC_MAXRECVMSGSIZE` (sic), if set: the longest request of
+    /// authenticated callers. Ours is larger than istiod's, because at istiod's
+    /// 4 MiB a ztunnel in a large mesh cannot reconnect.
+    pub max_message: Option<usize>,
+    /// `XDS_AUTH`: whether callers on TLS must authenticate.
+    pub xds_auth: bool,
+    /// `PILOT_ENABLE_XDS_IDENTITY_CHECK`.
+    pub xds_identity_check: bool,
+    /// `XDS_AUTH_PLAINTEXT`.
+    pub xds_auth_plaintext: bool,
+    /// `ENABLE_CA_SERVER`.
+    pub ca_server: bool,
+    /// `DEFAULT_WORKLOAD_CERT_TTL`.
+    pub default_ttl: Duration,
+    /// `MAX_WORKLOAD_CERT_TTL`.
+    pub max_ttl: Duration,
+    /// `CITADEL_SELF_SIGNED_CA_CERT_TTL`.
+    pub root_ttl: Duration,
+    /// `CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL`.
+    pub root_check_interval: Duration,
+    /// `CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE`.
+    pub root_grace_percent: u8,
+    /// `CITADEL_SELF_SIGNED_CA_RSA_KEY_SIZE`, if set: an RSA root is wanted.
+    pub root_rsa_bits: Option<u32>,
+    /// `ROOT_CA_DIR`.
+    pub root_ca_dir: String,
+    /// `USE_CACERTS_FOR_SELF_SIGNED_CA`.
+    pub cacerts_for_self_signed: bool,
+    /// `ISTIO_MULTIROOT_MESH`.
+    pub multi_root: bool,
+    /// `PILOT_CA_CERT_CONFIGMAP`.
+    pub root_config_map: String,
+    /// `JWT_RULE`: JSON of an issuer whose tokens are accepted.
+    pub jwt_rule: Option<String>,
+    /// `TOKEN_AUDIENCES` (or `AUDIENCE`).
+    pub audiences: Vec<String>,
+    /// `PILOT_CERT_PROVIDER`.
+    pub cert_provider: String,
+    /// `ISTIOD_CUSTOM_HOST`.
+    pub custom_host: String,
+    /// `CLUSTER_ID`.
+    pub cluster: String,
+    /// `REVISION`.
+    pub revision: String,
+    /// `POD_NAME`.
+    pub pod_name: String,
+    /// `POD_NAMESPACE`.
+    pub pod_namespace: String,
+    /// `KUBECONFIG`.
+    pub kubeconfig: String,
+    /// `AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY`.
+    pub dry_run_policies: bool,
+    /// `METRICS_LOCALHOST_ACCESS_ONLY`.
+    pub metrics_local_only: bool,
+}
+
+/// Beginnings of names that only istiod's settings have.
+const ISTIOD_PREFIXES: &[&str] = &[
+    "PILOT_",
+    "CITADEL_",
+    "AMBIENT_",
+    "ISTIOD_",
+    "ISTIO_GPRC_",
+    "ISTIO_DELTA_XDS",
+    "UNSAFE_",
+    "EXTERNAL_",
+    "K8S_SIGNER",
+    "CERT_SIGNER_",
+    "ENABLE_",
+    "INJECT",
+    "VALIDATION_WEBHOOK",
+];
+
+impl Environment {
+    /// Reads variables. Returns also the names of istiod's settings that are
+    /// set and have no effect. An error names the variable.
+    pub fn read(variables: impl IntoIterator<Item = (String, String)>) -> Result<(Self, Vec<String>), String> {
+        let mut reader = Reader { variables: variables.into_iter().collect(), read: Vec::new() };
+        let environment = Self::from_reader(&mut reader)?;
+        let ignored = reader.variables.keys().filter(|name| {
+            let istiods = ISTIOD_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            // Kubernetes sets service addresses that look alike.
+            let service = ["_SERVICE_HOST", "_PORT", "_PROTO", "_ADDR"].iter().any(|part| name.contains(part));
+            istiods && !service && !reader.read.contains(&name.as_str())
+        });
+        let mut ignored: Vec<_> = ignored.cloned().collect();
+        if environment.cert_provider != "istiod" {
+            ignored.push(format!("PILOT_CERT_PROVIDER={}", environment.cert_provider));
+        }
+        Ok((environment, ignored))
+    }
+
+    fn from_reader(reader: &mut Reader) -> Result<Self, String> {
+        let debounce = (reader.duration_if_set("PILOT_DEBOUNCE_AFTER")?, reader.duration_if_set("PILOT_DEBOUNCE_MAX")?);
+        let debounce = match debounce {
+            (None, None) => None,
+            (after, most) => {
+                Some((after.unwrap_or(Duration::from_millis(100)), most.unwrap_or(Duration::from_secs(10))))
+            }
+        };
+        let audience = reader.text("AUDIENCE", "istio-ca");
+        Ok(Self {
+            ambient: reader.flag("PILOT_ENABLE_AMBIENT", true)?,
+            trusted_node_accounts: reader.list("CA_TRUSTED_NODE_ACCOUNTS", "istio-system/ztunnel"),
+            debounce,
+            max_streams: reader.number("ISTIO_GPRC_MAXSTREAMS", 100_000)?,
+            max_message: reader.number_if_set("ISTIO_GPRC_MAXRECVMSGSIZE")?,
+            xds_auth: reader.flag("XDS_AUTH", true)?,
+            xds_identity_check: reader.flag("PILOT_ENABLE_XDS_IDENTITY_CHECK", true)?,
+            xds_auth_plaintext: reader.flag("XDS_AUTH_PLAINTEXT", false)?,
+            ca_server: reader.flag("ENABLE_CA_SERVER", true)?,
+            default_ttl: reader.duration("DEFAULT_WORKLOAD_CERT_TTL", "24h")?,
+            max_ttl: reader.duration("MAX_WORKLOAD_CERT_TTL", "2160h")?,
+            root_ttl: reader.duration("CITADEL_SELF_SIGNED_CA_CERT_TTL", "87600h")?,
+            root_check_interval: reader.duration("CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL", "1h")?,
+            root_grace_percent: reader.number("CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE", 20)?,
+            root_rsa_bits: reader.number_if_set("CITADEL_SELF_SIGNED_CA_RSA_KEY_SIZE")?,
+            root_ca_dir: reader.text("ROOT_CA_DIR", "./etc/cacerts"),
+            cacerts_for_self_signed: reader.flag("USE_CACERTS_FOR_SELF_SIGNED_CA", false)?,
+            multi_root: reader.flag("ISTIO_MULTIROOT_MESH", false)?,
+            root_config_map: reader.text("PILOT_CA_CERT_CONFIGMAP", "istio-ca-root-cert"),
+            jwt_rule: reader.value("JWT_RULE"),
+            audiences: reader.list("TOKEN_AUDIENCES", &audience),
+            cert_provider: reader.text("PILOT_CERT_PROVIDER", "istiod"),
+            custom_host: reader.text("ISTIOD_CUSTOM_HOST", ""),
+            cluster: reader.text("CLUSTER_ID", "Kubernetes"),
+            revision: reader.text("REVISION", "default"),
+            pod_name: reader.text("POD_NAME", "fairway"),
+            pod_namespace: reader.text("POD_NAMESPACE", "istio-system"),
+            kubeconfig: reader.text("KUBECONFIG", ""),
+            dry_run_policies: reader.flag("AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", false)?,
+            metrics_local_only: reader.flag("METRICS_LOCALHOST_ACCESS_ONLY", false)?,
+        })
+    }
+}
+
+struct Reader {
+    variables: BTreeMap<String, String>,
+    read: Vec<&'static str>,
+}
+
+impl Reader {
+    /// A variable that is set and not empty.
+    fn value(&mut self, name: &'static str) -> Option<String> {
+        self.read.push(name);
+        self.variables.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    fn text(&mut self, name: &'static str, default: &str) -> String {
+        self.value(name).unwrap_or_else(|| default.to_string())
+    }
+
+    fn list(&mut self, name: &'static str, default: &str) -> Vec<String> {
+        let text = self.text(name, default);
+        text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(ToString::to_string).collect()
+    }
+
+    fn flag(&mut self, name: &'static str, default: bool) -> Result<bool, String> {
+        match self.value(name).as_deref() {
+            None => Ok(default),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            Some(other) => Err(format!("{name}: {other:?} is not true or false")),
+        }
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, name: &'static str, default: T) -> Result<T, String> {
+        Ok(self.number_if_set(name)?.unwrap_or(default))
+    }
+
+    fn number_if_set<T: std::str::FromStr>(&mut self, name: &'static str) -> Result<Option<T>, String> {
+        let value = self.value(name);
+        value.map(|text| text.parse().map_err(|_| format!("{name}: {text:?} is not a number"))).transpose()
+    }
+
+    fn duration(&mut self, name: &'static str, default: &str) -> Result<Duration, String> {
+        duration::parse(&self.text(name, default)).map_err(|error| format!("{name}: {error}"))
+    }
+
+    fn duration_if_set(&mut self, name: &'static str) -> Result<Option<Duration>, String> {
+        let value = self.value(name);
+        value.map(|text| duration::parse(&text).map_err(|error| format!("{name}: {error}"))).transpose()
+    }
+}

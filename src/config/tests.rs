@@ -1,0 +1,96 @@
+use super::*;
+
+fn discovery(arguments: &str) -> (Discovery, Vec<String>) {
+    let arguments = ["fairway"].into_iter().chain(arguments.split_whitespace()).map(ToString::to_string);
+    let (cli, unknown) = parse(arguments).unwrap();
+    match cli.command {
+        Command::Discovery(flags) => (*flags, unknown),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_arguments_of_istiods_chart_start_it() {
+    let (flags, unknown) = discovery(
+        "discovery --monitoringAddr=:15014 --log_output_level=default:info --domain cluster.local \
+         --keepaliveMaxServerConnectionAge 30m --log_as_json",
+    );
+    assert!(unknown.is_empty(), "{unknown:?}");
+    assert_eq!(flags.keepalive_max_server_connection_age, Duration::from_secs(1800));
+    assert_eq!((flags.domain.as_str(), flags.log_as_json), ("cluster.local", true));
+    assert_eq!(address("grpcAddr", &flags.grpc_addr), Ok(Some("[::]:15010".parse().unwrap())));
+}
+
+#[test]
+fn flags_of_istiod_that_are_not_ours_are_named_with_their_values_gone() {
+    let (flags, unknown) = discovery(
+        "serve --ctrlz_port 9876 --registries=Kubernetes --profile --clusterAliases a=b --domain x.example --tls-min-version=TLSV1_3",
+    );
+    assert_eq!(unknown, ["--ctrlz_port", "--registries", "--profile", "--clusterAliases", "--tls-min-version"]);
+    assert_eq!(flags.domain, "x.example");
+}
+
+#[test]
+fn a_broken_value_is_an_error_that_names_the_flag() {
+    let error =
+        parse(["fairway", "discovery", "--shutdownDuration", "soon"].map(String::from)).unwrap_err().to_string();
+    assert!(error.contains("shutdownDuration") && error.contains("not a duration"), "{error}");
+    assert!(address("grpcAddr", "nowhere").unwrap_err().contains("--grpcAddr"));
+}
+
+#[test]
+fn other_commands_refuse_what_they_do_not_know() {
+    assert!(parse(["fairway", "token", "--nonsense"].map(String::from)).is_err());
+}
+
+fn environment(variables: &[(&str, &str)]) -> Result<(Environment, Vec<String>), String> {
+    Environment::read(variables.iter().map(|(name, value)| (name.to_string(), value.to_string())))
+}
+
+#[test]
+fn settings_of_istiod_without_effect_are_named() {
+    let (environment, ignored) = environment(&[
+        ("PILOT_ENABLE_AMBIENT", "true"),
+        ("PILOT_PUSH_THROTTLE", "100"),
+        ("PILOT_TRACE_SAMPLING", "1"),
+        ("ENABLE_DEBUG_ON_HTTP", "true"),
+        ("PILOT_SERVICE_HOST", "10.0.0.1"),
+        ("PATH", "/bin"),
+        ("PILOT_DEBOUNCE_AFTER", "10ms"),
+    ])
+    .unwrap();
+    assert_eq!(ignored, ["ENABLE_DEBUG_ON_HTTP", "PILOT_PUSH_THROTTLE", "PILOT_TRACE_SAMPLING"]);
+    assert_eq!(environment.debounce, Some((Duration::from_millis(10), Duration::from_secs(10))));
+    assert_eq!(environment.trusted_node_accounts, ["istio-system/ztunnel"]);
+}
+
+#[test]
+fn a_broken_variable_is_named() {
+    let error = environment(&[("MAX_WORKLOAD_CERT_TTL", "long")]).unwrap_err();
+    assert!(error.starts_with("MAX_WORKLOAD_CERT_TTL: \"long\""), "{error}");
+    assert!(environment(&[("XDS_AUTH", "maybe")]).unwrap_err().starts_with("XDS_AUTH"));
+}
+
+#[test]
+fn durations_are_gos() {
+    for (text, wanted) in [
+        ("300ms", Some(Duration::from_millis(300))),
+        ("1h30m", Some(Duration::from_secs(5400))),
+        ("1.5s", Some(Duration::from_millis(1500))),
+        ("0", Some(Duration::ZERO)),
+        ("infinite", Some(Duration::MAX)),
+        ("10", None),
+        ("", None),
+        ("s", None),
+        ("-1s", None),
+        ("1s2", None),
+    ] {
+        assert_eq!(duration::parse(text).ok(), wanted, "{text}");
+    }
+}
+
+#[test]
+fn log_scopes_of_istiod_are_understood() {
+    let (flags, _) = discovery("discovery --log_output_level=default:warn,ads:debug,ca:none");
+    assert!(flags.log_filter().ends_with("warn,fairway::xds=debug,fairway::ca=off"), "{}", flags.log_filter());
+}
