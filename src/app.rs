@@ -54,13 +54,29 @@ pub fn run(flags: Discovery, unknown_flags: Vec<String>) -> anyhow::Result<()> {
 
 /// Tasks that are expected to live as long as the process.
 struct Tasks {
-    set: JoinSet<(&'static str, anyhow::Result<()>)>,
+    /// They are dropped when the process ends.
+    background: JoinSet<Ended>,
+    /// They have somebody at the other end, and are given time.
+    servers: JoinSet<Ended>,
     stop: CancellationToken,
 }
 
+type Ended = (&'static str, anyhow::Result<()>);
+
 impl Tasks {
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-        self.set.spawn(async move { (name, task.await) });
+        self.background.spawn(async move { (name, task.await) });
+    }
+
+    /// The error of a background task that has ended with one.
+    fn failure(&mut self) -> Option<anyhow::Error> {
+        let ended = std::iter::from_fn(|| self.background.try_join_next());
+        ended.map(|ended| unexpected(Some(ended))).min_by_key(|error| error.to_string() == "graph")
+    }
+
+    /// A server, which ends in its own time when told to.
+    fn serve(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.servers.spawn(async move { (name, task.await) });
     }
 
     /// A task that ends by itself when the process stops.
@@ -76,7 +92,7 @@ async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()>
     // From the first moment on: a signal during the start must end it too.
     let signal = signal()?;
     tokio::pin!(signal);
-    let mut tasks = Tasks { set: JoinSet::new(), stop: CancellationToken::new() };
+    let mut tasks = Tasks { background: JoinSet::new(), servers: JoinSet::new(), stop: CancellationToken::new() };
     let drain = CancellationToken::new();
     let result = tokio::select! {
         started = start(flags.clone(), environment, &mut tasks, drain.clone()) => match started {
@@ -85,9 +101,11 @@ async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()>
                     tracing::info!(signal = name, "draining");
                     Ok(())
                 }
-                ended = tasks.set.join_next() => Err(unexpected(ended)),
+                ended = tasks.background.join_next() => Err(unexpected(ended)),
+                ended = tasks.servers.join_next() => Err(unexpected(ended)),
             },
-            Err(error) => Err(error),
+            // A task that failed is why the start did.
+            Err(error) => Err(tasks.failure().unwrap_or(error)),
         },
         name = &mut signal => {
             tracing::info!(signal = name, "stopping before the start was complete");
@@ -96,7 +114,7 @@ async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()>
     };
     drain.cancel();
     tasks.stop.cancel();
-    let rest = async { while tasks.set.join_next().await.is_some() {} };
+    let rest = async { while tasks.servers.join_next().await.is_some() {} };
     if tokio::time::timeout(flags.shutdown_duration, rest).await.is_err() {
         tracing::warn!("some streams did not end in time");
     }
@@ -104,7 +122,7 @@ async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()>
 }
 
 /// Every task has an owner that notices its end; this is it.
-fn unexpected(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>>) -> anyhow::Error {
+fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::Error {
     match ended {
         Some(Ok((name, Ok(())))) => anyhow::anyhow!("{name} ended"),
         Some(Ok((name, Err(error)))) => error.context(name),
@@ -204,7 +222,7 @@ async fn start(
             tracing::info!(address = %listener.local_addr()?, "{name}");
             let stop = tasks.stop.clone();
             let service = routes.into_make_service_with_connect_info::<SocketAddr>();
-            tasks.spawn(name, async move {
+            tasks.serve(name, async move {
                 Ok(axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await?)
             });
         }
@@ -232,7 +250,7 @@ async fn start(
         let bound = bind(address).await?;
         tracing::info!(address = %bound.local_addr()?, "plaintext gRPC");
         let routes = listen::routes(xds.clone(), None, Served::Discovery).await?;
-        tasks.spawn("plaintext gRPC", keepalive.serve(listener::plain(bound), routes, drain.clone()));
+        tasks.serve("plaintext gRPC", keepalive.serve(listener::plain(bound), routes, drain.clone()));
     }
     if let Some(address) = secure {
         let serving = setup.serving(tasks, &mesh, signer.clone())?;
@@ -244,7 +262,7 @@ async fn start(
         let routes = listen::routes(xds, certificates.transpose()?, served).await?;
         let bound = bind(address).await?;
         tracing::info!(address = %bound.local_addr()?, "TLS gRPC");
-        tasks.spawn("TLS gRPC", keepalive.serve(listener::tls(bound, serving), routes, drain));
+        tasks.serve("TLS gRPC", keepalive.serve(listener::tls(bound, serving), routes, drain));
     }
     ready.send_replace(true);
     tracing::info!("ready");
