@@ -7,6 +7,7 @@
 //! left after the given time is dropped.
 
 mod authority;
+mod cluster;
 mod listen;
 mod logging;
 
@@ -170,11 +171,7 @@ async fn start(
             tasks.spawn("file source", async move { Ok(source::file::run(folder, sender, problems).await?) });
             None
         }
-        None => {
-            let path = flags.kubeconfig.clone().or_else(|| Some(environment.kubeconfig.clone().into()));
-            let path = path.filter(|path| !path.as_os_str().is_empty());
-            Some(listen::kubernetes(tasks, path, &settings, sender, problems.clone()).await?)
-        }
+        None => Some(cluster::watch(tasks, &flags, &environment, &settings, sender, problems.clone()).await?),
     };
 
     // What answers from the beginning.
@@ -239,7 +236,7 @@ async fn start(
     );
     let signer = setup.authority(tasks, &trust, &registry).await?;
     if let (Some(client), Some(signer), false) = (&client, &signer, flags.read_only) {
-        listen::writers(tasks, client.clone(), &environment, &settings, signer, &published);
+        cluster::write(tasks, client.clone(), &environment, &settings, signer, &published);
     }
     let keepalive = listen::Keepalive {
         interval: flags.keepalive_interval,

@@ -65,10 +65,10 @@ pub struct Discovery {
     /// Kubeconfig to use outside a cluster
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
-    /// Requests per second to the API server besides watches
+    /// Accepted; requests are bounded by how many are under way instead
     #[arg(long = "kubernetesApiQPS", default_value_t = 80.0)]
     pub kubernetes_api_qps: f32,
-    /// Burst of requests to the API server
+    /// Accepted; requests are bounded by how many are under way instead
     #[arg(long = "kubernetesApiBurst", default_value_t = 160)]
     pub kubernetes_api_burst: u32,
     /// File with the mesh configuration; beats the ConfigMap

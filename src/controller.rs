@@ -1,1 +1,10 @@
-//! controller.
+//! What writes to Kubernetes. A controller sees the same facts as everything
+//! else, compares them with what is there, and writes only differences, by
+//! server-side apply. One replica at a time does, under a [`lease`]; serving
+//! proxies never depends on who that is.
+
+pub mod lease;
+pub mod root_config_map;
+
+/// The name under which we own fields of objects.
+pub const FIELD_MANAGER: &str = "fairway";

@@ -7,6 +7,7 @@
 
 pub mod documents;
 pub mod file;
+pub mod kube;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,10 +1,7 @@
-//! The gRPC servers, and the way to a cluster.
+//! The gRPC servers.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -12,13 +9,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-use super::Tasks;
-use crate::ca::authority::Authority;
 use crate::ca::service::CertificateService;
-use crate::config::Environment;
-use crate::model::Settings;
-use crate::source::{Problems, Sender};
-use crate::writer::Published;
 use crate::xds::reflection::{self, Served};
 use crate::xds::server::XdsServer;
 
@@ -80,26 +71,4 @@ async fn plain_peer(mut request: axum::extract::Request, next: axum::middleware:
     let address = request.extensions().get::<axum::extract::ConnectInfo<std::net::SocketAddr>>().map(|info| info.0);
     request.extensions_mut().insert(crate::ca::authenticate::Peer { address, ..Default::default() });
     next.run(request).await
-}
-
-/// Watches a cluster.
-pub(super) async fn kubernetes(
-    _tasks: &mut Tasks,
-    _kubeconfig: Option<PathBuf>,
-    _settings: &Arc<Settings>,
-    _sender: Sender,
-    _problems: Problems,
-) -> anyhow::Result<kube::Client> {
-    bail!("only folders can be served; give --configDir")
-}
-
-/// Starts what writes to the cluster.
-pub(super) fn writers(
-    _tasks: &mut Tasks,
-    _client: kube::Client,
-    _environment: &Environment,
-    _settings: &Arc<Settings>,
-    _signer: &Arc<Authority>,
-    _published: &Published,
-) {
 }

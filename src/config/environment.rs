@@ -146,7 +146,8 @@ impl Environment {
             custom_host: reader.text("ISTIOD_CUSTOM_HOST", ""),
             cluster: reader.text("CLUSTER_ID", "Kubernetes"),
             revision: reader.text("REVISION", "default"),
-            pod_name: reader.text("POD_NAME", "fairway"),
+            // Two processes on one machine must not pass for one replica.
+            pod_name: reader.value("POD_NAME").unwrap_or_else(|| format!("fairway-{}", std::process::id())),
             pod_namespace: reader.text("POD_NAMESPACE", "istio-system"),
             kubeconfig: reader.text("KUBECONFIG", ""),
             dry_run_policies: reader.flag("AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", false)?,

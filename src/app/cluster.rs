@@ -1,0 +1,72 @@
+//! The cluster: what is read from it and what is written to it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use super::Tasks;
+use crate::ca::authority::Authority;
+use crate::config::{Discovery, Environment};
+use crate::controller::root_config_map::RootConfigMap;
+use crate::model::Settings;
+use crate::source::kube::{self as source, Options};
+use crate::source::{Problems, Sender};
+use crate::writer::Published;
+
+/// Starts watching the cluster, and returns the client for everything else.
+pub(super) async fn watch(
+    tasks: &mut Tasks,
+    flags: &Discovery,
+    environment: &Environment,
+    settings: &Settings,
+    sender: Sender,
+    problems: Problems,
+) -> anyhow::Result<kube::Client> {
+    let given = Some(PathBuf::from(&environment.kubeconfig)).filter(|path| !path.as_os_str().is_empty());
+    let path = flags.kubeconfig.clone().or(given);
+    let client = source::client(path.as_deref()).await.context("cannot reach a cluster; --configDir serves a folder")?;
+    let options = Options { system_namespace: settings.system_namespace.clone() };
+    tasks.spawn("Kubernetes source", {
+        let client = client.clone();
+        async move {
+            source::run(client, options, sender, problems).await;
+            Ok(())
+        }
+    });
+    Ok(client)
+}
+
+/// Starts what writes to the cluster.
+pub(super) fn write(
+    tasks: &mut Tasks,
+    client: kube::Client,
+    environment: &Environment,
+    settings: &Settings,
+    signer: &Arc<Authority>,
+    published: &Published,
+) {
+    let mut bundles = signer.subscribe();
+    let (roots, root) = watch::channel(bundles.borrow_and_update().root_pem().clone());
+    tasks.spawn("root bundle", async move {
+        loop {
+            bundles.changed().await?;
+            roots.send_replace(bundles.borrow_and_update().root_pem().clone());
+        }
+    });
+    let controller = RootConfigMap {
+        client,
+        system_namespace: settings.system_namespace.clone(),
+        name: environment.root_config_map.as_str().into(),
+        identity: environment.pod_name.as_str().into(),
+        namespaces: published.namespaces.clone(),
+        root,
+    };
+    let stop = tasks.stop.clone();
+    // It gives up its lease when it stops, so that another replica need not wait.
+    tasks.serve("root ConfigMaps", async move {
+        controller.run(stop).await;
+        Ok(())
+    });
+}

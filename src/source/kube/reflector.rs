@@ -1,0 +1,447 @@
+//! Keeps the graph's idea of one kind equal to the API server's: finds where
+//! the kind is served, lists it, and watches from there on.
+//!
+//! A list becomes the difference to what was said before, so it is the same
+//! whether it is the first or follows a gap, and an object that cannot be read
+//! is simply not part of the difference.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::api::kinds::{DecodeError, decode_meta};
+use crate::api::{Change, Kind, Meta, Object, ObjectKey};
+use crate::source::{Event, Problem, Problems, Sender};
+
+use super::Server;
+use super::backoff::Backoff;
+use super::failure::Failure;
+use super::known::Known;
+use super::lines::Lines;
+use super::requests::{Frame, Page, Place, Selection};
+
+/// A watch is taken for dead when nothing comes for so long. The API server
+/// sends a bookmark every minute; one that sends none is asked for a new watch
+/// this often, which costs it little.
+const IDLE: Duration = Duration::from_secs(85);
+/// A streaming list is given up when nothing comes for so long.
+const LIST_IDLE: Duration = Duration::from_secs(30);
+/// A watch that ends sooner, without an event, has not worked.
+const SHORT: Duration = Duration::from_secs(1);
+/// How long an API server must stay in the past until we believe that its
+/// versions begin again, because the cluster was restored or rebuilt. A member
+/// that lags catches up or is replaced in less.
+const PAST: Duration = Duration::from_secs(300);
+/// How long discovery must say that a kind is gone until its objects go. An
+/// API server that starts may not have seen all definitions yet.
+const GONE: Duration = Duration::from_secs(10);
+
+/// Watches one selection of objects.
+pub struct Reflector {
+    server: Server,
+    selection: Selection,
+    sender: Sender,
+    problems: Problems,
+    /// The key of problems of the kind; those of objects follow a slash.
+    name: String,
+    definitions: watch::Receiver<()>,
+
+    /// Where the kind is served, once found.
+    place: Option<Place>,
+    known: Known,
+    /// Whether `known` is complete up to its newest version.
+    listed: bool,
+    /// Whether that version must be compared with the API server's.
+    doubtful: bool,
+    /// Since when the API server is in the past.
+    past: Option<Instant>,
+    /// Since when discovery says that the kind is not served.
+    gone: Option<Instant>,
+    synced: bool,
+    /// What is to be sent next.
+    changes: Vec<Change>,
+    /// The objects that cannot be read, and whether the list has confirmed it.
+    broken: BTreeMap<ObjectKey, bool>,
+    /// Whether the list has objects of which not even the name can be read.
+    nameless: bool,
+    backoff: Backoff,
+    absence: Backoff,
+}
+
+impl Reflector {
+    /// A reflector that has not begun.
+    pub fn new(server: Server, selection: Selection, sender: Sender, problems: Problems) -> Self {
+        let plural = selection.kind.info().plural;
+        let name = match &selection.name {
+            Some(name) => format!("kube:{plural}:{name}"),
+            None => format!("kube:{plural}"),
+        };
+        Self {
+            definitions: server.definitions.subscribe(),
+            known: Known::new(selection.kind),
+            server,
+            selection,
+            sender,
+            problems,
+            name,
+            place: None,
+            listed: false,
+            doubtful: false,
+            past: None,
+            gone: None,
+            synced: false,
+            changes: Vec::new(),
+            broken: BTreeMap::new(),
+            nameless: false,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(15)),
+            absence: Backoff::new(Duration::from_millis(250), Duration::from_secs(30)),
+        }
+    }
+
+    /// Watches until the receiver is gone.
+    pub async fn run(mut self) {
+        let sender = self.sender.clone();
+        let work = async {
+            loop {
+                let turn = AssertUnwindSafe(Box::pin(self.turn())).catch_unwind().await;
+                match turn {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(failure)) => self.learn(&failure).await,
+                    Err(_) => {
+                        // What was known is still true; what was lost of the
+                        // watch, a list finds.
+                        self.listed = false;
+                        self.report("the watch of this kind panicked; it begins again".into());
+                        sleep(self.backoff.delay()).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = sender.closed() => {}
+            () = work => {}
+        }
+    }
+
+    /// From finding the kind to the end of one watch.
+    async fn turn(&mut self) -> Result<(), Failure> {
+        let Some(place) = self.find().await? else { return self.absent().await };
+        if self.known.newest > 0 && (self.doubtful || !self.listed) {
+            let newest = place.newest(&self.server.client, &self.selection).await?;
+            self.doubt(newest)?;
+        }
+        let streamed = if self.listed { None } else { self.list(&place).await? };
+        let lines = match streamed {
+            Some(lines) => lines,
+            None => place.watch(&self.server.client, &self.selection, self.known.newest).await?,
+        };
+        self.problems.close(&self.name);
+        self.follow(lines).await
+    }
+
+    /// Draws the conclusions of a failure, and waits.
+    async fn learn(&mut self, failure: &Failure) {
+        match failure {
+            // Not worth a word, unless it is the list itself that expires.
+            Failure::Expired(_) if self.listed => self.listed = false,
+            // Nor is this, unless a new connection is silent too.
+            Failure::Silent(_) if self.listed && !self.doubtful => {
+                self.doubtful = true;
+                self.backoff.reset();
+            }
+            _ => {
+                // A version that the API server does not know yet looks like
+                // any error; what it read may be worth reading again.
+                self.doubtful = true;
+                self.listed &= !matches!(failure, Failure::Garbled(_));
+                if matches!(failure, Failure::Refused { code: 404, .. }) {
+                    self.place = None;
+                }
+                self.report(self.explain(failure));
+            }
+        }
+        tracing::debug!(kind = self.selection.kind.info().plural, %failure, "watch begins again");
+        sleep(self.backoff.delay().max(failure.retry_after())).await;
+    }
+
+    fn explain(&self, failure: &Failure) -> String {
+        let info = self.selection.kind.info();
+        let resource = [info.plural, info.group].join(".");
+        let resource = resource.trim_end_matches('.');
+        match failure {
+            Failure::Refused { code: 403, message, .. } => {
+                format!("not permitted; grant us the verbs list and watch on {resource}: {message}")
+            }
+            Failure::Refused { code: 401, message, .. } => {
+                format!("the API server does not accept our credentials: {message}")
+            }
+            _ => failure.to_string(),
+        }
+    }
+
+    fn report(&self, reason: String) {
+        let place = self.selection.kind.info().kind.to_owned();
+        self.problems.open(self.name.clone(), Problem { place, field: String::new(), reason });
+    }
+
+    /// Finds where the kind is served, unless that is known.
+    async fn find(&mut self) -> Result<Option<Place>, Failure> {
+        if self.place.is_none() {
+            self.definitions.mark_unchanged();
+            self.place = Place::find(&self.server.client, &self.selection).await?;
+            self.listed &= self.place.is_none();
+        }
+        Ok(self.place.clone())
+    }
+
+    /// The kind is not served, which is the same as that it has no objects.
+    /// Waits for a reason to look again.
+    async fn absent(&mut self) -> Result<(), Failure> {
+        if !self.known.is_empty() && self.gone.get_or_insert_with(Instant::now).elapsed() < GONE {
+            sleep(self.backoff.delay()).await;
+            return Ok(());
+        }
+        self.begin_list();
+        self.finish_list(Vec::new(), self.known.newest).await;
+        self.problems.close(&self.name);
+        // Discovery follows a definition with a delay, so the first looks are
+        // close to each other.
+        let delay = self.absence.delay();
+        let look = async {
+            if self.definitions.changed().await.is_ok() {
+                self.absence.reset();
+                sleep(self.absence.delay()).await;
+            }
+        };
+        let _ = timeout(delay, look).await;
+        Ok(())
+    }
+
+    /// Compares the version of the API server with what we have seen of it.
+    fn doubt(&mut self, newest: u64) -> Result<(), Failure> {
+        let seen = self.known.newest;
+        self.doubtful = newest < seen;
+        if !self.doubtful {
+            self.past = None;
+            return Ok(());
+        }
+        if self.past.get_or_insert_with(Instant::now).elapsed() < PAST {
+            return Err(Failure::Past { newest, seen });
+        }
+        let kind = self.selection.kind.info().plural;
+        tracing::warn!(kind, newest, seen, "the API server stays at an older version; it is believed now");
+        self.known.forget_versions();
+        (self.listed, self.doubtful, self.past) = (false, false, None);
+        Ok(())
+    }
+
+    /// Lists all objects. A streaming list goes on as a watch.
+    async fn list(&mut self, place: &Place) -> Result<Option<Lines>, Failure> {
+        self.gone = None;
+        self.absence.reset();
+        let streams_lists = self.server.streams_lists.clone();
+        if streams_lists.load(Ordering::Relaxed) {
+            match self.list_streaming(place).await {
+                Err(failure) if failure.refuses_streaming() => {
+                    if streams_lists.swap(false, Ordering::Relaxed) {
+                        tracing::info!(%failure, "the API server does not stream lists; asking for pages");
+                    }
+                }
+                streamed => return streamed.map(Some),
+            }
+        }
+        self.list_pages(place).await?;
+        Ok(None)
+    }
+
+    async fn list_streaming(&mut self, place: &Place) -> Result<Lines, Failure> {
+        let mut lines = place.stream(&self.server.client, &self.selection).await?;
+        self.begin_list();
+        let mut news = Vec::new();
+        while lines.wait(LIST_IDLE).await? {
+            while let Some(line) = lines.next_line() {
+                match Frame::read(line?, self.known.newest)? {
+                    Frame::Put(json) => news.extend(self.decode(json).and_then(|object| self.known.listed(object))),
+                    // The API server may still be catching up with changes
+                    // when it begins to list.
+                    Frame::Delete(meta) => news.push(Change::Delete(self.selection.kind, meta.key())),
+                    Frame::Bookmark { version, initial_end: true } => {
+                        self.check(version)?;
+                        self.finish_list(news, version).await;
+                        return Ok(lines);
+                    }
+                    Frame::Bookmark { .. } | Frame::Other => {}
+                }
+            }
+        }
+        Err(Failure::Ended)
+    }
+
+    async fn list_pages(&mut self, place: &Place) -> Result<(), Failure> {
+        self.begin_list();
+        let (mut news, mut token) = (Vec::new(), String::new());
+        loop {
+            let text = place.page(&self.server.client, &self.selection, &token).await?;
+            let page = Page::read(&text)?;
+            for item in page.items.unwrap_or_default() {
+                news.extend(self.decode(item.get()).and_then(|object| self.known.listed(object)));
+            }
+            token = page.metadata.token.unwrap_or_default().to_owned();
+            if token.is_empty() {
+                let version = page.metadata.version();
+                self.check(version)?;
+                self.finish_list(news, version).await;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Refuses what comes from the past: another member may have answered than
+    /// the one that was asked for its version.
+    fn check(&self, newest: u64) -> Result<(), Failure> {
+        let seen = self.known.newest;
+        if newest < seen { Err(Failure::Past { newest, seen }) } else { Ok(()) }
+    }
+
+    fn begin_list(&mut self) {
+        self.known.begin();
+        self.nameless = false;
+        self.broken.values_mut().for_each(|confirmed| *confirmed = false);
+    }
+
+    async fn finish_list(&mut self, news: Vec<Change>, version: u64) {
+        let keep_all = self.nameless;
+        let difference = self.known.finish(news, version, keep_all);
+        self.changes.extend(difference);
+        if !keep_all {
+            let name = &self.name;
+            self.problems.close(&format!("{name}/"));
+            self.broken.extract_if(.., |_, confirmed| !*confirmed).for_each(|(key, _)| {
+                self.problems.close(&format!("{name}/{key}"));
+            });
+        }
+        self.listed = true;
+        self.flush().await;
+        if !self.synced {
+            self.synced = true;
+            let _ = self.sender.send(Event::Synced(vec![self.selection.kind])).await;
+        }
+    }
+
+    /// Reads a watch until it ends.
+    async fn follow(&mut self, mut lines: Lines) -> Result<(), Failure> {
+        let opened = Instant::now();
+        let mut heard = false;
+        // A streaming list may have brought more than the list.
+        loop {
+            let outcome = self.read(&mut lines);
+            self.flush().await;
+            if outcome? {
+                heard = true;
+                self.backoff.reset();
+            }
+            if !lines.wait(IDLE).await? {
+                break;
+            }
+        }
+        if heard || opened.elapsed() >= SHORT {
+            self.backoff.reset();
+            return Ok(());
+        }
+        Err(Failure::Ended)
+    }
+
+    /// Reads the lines that are there. Returns whether there were any.
+    fn read(&mut self, lines: &mut Lines) -> Result<bool, Failure> {
+        let mut any = false;
+        while let Some(line) = lines.next_line() {
+            let change = match Frame::read(line?, self.known.newest)? {
+                Frame::Put(json) => self.decode(json).and_then(|object| self.known.put(object)),
+                Frame::Delete(meta) => {
+                    self.mend(&meta.key());
+                    self.known.delete(&meta)
+                }
+                Frame::Bookmark { version, .. } => {
+                    // A watch from the future is silent until the API server
+                    // gets there; a bookmark may tell where it is.
+                    self.check(version)?;
+                    self.known.newest = version;
+                    None
+                }
+                Frame::Other => None,
+            };
+            self.changes.extend(change);
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Decodes an object. One that cannot be read keeps its last good version.
+    fn decode(&mut self, json: &str) -> Option<Object> {
+        match self.selection.kind.decode_json(json) {
+            Ok(object) => {
+                if !self.broken.is_empty() {
+                    self.mend(&object.meta().key());
+                }
+                Some(object)
+            }
+            Err(error) => {
+                self.break_off(decode_meta(json), error);
+                None
+            }
+        }
+    }
+
+    fn break_off(&mut self, meta: Option<Meta>, DecodeError { field, reason }: DecodeError) {
+        let kind = self.selection.kind.info().kind;
+        let Some(meta) = meta else {
+            self.nameless = true;
+            self.problems.open(format!("{}/", self.name), Problem { place: kind.into(), field, reason });
+            return;
+        };
+        let key = meta.key();
+        self.known.newest = self.known.newest.max(if self.listed { meta.resource_version.0 } else { 0 });
+        self.known.keep(&key);
+        self.problems.open(format!("{}/{key}", self.name), Problem { place: format!("{kind} {key}"), field, reason });
+        self.broken.insert(key, true);
+    }
+
+    /// An object can be read, or is gone.
+    fn mend(&mut self, key: &ObjectKey) {
+        if self.broken.remove(key).is_some() {
+            self.problems.close(&format!("{}/{key}", self.name));
+        }
+    }
+
+    /// Sends what there is to say.
+    async fn flush(&mut self) {
+        if self.changes.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut self.changes);
+        let define = self.selection.kind == Kind::CustomResourceDefinition && changes.iter().any(defines);
+        // Without a receiver, `run` ends.
+        let _ = self.sender.send(Event::Changes(changes)).await;
+        if define {
+            self.server.definitions.send_replace(());
+        }
+    }
+}
+
+/// Whether a change is of the definition of a kind in our table.
+fn defines(change: &Change) -> bool {
+    let key = match change {
+        Change::Put(object) => object.meta().key(),
+        Change::Delete(_, key) => key.clone(),
+        Change::Reset(..) => return true,
+    };
+    Kind::ALL.iter().map(|kind| kind.info()).any(|info| {
+        let group = key.name.strip_prefix(info.plural).and_then(|rest| rest.strip_prefix('.'));
+        group == Some(info.group)
+    })
+}

@@ -1,0 +1,491 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Server;
+use super::reflector::Reflector;
+use super::requests::Selection;
+use super::scripted::{Call, Script, Stream, server, status};
+use crate::api::{Change, Kind};
+use crate::source::{Event, Problems, Receiver, channel};
+
+const POLICIES: &str = "/apis/security.istio.io/v1/authorizationpolicies";
+
+/// A reflector of one kind, with the test at both of its ends.
+struct Test {
+    api: Script,
+    events: Receiver,
+    problems: Problems,
+}
+
+impl Test {
+    fn start(kind: Kind) -> Self {
+        let (client, api) = server();
+        Self::with(&Server::new(client), api, kind)
+    }
+
+    fn with(server: &Server, api: Script, kind: Kind) -> Self {
+        let (sender, events) = channel();
+        let problems = Problems::default();
+        let selection = Selection::of(kind, "istio-system");
+        tokio::spawn(Reflector::new(server.clone(), selection, sender, problems.clone()).run());
+        Self { api, events, problems }
+    }
+
+    /// A reflector of pods that has listed these, and watches from a version.
+    async fn pods(version: u64, pods: &[Value]) -> (Self, Stream) {
+        let mut test = Self::start(Kind::Pod);
+        let stream = test.api.next().await.stream();
+        for pod in pods {
+            stream.event("ADDED", pod);
+        }
+        stream.initial_end(version);
+        let mut said = Vec::new();
+        if !pods.is_empty() {
+            said = test.said().await;
+        }
+        assert_eq!(said.len(), pods.len());
+        assert_eq!(test.said().await, ["synced"]);
+        (test, stream)
+    }
+
+    /// What the next event says. Time passes if there is none.
+    async fn said(&mut self) -> Vec<String> {
+        let event = tokio::time::timeout(Duration::from_secs(600), self.events.recv()).await;
+        match event.expect("an event within ten minutes").expect("the reflector is there") {
+            Event::Synced(_) => vec!["synced".into()],
+            Event::Changes(changes) => {
+                let mut said: Vec<_> = changes.iter().map(say).collect();
+                said.sort();
+                said
+            }
+        }
+    }
+
+    /// Fails if anything was said.
+    fn silent(&mut self) {
+        if let Ok(event) = self.events.try_recv() {
+            panic!("said {event:?}");
+        }
+    }
+
+    /// The reasons of the problems there are.
+    fn reasons(&self) -> String {
+        self.problems.list().iter().map(|problem| format!("{}: {}\n", problem.place, problem.reason)).collect()
+    }
+}
+
+fn say(change: &Change) -> String {
+    match change {
+        Change::Put(object) => format!("+{}@{}", object.meta().key(), object.meta().resource_version.0),
+        Change::Delete(_, key) => format!("-{key}"),
+        Change::Reset(..) => "reset".into(),
+    }
+}
+
+fn object(name: &str, version: u64) -> Value {
+    json!({"metadata": {"namespace": "a", "name": name, "uid": format!("uid-{name}"), "resourceVersion": version.to_string()}})
+}
+
+/// A pod that does not decode.
+fn broken(name: &str, version: u64) -> Value {
+    let mut pod = object(name, version);
+    pod["spec"] = json!({"serviceAccountName": {"is": "no text"}});
+    pod
+}
+
+/// A moment for everything that can happen now.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+fn newest(call: Call, version: u64) {
+    assert!(call.query.ends_with("limit=1"), "{call}");
+    call.list(version, "", &[]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streaming_list_goes_on_as_a_watch() {
+    let mut test = Test::start(Kind::Pod);
+    let call = test.api.next().await;
+    assert_eq!(call.path, "/api/v1/pods");
+    assert!(call.query.contains("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"), "{call}");
+    let stream = call.stream();
+    stream.event("ADDED", &object("x", 3));
+    stream.event("ADDED", &object("y", 5));
+    settle().await;
+    test.silent();
+    stream.initial_end(7);
+    assert_eq!(test.said().await, ["+a/x@3", "+a/y@5"]);
+    assert_eq!(test.said().await, ["synced"]);
+
+    stream.event("MODIFIED", &object("x", 8));
+    stream.event("DELETED", &object("y", 9));
+    stream.event("ADDED", &object("z", 10));
+    assert_eq!(test.said().await, ["+a/x@8", "+a/z@10", "-a/y"], "what is there already is said at once");
+    drop(stream);
+    test.api.watch(10).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_may_come_before_a_streaming_list_ends() {
+    let mut test = Test::start(Kind::Pod);
+    let stream = test.api.next().await.stream();
+    stream.event("ADDED", &object("x", 3));
+    stream.event("ADDED", &object("y", 5));
+    stream.event("MODIFIED", &object("x", 6));
+    stream.event("DELETED", &object("y", 7));
+    stream.initial_end(7);
+    assert_eq!(test.said().await, ["+a/x@3", "+a/x@6", "+a/y@5", "-a/y"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_arrive_in_pieces() {
+    let (mut test, stream) = Test::pods(7, &[]).await;
+    let line = format!("{}\n", json!({"type": "ADDED", "object": object("ä", 8)}));
+    let (head, tail) = line.split_at(30);
+    stream.bytes(head);
+    settle().await;
+    stream.bytes(&format!("{tail}{{\"type\":"));
+    assert_eq!(test.said().await, ["+a/ä@8"]);
+    drop(stream);
+    test.api.watch(8).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_streaming_lists_is_asked_for_pages() {
+    for code in [400, 422, 500] {
+        let mut test = Test::start(Kind::Pod);
+        test.api.next().await.refuse(code, "RequestWatchProgress is disabled");
+        let call = test.api.next().await;
+        assert_eq!(call.query, "limit=500");
+        call.list(20, "more", &[object("x", 3)]);
+        let call = test.api.next().await;
+        assert_eq!(call.query, "limit=500&continue=more");
+        call.list(20, "", &[object("y", 5)]);
+        assert_eq!(test.said().await, ["+a/x@3", "+a/y@5"]);
+        assert_eq!(test.said().await, ["synced"]);
+        let stream = test.api.watch(20).await;
+        stream.event("ERROR", &status(410, "too old resource version"));
+        // It is remembered.
+        newest(test.api.next().await, 30);
+        assert_eq!(test.api.next().await.query, "limit=500");
+        assert_eq!(test.reasons(), "");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streaming_list_that_stalls_or_ends_is_replaced_by_pages() {
+    let mut test = Test::start(Kind::Pod);
+    let stream = test.api.next().await.stream();
+    stream.event("ADDED", &object("x", 3));
+    assert_eq!(test.api.next().await.query, "limit=500");
+
+    let mut test = Test::start(Kind::Pod);
+    drop(test.api.next().await.stream());
+    assert_eq!(test.api.next().await.query, "limit=500");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_whose_token_expires_begins_again() {
+    let mut test = Test::start(Kind::Pod);
+    test.api.next().await.refuse(422, "sendInitialEvents is forbidden");
+    test.api.next().await.list(20, "more", &[object("x", 3), object("y", 4)]);
+    test.api.next().await.refuse(410, "the provided continue parameter is too old");
+    let call = test.api.next().await;
+    assert_eq!(call.query, "limit=500");
+    call.list(30, "", &[object("y", 4)]);
+    assert_eq!(test.said().await, ["+a/y@4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_is_found_by_a_list() {
+    let (mut test, stream) = Test::pods(7, &[object("x", 3), object("y", 4), object("z", 5)]).await;
+    drop(stream);
+    let call = test.api.next().await;
+    call.refuse(410, "too old resource version");
+    newest(test.api.next().await, 30);
+    let stream = test.api.next().await.stream();
+    stream.event("ADDED", &object("x", 3));
+    stream.event("ADDED", &object("z", 29));
+    stream.initial_end(30);
+    assert_eq!(test.said().await, ["+a/z@29", "-a/y"], "what is the same is not said again");
+    settle().await;
+    test.silent();
+    assert_eq!(test.reasons(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_inside_a_watch_is_not_an_object() {
+    let (mut test, stream) = Test::pods(7, &[object("x", 3)]).await;
+    stream.event("ERROR", &status(500, "etcdserver: no leader"));
+    settle().await;
+    assert!(test.reasons().contains("no leader"), "{}", test.reasons());
+    newest(test.api.next().await, 8);
+    let _stream = test.api.watch(7).await;
+    settle().await;
+    assert_eq!(test.reasons(), "");
+    test.silent();
+}
+
+#[tokio::test(start_paused = true)]
+async fn bookmarks_keep_a_watch_alive_and_move_it() {
+    let (mut test, stream) = Test::pods(7, &[]).await;
+    for minute in 0..60 {
+        test.api.quiet(Duration::from_secs(60)).await;
+        stream.bookmark(100 + minute);
+    }
+    settle().await;
+    drop(stream);
+    test.api.watch(159).await;
+    test.silent();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_silent_is_replaced() {
+    let (mut test, stream) = Test::pods(7, &[]).await;
+    test.api.quiet(Duration::from_secs(84)).await;
+    newest(tokio::time::timeout(Duration::from_secs(6), test.api.next()).await.expect("by 90 s"), 8);
+    test.api.watch(7).await;
+    assert_eq!(test.reasons(), "");
+    drop(stream);
+}
+
+#[tokio::test(start_paused = true)]
+async fn older_states_of_an_object_change_nothing() {
+    let (mut test, stream) = Test::pods(7, &[object("x", 6)]).await;
+    stream.event("MODIFIED", &object("x", 5));
+    stream.event("ADDED", &object("x", 6));
+    stream.event("DELETED", &object("x", 4));
+    stream.event("DELETED", &object("never", 8));
+    settle().await;
+    test.silent();
+    stream.event("DELETED", &object("x", 9));
+    assert_eq!(test.said().await, ["-a/x"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_keeps_its_last_good_version() {
+    let (mut test, stream) = Test::pods(7, &[object("x", 6), object("y", 7)]).await;
+    stream.event("MODIFIED", &broken("x", 8));
+    stream.event("ADDED", &broken("new", 9));
+    stream.event("MODIFIED", &object("y", 10));
+    assert_eq!(test.said().await, ["+a/y@10"]);
+    let problems = test.problems.list();
+    assert_eq!(problems.iter().map(|problem| &*problem.place).collect::<Vec<_>>(), ["Pod a/new", "Pod a/x"]);
+    assert_eq!(problems[0].field, "spec.serviceAccountName");
+
+    // Neither does a list withdraw it.
+    stream.event("ERROR", &status(410, "expired"));
+    newest(test.api.next().await, 20);
+    let stream = test.api.next().await.stream();
+    stream.event("ADDED", &broken("x", 8));
+    stream.event("ADDED", &object("z", 19));
+    stream.initial_end(20);
+    assert_eq!(test.said().await, ["+a/z@19", "-a/y"]);
+    assert_eq!(test.problems.list().len(), 1, "{}", test.reasons());
+
+    stream.event("MODIFIED", &object("x", 21));
+    assert_eq!(test.said().await, ["+a/x@21"]);
+    assert_eq!(test.reasons(), "");
+    stream.event("MODIFIED", &broken("x", 22));
+    stream.event("DELETED", &broken("x", 23));
+    assert_eq!(test.said().await, ["-a/x"]);
+    assert_eq!(test.reasons(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_with_a_nameless_object_withdraws_nothing() {
+    let (mut test, stream) = Test::pods(7, &[object("x", 6), object("y", 7)]).await;
+    stream.event("ERROR", &status(410, "expired"));
+    newest(test.api.next().await, 20);
+    let stream = test.api.next().await.stream();
+    stream.event("ADDED", &json!({"metadata": {"name": 5}}));
+    stream.event("ADDED", &object("y", 19));
+    stream.initial_end(20);
+    assert_eq!(test.said().await, ["+a/y@19"]);
+    assert_eq!(test.problems.list().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn permission_that_is_taken_away_withdraws_nothing() {
+    let (mut test, stream) = Test::pods(7, &[object("x", 6)]).await;
+    drop(stream);
+    for _ in 0..5 {
+        test.api.next().await.refuse(403, "pods is forbidden");
+    }
+    settle().await;
+    assert_eq!(test.reasons(), "Pod: not permitted; grant us the verbs list and watch on pods: pods is forbidden\n");
+    newest(test.api.next().await, 9);
+    let stream = test.api.watch(7).await;
+    stream.event("MODIFIED", &object("x", 9));
+    assert_eq!(test.said().await, ["+a/x@9"]);
+    assert_eq!(test.reasons(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_permission_nothing_is_synced() {
+    let mut test = Test::start(Kind::Pod);
+    test.api.next().await.refuse(403, "no");
+    test.api.next().await.refuse(401, "who?");
+    drop(test.api.next().await);
+    settle().await;
+    test.silent();
+    assert!(test.reasons().contains("cannot be reached"), "{}", test.reasons());
+    test.api.next().await.stream().initial_end(5);
+    assert_eq!(test.said().await, ["synced"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_become_rare_and_respect_the_server() {
+    let mut test = Test::start(Kind::Pod);
+    let started = tokio::time::Instant::now();
+    for _ in 0..20 {
+        drop(test.api.next().await);
+    }
+    let spent = started.elapsed();
+    assert!((Duration::from_secs(90)..Duration::from_secs(240)).contains(&spent), "{spent:?}");
+    test.api.next().await.throttle(40);
+    test.api.quiet(Duration::from_secs(39)).await;
+    test.api.next().await.stream().initial_end(5);
+    assert_eq!(test.said().await, ["synced"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_from_the_past_is_not_believed() {
+    let (mut test, stream) = Test::pods(1000, &[object("x", 900)]).await;
+    stream.break_off();
+    newest(test.api.next().await, 50);
+    newest(test.api.next().await, 60);
+    settle().await;
+    assert!(test.reasons().contains("at version 60, and was at 1000"), "{}", test.reasons());
+    newest(test.api.next().await, 1000);
+    let stream = test.api.watch(1000).await;
+    settle().await;
+    assert_eq!(test.reasons(), "");
+
+    // A list may come from another member than the answer before.
+    stream.event("ERROR", &status(410, "expired"));
+    newest(test.api.next().await, 1001);
+    let stream = test.api.next().await.stream();
+    stream.initial_end(20);
+    newest(test.api.next().await, 1001);
+    test.silent();
+    let stream = test.api.next().await.stream();
+    stream.event("ADDED", &object("x", 900));
+    stream.initial_end(1001);
+    settle().await;
+    test.silent();
+
+    // Neither is a bookmark believed.
+    stream.bookmark(30);
+    newest(test.api.next().await, 1001);
+    test.api.watch(1001).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_was_rebuilt_is_believed_in_the_end() {
+    let (mut test, stream) = Test::pods(1000, &[object("x", 900), object("y", 901)]).await;
+    stream.break_off();
+    let started = tokio::time::Instant::now();
+    let call = loop {
+        let call = test.api.next().await;
+        if !call.query.ends_with("limit=1") {
+            break call;
+        }
+        test.silent();
+        newest(call, 50);
+    };
+    assert!(started.elapsed() >= Duration::from_secs(300));
+    let stream = call.stream();
+    stream.event("ADDED", &object("x", 40));
+    stream.initial_end(51);
+    assert_eq!(test.said().await, ["+a/x@40", "-a/y"]);
+    stream.event("MODIFIED", &object("x", 52));
+    assert_eq!(test.said().await, ["+a/x@52"]);
+    assert_eq!(test.reasons(), "");
+}
+
+fn discovery(call: Call, versions: &[&str], plurals: &[&str]) {
+    let versions: Vec<_> = versions.iter().map(|version| json!({"version": version})).collect();
+    let resources: Vec<_> = plurals.iter().map(|plural| json!({"name": plural})).collect();
+    call.json(200, &json!({"versions": versions, "resources": resources}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_may_appear_and_go() {
+    let (client, api) = server();
+    let server = Server::new(client);
+    let mut test = Test::with(&server, api, Kind::AuthorizationPolicy);
+    let call = test.api.next().await;
+    assert_eq!(call.path, "/apis/security.istio.io");
+    call.refuse(404, "404 page not found");
+    assert_eq!(test.said().await, ["synced"]);
+    assert_eq!(test.reasons(), "");
+    for _ in 0..20 {
+        test.api.next().await.refuse(404, "404 page not found");
+    }
+
+    // Its definition appears.
+    let started = tokio::time::Instant::now();
+    server.definitions.send_replace(());
+    discovery(test.api.next().await, &["v1beta1", "v1"], &[]);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    let call = test.api.next().await;
+    assert_eq!(call.path, "/apis/security.istio.io/v1");
+    discovery(call, &[], &["authorizationpolicies"]);
+    let call = test.api.next().await;
+    assert_eq!(call.path, POLICIES);
+    let stream = call.stream();
+    stream.event("ADDED", &object("x", 6));
+    stream.initial_end(7);
+    assert_eq!(test.said().await, ["+a/x@6"]);
+
+    // It goes; an error of discovery is not believed, nor is a hasty answer.
+    let gone = tokio::time::Instant::now();
+    drop(stream);
+    test.api.next().await.refuse(404, "404 page not found");
+    test.api.next().await.refuse(503, "not now");
+    while test.events.is_empty() {
+        discovery(test.api.next().await, &["v1beta2"], &[]);
+        settle().await;
+    }
+    assert!(gone.elapsed() >= Duration::from_secs(10));
+    assert_eq!(test.said().await, ["-a/x"]);
+    assert_eq!(test.reasons(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_version_of_a_kind_is_read_where_there_is_no_other() {
+    let mut test = Test::start(Kind::AuthorizationPolicy);
+    discovery(test.api.next().await, &["v1", "v1beta1"], &[]);
+    discovery(test.api.next().await, &[], &["requestauthentications"]);
+    discovery(test.api.next().await, &[], &["authorizationpolicies"]);
+    assert_eq!(test.api.next().await.path, "/apis/security.istio.io/v1beta1/authorizationpolicies");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_definitions_of_our_kinds_wake() {
+    let (client, api) = server();
+    let server = Server::new(client);
+    let mut woken = server.definitions.subscribe();
+    let mut test = Test::with(&server, api, Kind::CustomResourceDefinition);
+    let named = |name: &str, version: u64| json!({"metadata": {"name": name, "resourceVersion": version.to_string()}});
+    let stream = test.api.next().await.stream();
+    stream.event("ADDED", &named("widgets.example.org", 5));
+    stream.initial_end(6);
+    test.said().await;
+    settle().await;
+    assert_eq!(woken.has_changed().ok(), Some(false));
+    stream.event("ADDED", &named("authorizationpolicies.security.istio.io", 7));
+    test.said().await;
+    settle().await;
+    assert_eq!(woken.has_changed().ok(), Some(true));
+    woken.mark_unchanged();
+}
+
+#[tokio::test(start_paused = true)]
+async fn config_maps_are_read_of_the_system_namespace_only() {
+    let mut test = Test::start(Kind::ConfigMap);
+    assert_eq!(test.api.next().await.path, "/api/v1/namespaces/istio-system/configmaps");
+}
