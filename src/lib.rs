@@ -23,3 +23,6 @@ pub mod admin;
 pub mod config;
 pub mod app;
 pub mod token;
+
+#[cfg(test)]
+mod edges;

@@ -1,1 +1,65 @@
+use super::*;
 
+#[test]
+fn kinds_are_known_by_group_and_kind_in_any_version() {
+    for (version, kind, wanted) in [
+        ("v1", "Pod", Some(Kind::Pod)),
+        ("networking.istio.io/v1alpha3", "ServiceEntry", Some(Kind::ServiceEntry)),
+        ("networking.istio.io/v9", "ServiceEntry", Some(Kind::ServiceEntry)),
+        ("gateway.networking.k8s.io/v1", "Gateway", Some(Kind::Gateway)),
+        // Istio has a Gateway of its own, which is another kind.
+        ("networking.istio.io/v1", "Gateway", None),
+        ("v1", "Secret", None),
+    ] {
+        assert_eq!(Kind::of(version, kind), wanted, "{version} {kind}");
+    }
+}
+
+#[test]
+fn unknown_fields_values_and_nulls_are_tolerated() {
+    let json = r#"{"metadata": {"name": "a", "namespace": "b", "labels": null, "managedFields": [{}], "novel": 1},
+        "spec": {"selector": null, "action": "BLESS", "rules": [{"from": null, "to": [{"operation": null}], "novel": {}}]}}"#;
+    let Ok(Object::AuthorizationPolicy(policy)) = Kind::AuthorizationPolicy.decode_json(json) else {
+        panic!("{:?}", Kind::AuthorizationPolicy.decode_json(json))
+    };
+    assert_eq!((&*policy.spec.action, policy.spec.rules.len()), ("BLESS", 1));
+}
+
+#[test]
+fn an_undecodable_object_names_the_field() {
+    let json = r#"{"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}, {"port": 99999999}]}}"#;
+    let error = Kind::Service.decode_json(json).unwrap_err();
+    assert_eq!(error.field, "spec.ports[1].port");
+    assert!(error.reason.contains("99999999"), "{error}");
+    let mesh = r#"{"metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": "trustDomain: [not a name]"}}"#;
+    assert_eq!(Kind::ConfigMap.decode_json(mesh).unwrap_err().field, "data.mesh");
+}
+
+#[test]
+fn what_nobody_reads_does_not_make_objects_differ() {
+    let pod = |version: u32, heartbeat: &str| {
+        let json = format!(
+            r#"{{"metadata": {{"name": "a", "resourceVersion": "{version}", "annotations": {{"example.com/x": "{heartbeat}"}}}},
+                "status": {{"conditions": [{{"type": "Ready", "status": "True", "lastProbeTime": "{heartbeat}"}}]}}}}"#
+        );
+        Kind::Pod.decode_json(&json).unwrap()
+    };
+    assert_eq!(pod(1, "now"), pod(2, "later"));
+    assert_eq!(pod(7, "").meta().resource_version.0, 7);
+}
+
+#[test]
+fn selectors_select() {
+    let labels: Labels = [("app", "web"), ("tier", "1")].into_iter().collect();
+    let selector = |pairs: &[(&'static str, &'static str)]| pairs.iter().copied().collect::<Labels>();
+    assert!(selector(&[]).select(&labels) && selector(&[("app", "web")]).select(&labels));
+    assert!(!selector(&[("app", "db")]).select(&labels) && !selector(&[("x", "")]).select(&labels));
+    let over = labels.overlaid(&selector(&[("app", "db")]));
+    assert_eq!((over.get("app"), over.get("tier")), (Some("db"), Some("1")));
+}
+
+#[test]
+fn texts_are_shared_and_given_back() {
+    let (one, other) = (intern("some-namespace"), intern("some-namespace"));
+    assert!(std::sync::Arc::ptr_eq(&one, &other));
+}

@@ -193,3 +193,6 @@ fn reason(line: usize, error: &serde_saphyr::Error) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -284,3 +284,6 @@ async fn quiet(woken: &mut mpsc::Receiver<()>) {
     let settled = async { while tokio::time::timeout(QUIET, woken.recv()).await.is_ok_and(|one| one.is_some()) {} };
     let _ = tokio::time::timeout(PATIENCE, settled).await;
 }
+
+#[cfg(test)]
+mod tests;

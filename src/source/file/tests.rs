@@ -1,0 +1,142 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+struct World {
+    dir: tempfile::TempDir,
+    folder: Folder,
+    problems: Problems,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let problems = Problems::default();
+        let folder = Folder::new(dir.path().to_path_buf(), problems.clone());
+        Self { dir, folder, problems }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        // Renamed into place, as careful tools do; the inode tells the files
+        // apart even when time and length do not.
+        let staging = self.dir.path().join(".staging");
+        fs::write(&staging, text).unwrap();
+        fs::rename(staging, self.dir.path().join(name)).unwrap();
+    }
+
+    fn scan(&mut self) -> Vec<String> {
+        let said = |change| match change {
+            Change::Put(object) => format!("put {}", object.meta().name),
+            Change::Delete(_, key) => format!("delete {}", key.name),
+            Change::Reset(..) => "reset".into(),
+        };
+        self.folder.scan().unwrap().into_iter().map(said).collect()
+    }
+
+    fn places(&self) -> Vec<String> {
+        let prefix = format!("{}/", self.dir.path().display());
+        self.problems.list().into_iter().map(|problem| problem.place.replace(&prefix, "")).collect()
+    }
+}
+
+fn pod(name: &str, sa: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{serviceAccountName: {sa}}}\n---\n")
+}
+
+#[test]
+fn a_folder_is_said_as_differences() {
+    let mut world = World::new();
+    world.write("a.yaml", &(pod("a", "x") + &pod("b", "x")));
+    world.write("ignored.txt", "nonsense");
+    world.write(".hidden.yaml", "nonsense");
+    fs::create_dir(world.dir.path().join("sub")).unwrap();
+    world.write("sub/c.yml", &pod("c", "x"));
+    assert_eq!(world.scan(), ["put a", "put b", "put c"]);
+    assert!(world.scan().is_empty());
+
+    world.write("a.yaml", &(pod("a", "y") + &pod("d", "x")));
+    assert_eq!(world.scan(), ["delete b", "put a", "put d"]);
+    fs::remove_file(world.dir.path().join("a.yaml")).unwrap();
+    assert_eq!(world.scan(), ["delete a", "delete d"]);
+}
+
+#[test]
+fn a_broken_document_keeps_its_last_good_version() {
+    let mut world = World::new();
+    world.write("a.yaml", &(pod("a", "x") + &pod("b", "x")));
+    world.scan();
+    world.write("a.yaml", &(pod("a", "{}") + &pod("b", "changed")));
+    assert_eq!(world.scan(), ["put b"], "the broken one is kept, its neighbour goes on");
+    assert_eq!(world.places(), ["a.yaml:1 (Pod default/a)"]);
+    let problem = &world.problems.list()[0];
+    assert_eq!(problem.field, "spec.serviceAccountName");
+
+    // Not even a name: any of the earlier objects may be meant.
+    world.write("a.yaml", &("{broken\n---\n".to_string() + &pod("b", "again")));
+    assert_eq!(world.scan(), ["put b"]);
+    world.write("a.yaml", &pod("b", "again"));
+    assert_eq!(world.scan(), ["delete a"], "mended, and without it");
+    assert!(world.places().is_empty());
+}
+
+#[test]
+fn of_two_files_with_one_object_the_first_counts() {
+    let mut world = World::new();
+    world.write("a.yaml", &pod("a", "first"));
+    world.write("b.yaml", &pod("a", "second"));
+    assert_eq!(world.scan(), ["put a"]);
+    fs::remove_file(world.dir.path().join("a.yaml")).unwrap();
+    assert_eq!(world.scan(), ["put a"], "now the other one");
+    fs::remove_file(world.dir.path().join("b.yaml")).unwrap();
+    assert_eq!(world.scan(), ["delete a"]);
+}
+
+#[test]
+fn a_mounted_config_map_is_swapped_at_once() {
+    let mut world = World::new();
+    let path = |name: &str| world.dir.path().join(name);
+    for (version, sa) in [("..v1", "x"), ("..v2", "y")] {
+        fs::create_dir(path(version)).unwrap();
+        fs::write(path(version).join("a.yaml"), pod("a", sa)).unwrap();
+    }
+    symlink("..v1", path("..data")).unwrap();
+    symlink("..data/a.yaml", path("a.yaml")).unwrap();
+    let (data, staging) = (path("..data"), path("..staging"));
+    assert_eq!(world.scan(), ["put a"]);
+    symlink("..v2", &staging).unwrap();
+    fs::rename(&staging, &data).unwrap();
+    assert_eq!(world.scan(), ["put a"]);
+    assert!(world.scan().is_empty());
+}
+
+#[test]
+fn an_unreadable_file_and_a_lost_folder_withdraw_nothing() {
+    let mut world = World::new();
+    world.write("a.yaml", &pod("a", "x"));
+    world.scan();
+    let broken = [0xff, 0xfe, 0x00];
+    fs::write(world.dir.path().join("a.yaml"), broken).unwrap();
+    assert!(world.scan().is_empty());
+    assert_eq!(world.places(), ["a.yaml:0"]);
+    fs::remove_dir_all(world.dir.path()).unwrap();
+    assert!(world.folder.scan().is_err());
+    fs::create_dir(world.dir.path()).unwrap();
+    world.write("a.yaml", &pod("a", "y"));
+    assert_eq!(world.scan(), ["put a"]);
+}
+
+#[tokio::test]
+async fn a_running_source_says_everything_once_and_then_what_changes() {
+    let world = World::new();
+    world.write("a.yaml", &pod("a", "x"));
+    let (sender, mut events) = crate::source::channel();
+    let source = tokio::spawn(run(world.dir.path().to_path_buf(), sender, world.problems.clone()));
+    let mut wait = async || tokio::time::timeout(Duration::from_secs(20), events.recv()).await.unwrap().unwrap();
+    assert!(matches!(wait().await, Event::Changes(changes) if changes.len() == 1));
+    assert!(matches!(wait().await, Event::Synced(kinds) if kinds == Kind::ALL));
+    world.write("b.yaml", &pod("b", "x"));
+    assert!(matches!(wait().await, Event::Changes(changes) if changes.len() == 1));
+    drop(events);
+    tokio::time::timeout(Duration::from_secs(20), source).await.unwrap().unwrap().unwrap();
+}
