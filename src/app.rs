@@ -182,16 +182,14 @@ async fn start(
     let authenticator = setup.authenticator(&trust)?;
     let options = Options {
         control_plane: control_plane(&environment),
-        authenticate_plaintext: environment.xds_auth_plaintext,
+        authenticate_encrypted: environment.xds_auth,
+        authenticate_plaintext: environment.xds_auth && environment.xds_auth_plaintext,
         check_identity: environment.xds_identity_check,
         ambient: environment.ambient,
         max_message: environment.max_message.unwrap_or(Options::default().max_message),
         max_age: Some(flags.keepalive_max_server_connection_age).filter(|age| *age < Duration::MAX),
         ..Options::default()
     };
-    if !environment.xds_auth {
-        tracing::warn!("XDS_AUTH=false has no effect: callers on TLS always authenticate");
-    }
     let views = published.views.clone();
     let xds =
         registry.register(|registry| XdsServer::new(views, authenticator.clone(), options, drain.clone(), registry));

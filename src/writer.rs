@@ -218,7 +218,7 @@ impl Writer {
             *current = mesh.clone();
             modified
         });
-        if !self.graph.changes(self.inputs.namespaces).is_empty() || self.mesh.borrow().discovery_selectors != [] {
+        if !self.graph.changes(self.inputs.namespaces).is_empty() || !mesh.discovery_selectors.is_empty() {
             let selectors = &mesh.discovery_selectors;
             let rows = self.graph.rows(self.inputs.namespaces).filter(|(_, namespace)| {
                 selectors.is_empty() || selectors.iter().any(|selector| selector.matches(&namespace.meta.labels))

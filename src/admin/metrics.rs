@@ -6,7 +6,6 @@ use std::time::Instant;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
@@ -68,20 +67,21 @@ impl Collector for Process {
         for one in stats.iter() {
             ConstGauge::new(one.rows as i64).encode(rows.encode_family(&[("collection", one.name)])?)?;
         }
+        // Counters by nature; as such their names would end in `_total`.
         let help = "Rows of a collection that were computed";
-        let mut recomputed = encoder.encode_descriptor("rows_recomputed", help, None, MetricType::Counter)?;
+        let mut recomputed = encoder.encode_descriptor("rows_recomputed", help, None, MetricType::Gauge)?;
         for one in stats.iter() {
-            ConstCounter::new(one.recomputed).encode(recomputed.encode_family(&[("collection", one.name)])?)?;
+            ConstGauge::new(one.recomputed as i64).encode(recomputed.encode_family(&[("collection", one.name)])?)?;
         }
         let help = "Time spent bringing a collection up to date";
-        let mut seconds = encoder.encode_descriptor("commit_seconds", help, None, MetricType::Counter)?;
+        let mut seconds = encoder.encode_descriptor("commit_seconds", help, None, MetricType::Gauge)?;
         for one in stats.iter() {
-            ConstCounter::new(one.commit.as_secs_f64()).encode(seconds.encode_family(&[("collection", one.name)])?)?;
+            ConstGauge::new(one.commit.as_secs_f64()).encode(seconds.encode_family(&[("collection", one.name)])?)?;
         }
         let help = "Transforms that panicked; their rows were kept";
-        let mut panics = encoder.encode_descriptor("transform_panics", help, None, MetricType::Counter)?;
+        let mut panics = encoder.encode_descriptor("transform_panics", help, None, MetricType::Gauge)?;
         for one in stats.iter() {
-            ConstCounter::new(one.panics).encode(panics.encode_family(&[("collection", one.name)])?)?;
+            ConstGauge::new(one.panics as i64).encode(panics.encode_family(&[("collection", one.name)])?)?;
         }
         Ok(())
     }

@@ -26,7 +26,8 @@ pub(super) async fn watch(
 ) -> anyhow::Result<kube::Client> {
     let given = Some(PathBuf::from(&environment.kubeconfig)).filter(|path| !path.as_os_str().is_empty());
     let path = flags.kubeconfig.clone().or(given);
-    let client = source::client(path.as_deref()).await.context("cannot reach a cluster; --configDir serves a folder")?;
+    let client =
+        source::client(path.as_deref()).await.context("cannot reach a cluster; --configDir serves a folder")?;
     let options = Options { system_namespace: settings.system_namespace.clone() };
     tasks.spawn("Kubernetes source", {
         let client = client.clone();

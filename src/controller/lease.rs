@@ -152,7 +152,7 @@ impl Candidate {
     }
 
     /// Gives the lease to whoever comes next, if it is still ours.
-    async fn release(&mut self) {
+    async fn release(&self) {
         let release = async {
             let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
             let Some(spec) = lease.spec.as_mut() else { return Ok(()) };

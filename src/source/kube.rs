@@ -1,4 +1,4 @@
-//! The Kubernetes API as a source: one [`Reflector`](reflector::Reflector) for
+//! The Kubernetes API as a source: one [`Reflector`] for
 //! each watched kind.
 //!
 //! `kube` is only the HTTP client here. Objects are decoded by the slim models

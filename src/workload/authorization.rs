@@ -76,7 +76,7 @@ enum Values<T> {
 /// One alternative of a clause.
 enum Alternative {
     /// It may match. Without any field it matches nothing.
-    Match(proto::Match),
+    Match(Box<proto::Match>),
     /// It never matches.
     Never,
     /// It always matches.
@@ -123,12 +123,12 @@ impl Conversion<'_, '_> {
 
     fn operation(&self, field: &str, operation: &Operation, needs_request: &mut bool) -> Alternative {
         let request = [
-            ("hosts", &operation.hosts),
-            ("notHosts", &operation.not_hosts),
-            ("methods", &operation.methods),
-            ("notMethods", &operation.not_methods),
-            ("paths", &operation.paths),
-            ("notPaths", &operation.not_paths),
+            ("hosts", &operation.hosts[..]),
+            ("notHosts", &operation.not_hosts[..]),
+            ("methods", &operation.methods[..]),
+            ("notMethods", &operation.not_methods[..]),
+            ("paths", &operation.paths[..]),
+            ("notPaths", &operation.not_paths[..]),
         ];
         let unknown = operation.unknown.names();
         self.request_parts(field, &request, unknown, needs_request);
@@ -142,10 +142,10 @@ impl Conversion<'_, '_> {
 
     fn source(&self, field: &str, source: &Source, needs_request: &mut bool) -> Alternative {
         let request = [
-            ("requestPrincipals", &source.request_principals),
-            ("notRequestPrincipals", &source.not_request_principals),
-            ("remoteIpBlocks", &source.remote_ip_blocks),
-            ("notRemoteIpBlocks", &source.not_remote_ip_blocks),
+            ("requestPrincipals", &source.request_principals[..]),
+            ("notRequestPrincipals", &source.not_request_principals[..]),
+            ("remoteIpBlocks", &source.remote_ip_blocks[..]),
+            ("notRemoteIpBlocks", &source.not_remote_ip_blocks[..]),
         ];
         self.request_parts(field, &request, source.unknown.names(), needs_request);
         let mut builder = Builder::new(self);
@@ -199,7 +199,7 @@ impl Conversion<'_, '_> {
     fn request_parts<'a>(
         &self,
         field: &str,
-        parts: &[(&'a str, &Box<[Arc<str>]>)],
+        parts: &[(&'a str, &[Arc<str>])],
         unknown: impl Iterator<Item = &'a str>,
         needs_request: &mut bool,
     ) {
@@ -291,7 +291,7 @@ impl Builder {
         match self {
             Builder { never: true, .. } => Alternative::Never,
             Builder { widened: true, one, .. } if one == proto::Match::default() => Alternative::Always,
-            Builder { one, .. } => Alternative::Match(one),
+            Builder { one, .. } => Alternative::Match(Box::new(one)),
         }
     }
 }
@@ -305,7 +305,7 @@ fn clause(alternatives: Vec<Alternative>) -> Option<Option<proto::Clause>> {
     let matches: Vec<_> = alternatives
         .into_iter()
         .filter_map(|one| match one {
-            Alternative::Match(one) => Some(one),
+            Alternative::Match(one) => Some(*one),
             Alternative::Never | Alternative::Always => None,
         })
         .collect();

@@ -49,6 +49,8 @@ pub struct Options {
     /// `control_plane.identifier` of every response: JSON with `Component`,
     /// `ID` and `Info`, as istioctl reads it.
     pub control_plane: String,
+    /// Whether callers on TLS must authenticate.
+    pub authenticate_encrypted: bool,
     /// Whether callers on connections without TLS must authenticate too.
     pub authenticate_plaintext: bool,
     /// Whether a caller may only act for nodes of its own namespace and
@@ -70,6 +72,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             control_plane: String::new(),
+            authenticate_encrypted: true,
             authenticate_plaintext: false,
             check_identity: true,
             ambient: true,
@@ -172,7 +175,9 @@ impl Shared {
         // must not be a way around authentication.
         let unknown = Peer { encrypted: true, ..Peer::default() };
         let peer = peer.unwrap_or(&unknown);
-        if !peer.encrypted && !self.options.authenticate_plaintext {
+        let Options { authenticate_encrypted, authenticate_plaintext, .. } = self.options;
+        let asked = if peer.encrypted { authenticate_encrypted } else { authenticate_plaintext };
+        if !asked {
             return Ok(None);
         }
         match self.authenticate.authenticate(peer, headers).await {

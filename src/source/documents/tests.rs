@@ -44,7 +44,8 @@ metadata: {name: e}
 
 #[test]
 fn a_document_that_is_not_yaml_is_broken_alone() {
-    let found = names("apiVersion: v1\nkind: Pod\nmetadata: {name: a\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n");
+    let found =
+        names("apiVersion: v1\nkind: Pod\nmetadata: {name: a\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n");
     assert!(found[0].starts_with("line 1: "), "{found:?}");
     assert_eq!(found[1], "Pod default/b");
 }

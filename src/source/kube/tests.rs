@@ -1,5 +1,8 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proptest::prelude::{Just, Strategy, prop_oneof};
 use serde_json::{Value, json};
 
 use super::Server;
@@ -446,7 +449,7 @@ async fn a_kind_may_appear_and_go() {
     drop(stream);
     test.api.next().await.refuse(404, "404 page not found");
     test.api.next().await.refuse(503, "not now");
-    while test.events.is_empty() {
+    while test.events.is_empty() && gone.elapsed() < Duration::from_secs(60) {
         discovery(test.api.next().await, &["v1beta2"], &[]);
         settle().await;
     }
@@ -488,4 +491,174 @@ async fn only_definitions_of_our_kinds_wake() {
 async fn config_maps_are_read_of_the_system_namespace_only() {
     let mut test = Test::start(Kind::ConfigMap);
     assert_eq!(test.api.next().await.path, "/api/v1/namespaces/istio-system/configmaps");
+}
+
+/// What happens to the objects and to the connection.
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8),
+    Break(u8),
+    Delete(u8),
+    Disconnect,
+    Compact,
+    Bookmark,
+    Wait,
+}
+
+/// An API server that keeps its promises, and no others.
+#[derive(Default)]
+struct World {
+    version: u64,
+    objects: BTreeMap<u8, Value>,
+    /// What a client must end up with: the last good version of each.
+    wanted: BTreeMap<String, String>,
+    log: Vec<(u64, &'static str, Value)>,
+    /// Watches can begin here at the earliest.
+    compacted: u64,
+    watch: Option<Stream>,
+    pages: bool,
+}
+
+impl World {
+    fn answer(&mut self, call: Call) {
+        if call.query.ends_with("limit=1") {
+            return call.list(self.version, "", &[]);
+        }
+        if call.query.contains("limit=") {
+            return call.list(self.version, "", &self.objects.values().cloned().collect::<Vec<_>>());
+        }
+        if call.query.contains("sendInitialEvents") {
+            if self.pages {
+                return call.refuse(422, "no");
+            }
+            let stream = call.stream();
+            self.objects.values().for_each(|object| stream.event("ADDED", object));
+            stream.initial_end(self.version);
+            self.watch = Some(stream);
+            return;
+        }
+        let from = call.query.split("resourceVersion=").nth(1).and_then(|rest| rest.split('&').next()?.parse().ok());
+        let from: u64 = from.expect("a version");
+        if from < self.compacted {
+            return match from % 2 {
+                0 => call.refuse(410, "too old"),
+                _ => call.stream().event("ERROR", &status(410, "too old")),
+            };
+        }
+        let stream = call.stream();
+        self.log.iter().filter(|(at, ..)| *at > from).for_each(|(_, kind, object)| stream.event(kind, object));
+        self.watch = Some(stream);
+    }
+
+    fn say(&mut self, kind: &'static str, object: Value) {
+        // Nobody may be listening, or have noticed that the connection broke.
+        if let Some(stream) = &self.watch {
+            stream.event(kind, &object);
+        }
+        self.log.push((self.version, kind, object));
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.version += 1;
+        match step {
+            Step::Put(name) => {
+                let (name, new) = (*name, object(&name.to_string(), self.version));
+                self.wanted.insert(format!("a/{name}"), self.version.to_string());
+                let kind = if self.objects.insert(name, new.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+                self.say(kind, new);
+            }
+            Step::Break(name) => {
+                // One that is new was never good.
+                let new = broken(&name.to_string(), self.version);
+                if self.objects.contains_key(name) {
+                    self.objects.insert(*name, new.clone());
+                    self.say("MODIFIED", new);
+                }
+            }
+            Step::Delete(name) => {
+                if let Some(mut old) = self.objects.remove(name) {
+                    old["metadata"]["resourceVersion"] = json!(self.version.to_string());
+                    self.wanted.remove(&format!("a/{name}"));
+                    self.say("DELETED", old);
+                }
+            }
+            Step::Disconnect => drop(self.watch.take()),
+            Step::Compact => {
+                self.compacted = self.version;
+                if let Some(watch) = self.watch.take() {
+                    watch.break_off();
+                }
+            }
+            Step::Bookmark => {
+                if let Some(watch) = &self.watch {
+                    watch.bookmark(self.version);
+                }
+            }
+            Step::Wait => {}
+        }
+    }
+}
+
+/// Whatever happens, a client ends with what the API server has. Versions are
+/// not compared for objects that were broken while nobody watched: their last
+/// good version may not have been seen.
+async fn converge(steps: Vec<Step>, pages: bool) {
+    let (client, script) = server();
+    let (sender, mut events) = channel();
+    let world = Arc::new(Mutex::new(World { version: 1, pages, ..World::default() }));
+    let api = world.clone();
+    tokio::spawn(script.serve(move |call| api.lock().expect("no panic").answer(call)));
+    let selection = Selection::of(Kind::Pod, "istio-system");
+    tokio::spawn(Reflector::new(Server::new(client), selection, sender, Problems::default()).run());
+    for step in &steps {
+        match step {
+            Step::Wait => tokio::time::sleep(Duration::from_secs(1)).await,
+            step => world.lock().expect("no panic").step(step),
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    while let Ok(event) = events.try_recv() {
+        let Event::Changes(changes) = event else { continue };
+        for change in changes {
+            match change {
+                Change::Put(object) => {
+                    let (key, version) = (object.meta().key().to_string(), object.meta().resource_version.0);
+                    let old = seen.insert(key, version.to_string());
+                    assert!(old.is_none_or(|old| old.parse::<u64>().is_ok_and(|old| old < version)), "moves backwards");
+                }
+                Change::Delete(_, key) => drop(seen.remove(&key.to_string())),
+                Change::Reset(..) => seen.clear(),
+            }
+        }
+    }
+    let world = world.lock().expect("no panic");
+    for (name, object) in &world.objects {
+        let key = format!("a/{name}");
+        match object.get("spec") {
+            None => assert_eq!(seen.remove(&key), world.wanted.get(&key).cloned(), "{key}"),
+            Some(_) => drop(seen.remove(&key)),
+        }
+    }
+    assert!(seen.is_empty(), "these are gone: {seen:?}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn every_history_converges(steps in proptest::collection::vec(step(), 0..60), pages: bool) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(converge(steps, pages));
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..5u8).prop_map(Step::Put),
+        2 => (0..5u8).prop_map(Step::Break),
+        3 => (0..5u8).prop_map(Step::Delete),
+        1 => Just(Step::Disconnect),
+        1 => Just(Step::Compact),
+        1 => Just(Step::Bookmark),
+        2 => Just(Step::Wait),
+    ]
 }
