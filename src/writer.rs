@@ -349,3 +349,6 @@ impl Pods for PodDirectory {
         self.current.load().identities.contains_key(&identity)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+use super::*;
+use crate::api::Change;
+use crate::source::Sender;
+use crate::source::documents::{Document, read};
+
+struct World {
+    sender: Sender,
+    published: Published,
+    questions: Questions,
+    end: oneshot::Receiver<()>,
+}
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+impl World {
+    fn new() -> Self {
+        let (sender, events) = crate::source::channel();
+        let pace = Pace::Window(Duration::from_millis(5));
+        let (published, questions, end) = start(Arc::default(), pace, events).unwrap();
+        Self { sender, published, questions, end }
+    }
+
+    async fn put(&self, yaml: &str) {
+        let changes = read(yaml).into_iter().map(|document| match document {
+            Document::Object(object) => Change::Put(object),
+            other => panic!("{other:?}"),
+        });
+        self.sender.send(Event::Changes(changes.collect())).await.unwrap();
+    }
+
+    async fn synced(&self, kinds: &[Kind]) {
+        self.sender.send(Event::Synced(kinds.to_vec())).await.unwrap();
+    }
+
+    /// Waits for views that are as wanted.
+    async fn views(&mut self, wanted: impl Fn(&Views) -> bool) -> Arc<Views> {
+        let waiting = self.published.views.wait_for(|views| wanted(views));
+        tokio::time::timeout(LIMIT, waiting).await.expect("in time").unwrap().clone()
+    }
+}
+
+fn pod(name: &str, sa: &str, phase: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: x, uid: u-{name}}}\n\
+         spec: {{serviceAccountName: {sa}, nodeName: n1}}\nstatus: {{phase: {phase}, podIP: 10.0.0.1}}\n---\n"
+    )
+}
+
+#[tokio::test]
+async fn nothing_is_published_before_every_kind_has_synced() {
+    let mut world = World::new();
+    world.put(&pod("a", "sa", "Running")).await;
+    let (last, others) = Kind::ALL.split_last().unwrap();
+    world.synced(others).await;
+    // A question is answered between events, so all of them have been taken.
+    let (answer, answered) = oneshot::channel();
+    world.questions.send(Question::Diagnostics(answer)).await.unwrap();
+    answered.await.unwrap();
+    assert!(!*world.published.synced.borrow() && world.published.views.borrow().addresses.is_empty());
+
+    world.synced(&[*last]).await;
+    let views = world.views(|views| !views.addresses.is_empty()).await;
+    assert_eq!(views.addresses.iter().map(|one| &**one.name()).collect::<Vec<_>>(), ["Kubernetes//Pod/x/a"]);
+    tokio::time::timeout(LIMIT, world.published.synced.wait_for(|synced| *synced)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_change_of_nothing_publishes_nothing() {
+    let mut world = World::new();
+    world.synced(Kind::ALL).await;
+    world.put(&pod("a", "sa", "Running")).await;
+    let before = world.views(|views| views.addresses.len() == 1).await;
+    world.put(&pod("a", "sa", "Running")).await;
+    world.put(&pod("b", "sa", "Running")).await;
+    let after = world.views(|views| views.addresses.len() == 2).await;
+    assert_eq!(after.revision, before.revision + 1);
+    assert!(after.authorizations.same_as(&before.authorizations));
+}
+
+#[tokio::test]
+async fn the_node_authorizer_sees_the_pods() {
+    let mut world = World::new();
+    world.synced(Kind::ALL).await;
+    world.put(&(pod("a", "one", "Running") + &pod("b", "one", "Running") + &pod("c", "done", "Succeeded"))).await;
+    world.views(|views| views.addresses.len() == 2).await;
+    let pods = world.published.pods.clone();
+    assert_eq!(pods.pod("x", "a").map(|facts| facts.uid.to_string()), Some("u-a".into()));
+    assert!(pods.pod("x", "z").is_none());
+    assert!(pods.runs_on("n1", "x", "one") && !pods.runs_on("n2", "x", "one") && !pods.runs_on("n1", "y", "one"));
+    assert!(!pods.runs_on("n1", "x", "done"), "a pod that has ended has no identity to prove");
+
+    world.sender.send(Event::Changes(vec![Change::Delete(Kind::Pod, ObjectKey::new("x", "a"))])).await.unwrap();
+    world.views(|views| views.addresses.len() == 1).await;
+    assert!(pods.runs_on("n1", "x", "one"), "another pod still runs as it");
+    world.put(&pod("b", "two", "Running")).await;
+    world.views(|views| views.addresses.get("Kubernetes//Pod/x/b").is_some()).await;
+    let moved = async {
+        while pods.runs_on("n1", "x", "one") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, moved).await.unwrap();
+    assert!(pods.runs_on("n1", "x", "two"));
+}
+
+#[tokio::test]
+async fn mesh_and_namespaces_are_published() {
+    let mut world = World::new();
+    let namespace =
+        |name: &str, rest: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}{rest}}}\n---\n");
+    world
+        .put(
+            &(namespace("a", "")
+                + &namespace("b", ", labels: {mesh: in}")
+                + &namespace("c", ", deletionTimestamp: 2026-01-01T00:00:00Z")),
+        )
+        .await;
+    world.synced(Kind::ALL).await;
+    let wait = |wanted: &'static [&'static str], mut namespaces: watch::Receiver<Arc<BTreeSet<String>>>| async move {
+        let waiting = namespaces.wait_for(|names| names.iter().eq(wanted.iter()));
+        tokio::time::timeout(LIMIT, waiting).await.expect("in time").unwrap();
+    };
+    wait(&["a", "b"], world.published.namespaces.clone()).await;
+    let mesh = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+                data: {mesh: \"{trustDomain: td.example, discoverySelectors: [{matchLabels: {mesh: in}}]}\"}\n";
+    world.put(mesh).await;
+    wait(&["b"], world.published.namespaces.clone()).await;
+    assert_eq!(&*world.published.mesh.borrow().trust_domain, "td.example");
+    let provenance = {
+        world.put(&pod("a", "sa", "Running").replace("namespace: x", "namespace: b")).await;
+        let name = "Kubernetes//Pod/b/a";
+        world.views(|views| views.addresses.get(name).is_some()).await;
+        let (answer, answered) = oneshot::channel();
+        world.questions.send(Question::Provenance(ResourceType::Address, name.into(), answer)).await.unwrap();
+        answered.await.unwrap().unwrap()
+    };
+    assert_eq!(provenance.origins, [("pods", "b/a".to_string())]);
+    assert!(provenance.reads.contains(&("configmaps", "istio-system/istio".into())), "{provenance:?}");
+}
+
+#[tokio::test]
+async fn the_thread_ends_when_the_sources_are_gone() {
+    let World { sender, end, .. } = World::new();
+    drop(sender);
+    tokio::time::timeout(LIMIT, end).await.unwrap().unwrap();
+}
+
+#[test]
+fn every_object_reaches_its_input() {
+    let mut graph = Graph::new();
+    let inputs = Inputs::new(&mut graph);
+    for kind in Kind::ALL {
+        let object = kind.decode_json(r#"{"metadata": {"name": "a", "namespace": "b"}}"#).unwrap();
+        let key = object.meta().key();
+        inputs.apply(&mut graph, Change::Reset(*kind, vec![object]));
+        graph.commit();
+        assert_eq!(graph.stats().iter().map(|one| one.rows).sum::<usize>(), 1, "{kind:?}");
+        inputs.apply(&mut graph, Change::Delete(*kind, key));
+        graph.commit();
+    }
+}
