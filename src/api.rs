@@ -23,8 +23,8 @@ pub use intern::intern;
 pub use kinds::{Change, Inputs, Kind, Object};
 pub use meta::{Labels, Meta, ObjectKey};
 
-/// Reads YAML the way Kubernetes' own tools do: octal numbers, YAML 1.1
-/// booleans, and the last of two equal keys.
+/// Reads YAML the way Kubernetes' own tools do, with octal numbers and YAML 1.1
+/// booleans. Two equal keys are a mistake, as for `kubectl --validate`.
 pub fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     serde_saphyr::from_str_with_options(text, yaml_options())
 }
@@ -34,7 +34,7 @@ pub(crate) fn yaml_options() -> serde_saphyr::Options {
         // Files are the operator's own, and meshes are large.
         budget: None,
         emit_comments: false,
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
         legacy_octal_numbers: true,
     }
 }

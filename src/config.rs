@@ -189,7 +189,7 @@ impl Discovery {
             }
         });
         // Libraries are quiet unless something is wrong.
-        ["info,h2=warn,hyper=warn,tower=warn,kube=warn,rustls=off".to_string()]
+        ["info,h2=warn,hyper=warn,tower=warn,kube=warn,kube_client=off".to_string()]
             .into_iter()
             .chain(directives)
             .collect::<Vec<_>>()

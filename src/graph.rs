@@ -203,8 +203,8 @@ impl Graph {
     }
 
     /// Notes that an input row is `value` from the next commit on.
-    pub fn put<K: Key, V: Value>(&mut self, input: Collection<K, V>, key: K, value: V) {
-        self.input_mut(input).put(key, value);
+    pub fn put<K: Key, V: Value>(&mut self, input: Collection<K, V>, key: K, value: impl Into<Arc<V>>) {
+        self.input_mut(input).put(key, value.into());
     }
 
     /// Notes that an input row is gone from the next commit on.
@@ -214,17 +214,19 @@ impl Graph {
 
     /// Notes that from the next commit on the input has these rows and no
     /// others. Rows that are equal do not change.
-    pub fn reset<K: Key, V: Value>(&mut self, input: Collection<K, V>, rows: impl IntoIterator<Item = (K, V)>) {
-        self.input_mut(input).reset(rows);
+    pub fn reset<K: Key, V: Value>(
+        &mut self,
+        input: Collection<K, V>,
+        rows: impl IntoIterator<Item = (K, impl Into<Arc<V>>)>,
+    ) {
+        self.input_mut(input).reset(rows.into_iter().map(|(key, value)| (key, value.into())));
     }
 
     /// Applies everything noted, and brings every collection up to date.
     /// Returns whether anything changed.
     pub fn commit(&mut self) -> bool {
         let mut changed = false;
-        for at in 0..self.nodes.len() {
-            self.nodes[at].settle();
-        }
+        self.settle();
         for at in 0..self.nodes.len() {
             let started = Instant::now();
             let (upstream, rest) = self.nodes.split_at_mut(at);
@@ -234,6 +236,12 @@ impl Graph {
         }
         self.revision += u64::from(changed);
         changed
+    }
+
+    /// Forgets what the last commit changed. The next commit does so too; after
+    /// a large one, doing it at once gives the memory back.
+    pub fn settle(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.settle());
     }
 
     /// How many commits have changed something.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
+use crate::api::core::Pod;
 use crate::api::{Inputs, Kind, ObjectKey};
 use crate::ca::node::{PodFacts, Pods};
 use crate::graph::{Diagnostic, Graph, Provenance, Stats};
@@ -205,6 +206,7 @@ impl Writer {
         if first {
             self.synced.send_replace(true);
         }
+        self.graph.settle();
     }
 
     /// Publishes what is not for proxies.
@@ -291,7 +293,7 @@ pub struct PodDirectory {
 
 #[derive(Clone, Default)]
 struct PodTable {
-    pods: imbl::HashMap<ObjectKey, PodFacts>,
+    pods: imbl::HashMap<ObjectKey, Arc<Pod>>,
     /// Pods that run, by node, namespace and service account.
     identities: imbl::HashMap<(Arc<str>, Arc<str>, Arc<str>), u32>,
 }
@@ -304,28 +306,25 @@ impl PodDirectory {
         }
         let mut table = (**self.current.load()).clone();
         let mut counts: HashMap<(Arc<str>, Arc<str>, Arc<str>), i64> = HashMap::new();
-        let mut count = |key: &ObjectKey, facts: &PodFacts, by: i64| {
-            if !facts.terminal {
-                let identity = (facts.node.clone(), key.namespace.clone(), facts.service_account.clone());
+        let mut count = |pod: &Pod, by: i64| {
+            if !terminal(pod) {
+                let account = pod.spec.service_account_name.clone();
+                let identity = (pod.spec.node_name.clone(), pod.meta.namespace.clone(), account);
                 *counts.entry(identity).or_default() += by;
             }
         };
         for change in changes {
-            let old = match &change.new {
-                Some(pod) => {
-                    let facts = PodFacts {
-                        uid: pod.meta.uid.clone(),
-                        service_account: pod.spec.service_account_name.clone(),
-                        node: pod.spec.node_name.clone(),
-                        terminal: matches!(&*pod.status.phase, "Succeeded" | "Failed"),
-                    };
-                    count(&change.key, &facts, 1);
-                    table.pods.insert(change.key.clone(), facts)
+            if let Some(old) = &change.old {
+                count(old, -1);
+            }
+            match &change.new {
+                Some(new) => {
+                    count(new, 1);
+                    table.pods.insert(change.key.clone(), new.clone());
                 }
-                None => table.pods.remove(&change.key),
-            };
-            if let Some(old) = old {
-                count(&change.key, &old, -1);
+                None => {
+                    table.pods.remove(&change.key);
+                }
             }
         }
         for (identity, by) in counts {
@@ -339,9 +338,21 @@ impl PodDirectory {
     }
 }
 
+/// Whether the pod has ended, hence no longer acts for anyone.
+fn terminal(pod: &Pod) -> bool {
+    matches!(&*pod.status.phase, "Succeeded" | "Failed")
+}
+
 impl Pods for PodDirectory {
     fn pod(&self, namespace: &str, name: &str) -> Option<PodFacts> {
-        self.current.load().pods.get(&ObjectKey::new(namespace, name)).cloned()
+        let table = self.current.load();
+        let pod = table.pods.get(&ObjectKey::new(namespace, name))?;
+        Some(PodFacts {
+            uid: pod.meta.uid.clone(),
+            service_account: pod.spec.service_account_name.clone(),
+            node: pod.spec.node_name.clone(),
+            terminal: terminal(pod),
+        })
     }
 
     fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {

@@ -2,6 +2,8 @@
 //! format, its input in the graph, its place in the sync barrier and its line
 //! in the RBAC test.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -37,11 +39,11 @@ macro_rules! kinds {
             $kind,
         )+ }
 
-        /// An object of a watched kind.
+        /// An object of a watched kind. Sources and the graph share one copy.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Object { $(
             #[doc = concat!("One of `", $plural, "`.")]
-            $kind(Box<$module::$kind>),
+            $kind(Arc<$module::$kind>),
         )+ }
 
         /// The inputs of the graph, one for each watched kind.
@@ -73,7 +75,7 @@ macro_rules! kinds {
             /// Decodes an object of this kind.
             pub fn decode<'de, D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
                 match self { $(
-                    Kind::$kind => $module::$kind::deserialize(deserializer).map(|object| Object::$kind(Box::new(object))),
+                    Kind::$kind => $module::$kind::deserialize(deserializer).map(|object| Object::$kind(Arc::new(object))),
                 )+ }
             }
         }
@@ -93,7 +95,7 @@ macro_rules! kinds {
         impl Object {
             /// The object's metadata, for sources that complete it.
             pub fn meta_mut(&mut self) -> &mut super::Meta {
-                match self { $( Object::$kind(object) => &mut object.meta, )+ }
+                match self { $( Object::$kind(object) => &mut Arc::make_mut(object).meta, )+ }
             }
         }
 
@@ -106,11 +108,11 @@ macro_rules! kinds {
             /// Hands a change to the graph. It takes effect with the next commit.
             pub fn apply(&self, graph: &mut Graph, change: Change) {
                 match change {
-                    $( Change::Put(Object::$kind(object)) => graph.put(self.$field, object.meta.key(), *object), )+
+                    $( Change::Put(Object::$kind(object)) => graph.put(self.$field, object.meta.key(), object), )+
                     $( Change::Delete(Kind::$kind, key) => graph.delete(self.$field, key), )+
                     $( Change::Reset(Kind::$kind, objects) => {
                         let rows = objects.into_iter().filter_map(|object| match object {
-                            Object::$kind(object) => Some((object.meta.key(), *object)),
+                            Object::$kind(object) => Some((object.meta.key(), object)),
                             _ => None,
                         });
                         graph.reset(self.$field, rows);

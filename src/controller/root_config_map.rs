@@ -109,8 +109,8 @@ fn note(present: &mut BTreeMap<Arc<str>, Content>, change: Change) -> Option<Arc
     match change {
         Change::Put(Object::ConfigMap(map)) => {
             let labelled = map.meta.label(LABEL.0) == Some(LABEL.1);
-            present.insert(map.meta.namespace.clone(), Content { root: map.data.root_cert, labelled });
-            Some(map.meta.namespace)
+            present.insert(map.meta.namespace.clone(), Content { root: map.data.root_cert.clone(), labelled });
+            Some(map.meta.namespace.clone())
         }
         Change::Delete(_, key) => {
             present.remove(&key.namespace);

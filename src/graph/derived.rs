@@ -310,6 +310,10 @@ impl<S: Key, K: Key, V: Value> Node for Derived<S, K, V> {
     fn settle(&mut self) {
         self.table.settle();
         self.said = false;
+        // Growing doubles; a cold start may leave nearly half of it unused.
+        if self.states.capacity() > self.states.len() + self.states.len() / 4 + 1024 {
+            self.states.shrink_to(self.states.len() + self.states.len() / 16);
+        }
     }
 
     fn said(&self) -> bool {

@@ -12,7 +12,7 @@ pub(super) struct Input<K, V> {
     name: &'static str,
     table: Table<K, V>,
     /// Facts since the last commit; the last one about a key counts.
-    pending: RapidHashMap<K, Option<V>>,
+    pending: RapidHashMap<K, Option<Arc<V>>>,
     recomputed: u64,
 }
 
@@ -21,7 +21,7 @@ impl<K: Key, V: Value> Input<K, V> {
         Self { name, table: Table::new(), pending: RapidHashMap::default(), recomputed: 0 }
     }
 
-    pub(super) fn put(&mut self, key: K, value: V) {
+    pub(super) fn put(&mut self, key: K, value: Arc<V>) {
         self.pending.insert(key, Some(value));
     }
 
@@ -29,7 +29,7 @@ impl<K: Key, V: Value> Input<K, V> {
         self.pending.insert(key, None);
     }
 
-    pub(super) fn reset(&mut self, rows: impl IntoIterator<Item = (K, V)>) {
+    pub(super) fn reset(&mut self, rows: impl IntoIterator<Item = (K, Arc<V>)>) {
         self.pending.clear();
         self.pending.extend(self.table.keys().map(|key| (key.clone(), None)));
         self.pending.extend(rows.into_iter().map(|(key, value)| (key, Some(value))));
@@ -41,7 +41,7 @@ impl<K: Key, V: Value> Node for Input<K, V> {
         self.recomputed += self.pending.len() as u64;
         for (key, value) in self.pending.drain() {
             match value {
-                Some(value) => self.table.set(key, Arc::new(value), 0),
+                Some(value) => self.table.set(key, value, 0),
                 None => self.table.remove(&key),
             }
         }

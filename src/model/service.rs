@@ -137,7 +137,7 @@ pub fn services(graph: &mut Graph, scope: &Scope) -> Collection<ServiceKey, Arc<
         // Equal ages are decided by name, so that restarts agree.
         claims.map(|(_, service)| service).min_by_key(|service| (service.meta.created, service.meta.key())).cloned()
     });
-    graph.union("services", [kubernetes, entries])
+    graph.union("mesh_services", [kubernetes, entries])
 }
 
 /// Services by the first pair of their selector: enough to find the few that

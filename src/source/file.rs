@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use notify::{RecursiveMode, Watcher};
+use rapidhash::{RapidHashMap, RapidHashSet};
 use tokio::sync::mpsc;
 
 use crate::api::{Change, Kind, Object, ObjectKey};
@@ -33,8 +34,6 @@ type Objects = BTreeMap<(Kind, ObjectKey), Object>;
 pub struct Folder {
     path: PathBuf,
     files: BTreeMap<PathBuf, File>,
-    /// What was said last.
-    said: Objects,
     problems: Problems,
 }
 
@@ -77,7 +76,7 @@ pub enum FolderError {
 impl Folder {
     /// A folder that has not been read yet.
     pub fn new(path: PathBuf, problems: Problems) -> Self {
-        Self { path, files: BTreeMap::new(), said: Objects::new(), problems }
+        Self { path, files: BTreeMap::new(), problems }
     }
 
     /// Reads what has changed, and returns the difference to the last time.
@@ -85,10 +84,6 @@ impl Folder {
         let mut paths = BTreeSet::new();
         list(&self.path, &mut paths).map_err(|source| FolderError::Read { path: self.path.clone(), source })?;
         let gone: Vec<_> = self.files.keys().filter(|path| !paths.contains(*path)).cloned().collect();
-        for path in gone {
-            self.files.remove(&path);
-            self.problems.retain(&format!("{}:", path.display()), &[]);
-        }
         let changed: Vec<_> = paths
             .into_iter()
             .filter_map(|path| {
@@ -97,12 +92,53 @@ impl Folder {
                 (!same).then_some((path, stamp))
             })
             .collect();
-        for (path, stamp, read) in read_all(changed) {
-            let old = self.files.remove(&path).map(|file| file.objects).unwrap_or_default();
-            let objects = self.admit(&path, read, old);
-            self.files.insert(path, File { stamp, objects });
+        // Only objects of files that changed can be said differently now.
+        let mut keys: RapidHashSet<(Kind, ObjectKey)> = RapidHashSet::default();
+        let mut admitted = Vec::with_capacity(changed.len());
+        for (path, stamp, documents) in read_all(changed) {
+            let old = self.files.get(&path).map(|file| file.objects.clone()).unwrap_or_default();
+            keys.extend(old.keys().cloned());
+            let objects = self.admit(&path, documents, old);
+            keys.extend(objects.keys().cloned());
+            admitted.push((path, File { stamp, objects }));
         }
-        Ok(self.difference())
+        for path in &gone {
+            keys.extend(self.files.get(path).iter().flat_map(|file| file.objects.keys().cloned()));
+            self.problems.retain(&format!("{}:", path.display()), &[]);
+        }
+        if keys.is_empty() && gone.is_empty() && admitted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let before = self.said(&keys);
+        self.files.retain(|path, _| !gone.contains(path));
+        self.files.extend(admitted);
+        let now = self.said(&keys);
+        let mut changes = Vec::with_capacity(keys.len());
+        for key in keys {
+            match (before.get(&key), now.get(&key)) {
+                (Some(old), Some(new)) if old == new => {}
+                (_, Some(new)) => changes.push(Change::Put(new.clone())),
+                (Some(_), None) => changes.push(Change::Delete(key.0, key.1)),
+                (None, None) => {}
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Of the objects with these keys, those that are said. Of two files with
+    /// the same object, the first by name counts.
+    fn said(&self, keys: &RapidHashSet<(Kind, ObjectKey)>) -> RapidHashMap<(Kind, ObjectKey), Object> {
+        let mut said = RapidHashMap::default();
+        for (path, file) in &self.files {
+            for (key, object) in file.objects.iter().filter(|(key, _)| keys.contains(key)) {
+                let first = said.entry(key.clone()).or_insert_with(|| object.clone());
+                if !std::ptr::eq(first.meta(), object.meta()) {
+                    let (kind, object) = (key.0.info().kind, &key.1);
+                    tracing::debug!(file = %path.display(), kind, %object, "is in an earlier file too, which counts");
+                }
+            }
+        }
+        said
     }
 
     /// What a file says now: its good documents, and the last good version of
@@ -149,31 +185,6 @@ impl Folder {
             }
         }
         objects
-    }
-
-    /// The difference between what was said and what all files say now. Of two
-    /// files with the same object, the first by name counts.
-    fn difference(&mut self) -> Vec<Change> {
-        let mut now = Objects::new();
-        for (path, file) in &self.files {
-            for (key, object) in &file.objects {
-                let other = now.entry(key.clone()).or_insert_with(|| object.clone());
-                if other != object {
-                    tracing::warn!(file = %path.display(), kind = key.0.info().kind, object = %key.1, "is in an earlier file too; that one counts");
-                }
-            }
-        }
-        let mut changes = Vec::new();
-        for key in self.said.keys().filter(|key| !now.contains_key(*key)) {
-            changes.push(Change::Delete(key.0, key.1.clone()));
-        }
-        for (key, object) in &now {
-            if self.said.get(key) != Some(object) {
-                changes.push(Change::Put(object.clone()));
-            }
-        }
-        self.said = now;
-        changes
     }
 }
 

@@ -31,7 +31,9 @@ impl World {
             Change::Delete(_, key) => format!("delete {}", key.name),
             Change::Reset(..) => "reset".into(),
         };
-        self.folder.scan().unwrap().into_iter().map(said).collect()
+        let mut said: Vec<_> = self.folder.scan().unwrap().into_iter().map(said).collect();
+        said.sort();
+        said
     }
 
     fn places(&self) -> Vec<String> {

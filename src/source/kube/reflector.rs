@@ -148,7 +148,11 @@ impl Reflector {
     async fn learn(&mut self, failure: &Failure) {
         match failure {
             // Not worth a word, unless it is the list itself that expires.
-            Failure::Expired(_) if self.listed => self.listed = false,
+            // The server answers, so what an outage made of the delay is moot.
+            Failure::Expired(_) if self.listed => {
+                self.listed = false;
+                self.backoff.reset();
+            }
             // Nor is this, unless a new connection is silent too.
             Failure::Silent(_) if self.listed && !self.doubtful => {
                 self.doubtful = true;
