@@ -1,0 +1,175 @@
+//! The Kubernetes API as plain JSON, so that what the tests read of it does
+//! not pass through anybody's idea of a pod.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+use tower::ServiceExt;
+
+use crate::ztunnel::{self, Tls};
+
+/// Plural and scope of the kinds the tests touch.
+const KINDS: &[(&str, &str, bool)] = &[
+    ("Namespace", "namespaces", false),
+    ("Node", "nodes", false),
+    ("Pod", "pods", true),
+    ("Service", "services", true),
+    ("ServiceAccount", "serviceaccounts", true),
+    ("Secret", "secrets", true),
+    ("ConfigMap", "configmaps", true),
+    ("Deployment", "deployments", true),
+    ("Lease", "leases", true),
+    ("EndpointSlice", "endpointslices", true),
+    ("ClusterRole", "clusterroles", false),
+    ("ClusterRoleBinding", "clusterrolebindings", false),
+    ("CustomResourceDefinition", "customresourcedefinitions", false),
+    ("AuthorizationPolicy", "authorizationpolicies", true),
+    ("PeerAuthentication", "peerauthentications", true),
+    ("ServiceEntry", "serviceentries", true),
+    ("WorkloadEntry", "workloadentries", true),
+    ("Gateway", "gateways", true),
+];
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Access to a Kubernetes API as one user.
+#[derive(Clone)]
+pub struct Api {
+    channel: Channel,
+    token: String,
+}
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub struct Refused {
+    /// The HTTP status; 0 if there was no answer.
+    pub code: u16,
+    /// What the API server says.
+    pub message: String,
+}
+
+impl Api {
+    /// Access with a token.
+    pub fn new(address: SocketAddr, roots: String, token: &str) -> Self {
+        let tls = Tls { roots, server_name: "127.0.0.1".into() };
+        Self { channel: ztunnel::lazy_channel(address, tls), token: token.into() }
+    }
+
+    /// One request with its answer in JSON.
+    pub async fn request(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Refused> {
+        self.send(method, path, "application/json", body).await
+    }
+
+    /// One request with its answer in plain text.
+    pub async fn request_text(&self, method: &str, path: &str) -> Result<String, Refused> {
+        self.exchange(method, path, "", None).await
+    }
+
+    async fn send(&self, method: &str, path: &str, media: &str, body: Option<Value>) -> Result<Value, Refused> {
+        let answer = self.exchange(method, path, media, body).await?;
+        serde_json::from_str(&answer).map_err(|error| Refused { code: 0, message: format!("{error}: {answer}") })
+    }
+
+    async fn exchange(&self, method: &str, path: &str, media: &str, body: Option<Value>) -> Result<String, Refused> {
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("content-type", media)
+            .body(tonic::body::Body::new(http_body_util::Full::from(body)))
+            .unwrap();
+        let exchange = async {
+            let answer = self.channel.clone().oneshot(request).await.map_err(|error| format!("{error:?}"))?;
+            let (head, body) = answer.into_parts();
+            let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
+            Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        let answer = tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err("no answer".to_string()));
+        match answer {
+            Ok((status, body)) if status.is_success() => Ok(body),
+            Ok((status, body)) => {
+                Err(Refused { code: status.as_u16(), message: format!("{method} {path}: {status} {body}") })
+            }
+            Err(message) => Err(Refused { code: 0, message: format!("{method} {path}: {message}") }),
+        }
+    }
+
+    /// An object.
+    pub async fn get(&self, version: &str, kind: &str, namespace: &str, name: &str) -> Result<Value, Refused> {
+        self.request("GET", &path(version, kind, namespace, name), None).await
+    }
+
+    /// All objects of a kind; in one namespace, or in all if it is empty. A
+    /// kind that is not installed has none.
+    pub async fn list(&self, version: &str, kind: &str, namespace: &str) -> Vec<Value> {
+        match self.request("GET", &path(version, kind, namespace, ""), None).await {
+            Ok(mut list) => match list["items"].take() {
+                Value::Array(items) => items,
+                other => panic!("{kind}: items are {other}"),
+            },
+            Err(Refused { code: 404, .. }) => vec![],
+            Err(error) => panic!("list {kind}: {error:?}"),
+        }
+    }
+
+    /// Creates or changes an object, as a user with kubectl: server-side
+    /// apply. What a webhook or a controller has to prepare first (the
+    /// ServiceAccount of a new namespace) is waited for.
+    pub async fn apply(&self, object: Value) -> Value {
+        let path = format!("{}?fieldManager=tests&force=true", path_of(&object));
+        crate::eventually(&format!("apply {path}"), || async {
+            let answer = self.send("PATCH", &path, "application/apply-patch+yaml", Some(object.clone())).await;
+            match answer {
+                Err(refused) if refused.code == 422 || refused.code == 400 => panic!("{}", refused.message),
+                answer => answer,
+            }
+        })
+        .await
+    }
+
+    /// Creates an object; whatever is refused is returned.
+    pub async fn create(&self, object: Value) -> Result<Value, Refused> {
+        let path = path_of(&object);
+        let collection = path.rsplit_once('/').unwrap().0.to_string();
+        self.request("POST", &collection, Some(object)).await
+    }
+
+    /// Merges a patch into an object.
+    pub async fn patch(&self, object: &Value, patch: Value) -> Value {
+        let answer = self.send("PATCH", &path_of(object), "application/merge-patch+json", Some(patch)).await;
+        answer.unwrap_or_else(|refused| panic!("{}", refused.message))
+    }
+
+    /// Merges a patch into an object's status.
+    pub async fn patch_status(&self, object: &Value, status: Value) -> Result<Value, Refused> {
+        let path = format!("{}/status", path_of(object));
+        self.send("PATCH", &path, "application/merge-patch+json", Some(json!({ "status": status }))).await
+    }
+
+    /// Deletes an object without grace; one that is gone already is fine.
+    pub async fn delete(&self, object: &Value) {
+        let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0 });
+        match self.request("DELETE", &path_of(object), Some(options)).await {
+            Ok(_) | Err(Refused { code: 404, .. }) => {}
+            Err(refused) => panic!("{}", refused.message),
+        }
+    }
+}
+
+fn path_of(object: &Value) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    path(text("/apiVersion"), text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
+}
+
+fn path(version: &str, kind: &str, namespace: &str, name: &str) -> String {
+    let (_, plural, namespaced) =
+        KINDS.iter().find(|(known, ..)| *known == kind).unwrap_or_else(|| panic!("add {kind} to KINDS"));
+    let base = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let scope = if *namespaced && !namespace.is_empty() { format!("/namespaces/{namespace}") } else { String::new() };
+    let name = if name.is_empty() { String::new() } else { format!("/{name}") };
+    format!("{base}{scope}/{plural}{name}")
+}

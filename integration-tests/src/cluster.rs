@@ -1,0 +1,270 @@
+//! A throw-away Kubernetes API on loopback: etcd, kube-apiserver and
+//! kube-controller-manager, without nodes or kubelets. The flags and the
+//! reasons for them are in `controlplane/README.md`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::child::{Child, free_address};
+use crate::{eventually, runner};
+
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+const CONTROLLERS: &str = "deployment-controller,endpointslice-controller,garbage-collector-controller,\
+                           namespace-controller,replicaset-controller,root-ca-certificate-publisher-controller,\
+                           serviceaccount-controller";
+
+/// Where the repository is.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().into()
+}
+
+/// What a tool's variable names, or the place where `make` puts it.
+pub fn tool(variable: &str, default: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(|| repository().join(default), PathBuf::from);
+    assert!(path.exists(), "{} is missing: run `make controlplane binary`, or set {variable}", path.display());
+    path
+}
+
+/// One Kubernetes API.
+pub struct Cluster {
+    /// The administrator's access (group `system:masters`).
+    pub api: Api,
+    folder: PathBuf,
+    etcd: SocketAddr,
+    address: SocketAddr,
+    // In the order they were started.
+    children: Mutex<Vec<(&'static str, Child)>>,
+}
+
+impl Cluster {
+    /// Starts one with the CRDs of Istio and of the Gateway API.
+    pub async fn start() -> Self {
+        let cluster = Self::start_without_crds().await;
+        cluster.install_crds().await;
+        cluster
+    }
+
+    /// Starts one that knows Kubernetes' own kinds only.
+    pub async fn start_without_crds() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let folder = runner::folder().join(format!("cluster-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (etcd, address) = (free_address(), free_address());
+        let token = format!("{:x}-{:x}", std::process::id(), address.port());
+        make_keys(&folder, &token);
+        let mut children = vec![("etcd", start_etcd(&folder, etcd))];
+        children.push(("kube-apiserver", start_apiserver(&folder, etcd, address)));
+        let certificate = folder.join("apiserver/apiserver.crt");
+        eventually("the API server's certificate", || async {
+            children.iter().for_each(|(_, child)| child.assert_running());
+            std::fs::read_to_string(&certificate)
+                .map(|text| text.contains("END CERTIFICATE"))
+                .map_err(|e| e.to_string())?
+                .then_some(())
+                .ok_or_else(|| "incomplete".to_string())
+        })
+        .await;
+        write_kubeconfig(&folder.join("admin.kubeconfig"), &certificate, address, &json!({ "token": token }));
+        let api = Api::new(address, std::fs::read_to_string(&certificate).unwrap(), &token);
+        let cluster = Self { api, folder, etcd, address, children: Mutex::new(children) };
+        cluster.until_ready().await;
+        let mut manager = Command::new(controlplane());
+        manager.args([
+            "kube-controller-manager".into(),
+            format!("--kubeconfig={}", cluster.folder.join("admin.kubeconfig").display()),
+            format!("--controllers={CONTROLLERS}"),
+            "--use-service-account-credentials=true".into(),
+            format!("--service-account-private-key-file={}", cluster.folder.join("service-account.key").display()),
+            format!("--root-ca-file={}", certificate.display()),
+            "--leader-elect=false".into(),
+            "--secure-port=0".into(),
+        ]);
+        let log = cluster.folder.join("kube-controller-manager.log");
+        let manager = Child::start("kube-controller-manager", &mut manager, &log);
+        cluster.children.lock().unwrap().push(("kube-controller-manager", manager));
+        eventually("the controllers", || cluster.api.get("v1", "ServiceAccount", "default", "default")).await;
+        cluster
+            .api
+            .apply(json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "istio-system" },
+            }))
+            .await;
+        cluster
+    }
+
+    /// Installs the CRDs and waits until they are served.
+    pub async fn install_crds(&self) {
+        let crds = tool("FAIRWAY_CRDS", ".cache/crds");
+        for folder in ["istio", "gateway-api"] {
+            let folder = crds.join(folder).display().to_string();
+            self.kubectl(&["apply", "--server-side", "-f", &folder]).await;
+        }
+        self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).await;
+    }
+
+    /// Runs kubectl as the administrator.
+    pub async fn kubectl(&self, arguments: &[&str]) -> String {
+        let mut command = tokio::process::Command::new(tool("FAIRWAY_KUBECTL", ".cache/bin/kubectl"));
+        command.arg("--kubeconfig").arg(self.folder.join("admin.kubeconfig")).args(arguments).kill_on_drop(true);
+        let output = command.output().await.unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments:?}: {errors}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("admin.kubeconfig")
+    }
+
+    /// The key, in PEM, with which the API server signs tokens.
+    pub fn service_account_key(&self) -> Vec<u8> {
+        std::fs::read(self.folder.join("service-account.key")).unwrap()
+    }
+
+    /// A kubeconfig that acts as a ServiceAccount, with its rights.
+    pub async fn kubeconfig_of(&self, namespace: &str, account: &str) -> PathBuf {
+        let token = self.token(namespace, account, &[], None, 3600).await;
+        let path = self.folder.join(format!("{namespace}-{account}.kubeconfig"));
+        write_kubeconfig(&path, &self.certificate(), self.address, &json!({ "token": token }));
+        path
+    }
+
+    /// A token of a ServiceAccount, bound to a pod (the object) or not, as
+    /// kubelets have them made.
+    pub async fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        audiences: &[&str],
+        pod: Option<&Value>,
+        seconds: u32,
+    ) -> String {
+        let mut spec = json!({ "expirationSeconds": seconds, "audiences": audiences });
+        if let Some(pod) = pod {
+            let metadata = &pod["metadata"];
+            spec["boundObjectRef"] =
+                json!({ "kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": metadata["uid"] });
+        }
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
+        let answer = self.api.request("POST", &path, Some(request)).await.unwrap();
+        answer["status"]["token"].as_str().unwrap().into()
+    }
+
+    /// Ends the API server at once, as a crash does. etcd keeps its data.
+    pub async fn kill_apiserver(&self) {
+        let apiserver = self.take("kube-apiserver").expect("the API server runs");
+        apiserver.kill().await;
+    }
+
+    /// Starts the API server again, on the same port and data.
+    pub async fn start_apiserver(&self) {
+        let apiserver = start_apiserver(&self.folder, self.etcd, self.address);
+        self.children.lock().unwrap().insert(1, ("kube-apiserver", apiserver));
+        self.until_ready().await;
+    }
+
+    /// Ends everything, users of etcd first.
+    pub async fn stop(&self) {
+        for name in ["kube-controller-manager", "kube-apiserver", "etcd"] {
+            if let Some(child) = self.take(name) {
+                // Nothing here is worth a graceful end: the data is thrown away.
+                child.kill().await;
+            }
+        }
+    }
+
+    async fn until_ready(&self) {
+        eventually("the API server", || self.api.request_text("GET", "/readyz")).await;
+    }
+
+    fn take(&self, name: &str) -> Option<Child> {
+        let mut children = self.children.lock().unwrap();
+        let at = children.iter().position(|(other, _)| *other == name)?;
+        Some(children.remove(at).1)
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.folder.join("apiserver/apiserver.crt")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Users of etcd before etcd.
+        while self.children.get_mut().unwrap().pop().is_some() {}
+    }
+}
+
+fn controlplane() -> PathBuf {
+    tool("FAIRWAY_CONTROLPLANE", ".cache/bin/controlplane")
+}
+
+fn make_keys(folder: &Path, token: &str) {
+    let key = openssl::pkey::PKey::from_rsa(openssl::rsa::Rsa::generate(2048).unwrap()).unwrap();
+    std::fs::write(folder.join("service-account.key"), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    std::fs::write(folder.join("service-account.pub"), key.public_key_to_pem().unwrap()).unwrap();
+    std::fs::write(folder.join("tokens.csv"), format!("{token},admin,admin,\"system:masters\"\n")).unwrap();
+}
+
+fn write_kubeconfig(path: &Path, certificate: &Path, address: SocketAddr, user: &Value) {
+    // JSON is YAML, and needs no indentation.
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "test", "cluster": {
+            "server": format!("https://{address}"), "certificate-authority": certificate,
+        } }],
+        "users": [{ "name": "test", "user": user }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+        "current-context": "test",
+    });
+    std::fs::write(path, config.to_string()).unwrap();
+}
+
+fn start_etcd(folder: &Path, client: SocketAddr) -> Child {
+    let peer = free_address();
+    let mut etcd = Command::new(controlplane());
+    etcd.args([
+        "etcd".into(),
+        format!("--data-dir={}", folder.join("etcd").display()),
+        format!("--listen-client-urls=http://{client}"),
+        format!("--advertise-client-urls=http://{client}"),
+        format!("--listen-peer-urls=http://{peer}"),
+        format!("--initial-advertise-peer-urls=http://{peer}"),
+        format!("--initial-cluster=default=http://{peer}"),
+        "--unsafe-no-fsync".into(),
+        "--log-level=warn".into(),
+    ]);
+    Child::start("etcd", &mut etcd, &folder.join("etcd.log"))
+}
+
+fn start_apiserver(folder: &Path, etcd: SocketAddr, address: SocketAddr) -> Child {
+    let mut apiserver = Command::new(controlplane());
+    apiserver.args([
+        "kube-apiserver".into(),
+        format!("--etcd-servers=http://{etcd}"),
+        "--bind-address=127.0.0.1".into(),
+        "--advertise-address=127.0.0.1".into(),
+        format!("--secure-port={}", address.port()),
+        format!("--cert-dir={}", folder.join("apiserver").display()),
+        "--endpoint-reconciler-type=none".into(),
+        "--service-cluster-ip-range=10.96.0.0/16".into(),
+        "--authorization-mode=Node,RBAC".into(),
+        format!("--token-auth-file={}", folder.join("tokens.csv").display()),
+        format!("--service-account-issuer={ISSUER}"),
+        format!("--api-audiences={ISSUER}"),
+        format!("--service-account-signing-key-file={}", folder.join("service-account.key").display()),
+        format!("--service-account-key-file={}", folder.join("service-account.pub").display()),
+        "--allow-privileged=true".into(),
+        "--profiling=false".into(),
+    ]);
+    Child::start("kube-apiserver", &mut apiserver, &folder.join("kube-apiserver.log"))
+}

@@ -1,0 +1,47 @@
+//! Fairway in front of a real Kubernetes API, seen by a strict ztunnel.
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails a test")]
+#![allow(clippy::large_futures, reason = "a test runs once")]
+
+mod mesh;
+mod enrolment;
+mod deployment;
+mod policy;
+mod protocol;
+mod certificates;
+mod replica;
+mod root;
+mod read_only;
+mod undecodable;
+mod rbac;
+mod outage;
+mod soak;
+
+use std::process::ExitCode;
+
+use fairway_integration_tests::{runner, tests};
+
+fn main() -> ExitCode {
+    // The long ones first: they end last.
+    let tests = tests![
+        // These break the cluster or need it to themselves. They share one
+        // of their own.
+        outage("spare"): crds_added_late, api_server_killed, absent_at_start;
+        rbac("spare"): taken_away_and_given_back;
+        soak("spare"): random_changes;
+        undecodable("spare"): service_entry, mesh_config;
+        read_only("spare"): nothing_is_written;
+        replica(""): versions_agree, restart_resends_nothing;
+        root(""): config_maps, new_root, continued_root;
+        deployment(""): roll, namespace_deleted;
+        enrolment(""): annotated_pods_only, kinds_of_workloads;
+        policy(""): authorization_policies, peer_authentications;
+        protocol(""): one_response_until_acknowledged, reconnect_sends_what_changed, on_demand, as_in_production, refused_without_token;
+        certificates(""): own_identity, impersonation, tokens, hostile_requests;
+    ];
+    runner::main(tests, || {
+        Box::pin(async {
+            mesh::stop().await;
+            outage::stop().await;
+        })
+    })
+}
