@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use fairway_proto::workload::{NetworkMode, PortList, TunnelProtocol, WorkloadStatus};
 use serde_json::Value;
@@ -189,7 +190,12 @@ pub async fn converged(api: &Api, ztunnel: &Ztunnel) {
 
 /// [`converged`] for some namespaces; others may be changing.
 pub async fn converged_in(api: &Api, ztunnel: &Ztunnel, namespaces: &[&str]) {
-    crate::eventually("the client knows what the API server holds", || async {
+    converged_within(crate::PATIENCE, api, ztunnel, namespaces).await;
+}
+
+/// [`converged_in`] with a limit of its own; no namespaces are all of them.
+pub async fn converged_within(limit: Duration, api: &Api, ztunnel: &Ztunnel, namespaces: &[&str]) {
+    crate::eventually_within(limit, "the client knows what the API server holds", || async {
         let expected = Table::of(api).await;
         let known = ztunnel.read(Table::known);
         let (expected, known) = match namespaces {

@@ -63,7 +63,8 @@ pub fn show_on_failure(what: &str, log: PathBuf) {
     let _ = CONTEXT.try_with(|context| context.logs.lock().unwrap().push((what.into(), log)));
 }
 
-/// The folder of this run: logs, keys, data. It stays if a test fails.
+/// The folder of this run: logs, keys, data. It stays if a test
+/// fails, or if FAIRWAY_KEEP_LOGS is set.
 pub fn folder() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("fairway-tests-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -126,13 +127,13 @@ pub fn main(tests: Vec<Test>, end: fn() -> Run) -> ExitCode {
     });
     // What a test left behind in tasks is dropped here, and its processes end.
     runtime.shutdown_timeout(Duration::from_secs(5));
-    if passed {
+    if passed && std::env::var_os("FAIRWAY_KEEP_LOGS").is_none() {
         // Only a courtesy; it is a temporary folder.
         let _ = std::fs::remove_dir_all(folder());
         return ExitCode::SUCCESS;
     }
     println!("logs are in {}", folder().display());
-    ExitCode::FAILURE
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Keeps what a test panics with until the test is reported.

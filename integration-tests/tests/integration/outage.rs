@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use fairway_integration_tests::cluster::Cluster;
 use fairway_integration_tests::eventually;
-use fairway_integration_tests::expected::{converged, converged_in};
+use fairway_integration_tests::expected::{converged, converged_in, converged_within};
 use fairway_integration_tests::fairway::{Fairway, Options};
 use fairway_integration_tests::ztunnel::{self, Ztunnel};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
 use crate::mesh::{Namespace, authorization_policy, redirected};
+
+/// How soon everything has to be as it should after a fault has ended.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 static SPARE: OnceCell<Cluster> = OnceCell::const_new();
 
@@ -70,8 +73,9 @@ pub async fn api_server_killed() {
     let before = ztunnel.read(|table| table.now());
 
     cluster.kill_apiserver().await;
-    // Long enough for every watch to have noticed and failed to come back.
-    let deadline = Instant::now() + Duration::from_secs(3);
+    // Long enough for every watch to have noticed, and to have failed to come
+    // back so often that it is in no hurry any more.
+    let deadline = Instant::now() + Duration::from_secs(8);
     while Instant::now() < deadline {
         let started = Instant::now();
         let other = Ztunnel::ready(ztunnel::Options::plaintext(fairway.grpc)).await;
@@ -86,7 +90,7 @@ pub async fn api_server_killed() {
     ns.api.patch(&pods[0], redirected()).await;
     ns.api.delete(&pods[1]).await;
     ns.service("new", "c").await;
-    converged(&cluster.api, &ztunnel).await;
+    converged_within(RECOVERY, &cluster.api, &ztunnel, &[]).await;
     ztunnel.read(|table| {
         let removed = table.removed_since(before);
         assert_eq!(removed.into_iter().collect::<Vec<_>>(), [ns.uid("b")], "only what is gone");

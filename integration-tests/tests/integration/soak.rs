@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use crate::mesh::{Namespace, authorization_policy, peer_authentication, pod};
 use crate::outage::spare;
 
-const OPERATIONS: usize = 150;
+/// Unless FAIRWAY_SOAK says how many.
+const OPERATIONS: u64 = 150;
+/// Unless FAIRWAY_SEED says which.
 const SEED: u64 = 0x5eed;
 
 /// A generator whose run can be repeated.
@@ -223,7 +225,8 @@ pub async fn random_changes() {
     let cluster = spare().await;
     let fairway = Fairway::start(&Options::new(&cluster.kubeconfig()).flag("--read-only")).await;
     let ztunnel = Ztunnel::ready(ztunnel::Options::plaintext(fairway.grpc)).await;
-    let seed = std::env::var("FAIRWAY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
+    let number = |name, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (seed, operations) = (number("FAIRWAY_SEED", SEED), number("FAIRWAY_SOAK", OPERATIONS));
     println!("soak: FAIRWAY_SEED={seed}");
     let mut random = Random(seed);
     let mut namespaces = vec![];
@@ -231,15 +234,32 @@ pub async fn random_changes() {
         namespaces.push(Namespace::new(&cluster.api, "soak").await);
     }
     let mut done = vec![];
-    for number in 0..OPERATIONS {
+    for number in 1..=operations {
         done.push(change(&mut random, &cluster.api, &mut namespaces).await);
-        if number % 10 == 9 {
-            let context = Context(&done);
-            converged(&cluster.api, &ztunnel).await;
-            drop(context);
-            done.clear();
+        if number % 10 != 0 {
+            continue;
+        }
+        let context = Context(&done);
+        if !ztunnel.read(|table| table.connected) {
+            ztunnel.connect(fairway.grpc).await;
+        }
+        if ztunnel.read(|table| table.holding) {
+            ztunnel.hold_acks(false).await;
+        }
+        converged(&cluster.api, &ztunnel).await;
+        drop(context);
+        done.clear();
+        // The next changes find it away, slow, or neither.
+        match random.below(4) {
+            0 => ztunnel.disconnect().await,
+            1 => ztunnel.hold_acks(true).await,
+            _ => {}
         }
     }
+    if !ztunnel.read(|table| table.connected) {
+        ztunnel.connect(fairway.grpc).await;
+    }
+    ztunnel.hold_acks(false).await;
     converged(&cluster.api, &ztunnel).await;
     let other = Ztunnel::ready(ztunnel::Options::plaintext(fairway.grpc)).await;
     converged(&cluster.api, &other).await;
