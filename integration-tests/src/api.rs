@@ -104,21 +104,25 @@ impl Api {
     }
 
     /// All objects of a kind; in one namespace, or in all if it is empty. A
-    /// kind that is not installed has none.
+    /// kind that is not installed has none. An API server that has just
+    /// started and says so is asked again.
     pub async fn list(&self, version: &str, kind: &str, namespace: &str) -> Vec<Value> {
-        match self.request("GET", &path(version, kind, namespace, ""), None).await {
-            Ok(mut list) => match list["items"].take() {
-                Value::Array(items) => items,
-                other => panic!("{kind}: items are {other}"),
-            },
-            Err(Refused { code: 404, .. }) => vec![],
-            Err(error) => panic!("list {kind}: {error:?}"),
+        let path = path(version, kind, namespace, "");
+        let what = format!("list {kind}");
+        let list = crate::eventually(&what, || async {
+            match self.request("GET", &path, None).await {
+                Err(Refused { code: 404, .. }) => Ok(json!({ "items": [] })),
+                answer => answer,
+            }
+        });
+        match list.await["items"].take() {
+            Value::Array(items) => items,
+            other => panic!("{kind}: items are {other}"),
         }
     }
 
     /// Creates or changes an object, as a user with kubectl: server-side
-    /// apply. What a webhook or a controller has to prepare first (the
-    /// ServiceAccount of a new namespace) is waited for.
+    /// apply. What others have to prepare first is waited for.
     pub async fn apply(&self, object: Value) -> Value {
         let path = format!("{}?fieldManager=tests&force=true", path_of(&object));
         crate::eventually(&format!("apply {path}"), || async {

@@ -70,8 +70,12 @@ impl Namespace {
         static COUNT: AtomicUsize = AtomicUsize::new(1);
         let name = format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         api.apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })).await;
-        // Without it no pod is admitted.
-        eventually("the default service account", || api.get("v1", "ServiceAccount", &name, "default")).await;
+        // Without it no pod is admitted. Its controller may be slow to come
+        // back from an outage.
+        api.apply(json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default", "namespace": name },
+        }))
+        .await;
         Self { api: api.clone(), name }
     }
 
