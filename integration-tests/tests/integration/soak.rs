@@ -11,7 +11,7 @@ use crate::mesh::{Namespace, authorization_policy, peer_authentication, pod};
 use crate::outage::spare;
 
 /// Unless FAIRWAY_SOAK says how many.
-const OPERATIONS: u64 = 150;
+const OPERATIONS: u64 = 300;
 /// Unless FAIRWAY_SEED says which.
 const SEED: u64 = 0x5eed;
 
