@@ -98,7 +98,7 @@ impl Reflector {
             changes: Vec::new(),
             broken: BTreeMap::new(),
             nameless: false,
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(15)),
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             absence: Backoff::new(Duration::from_millis(250), Duration::from_secs(30)),
         }
     }
