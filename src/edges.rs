@@ -1,5 +1,5 @@
 //! The rules about the code that are not rules of the language: which module
-//! may use which.
+//! may use which, and what must not be in the tree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -38,6 +38,14 @@ fn modules_use_only_what_is_upstream_of_them() {
         let allowed = allowed.unwrap_or_else(|| panic!("src/{module} is not in the table"));
         let wrong: Vec<_> = used.iter().filter(|used| !allowed.contains(&used.as_str())).collect();
         assert!(wrong.is_empty(), "{module} must not use {wrong:?}");
+    }
+}
+
+#[test]
+fn there_is_one_tls_stack() {
+    let lock = include_str!("../Cargo.lock");
+    for other in ["rustls", "ring", "aws-lc-rs", "aws-lc-sys", "boring", "native-tls"] {
+        assert!(!lock.contains(&format!("name = \"{other}\"\n")), "{other} is in the tree, beside OpenSSL");
     }
 }
 
