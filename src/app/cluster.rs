@@ -24,7 +24,10 @@ pub(super) async fn watch(
     sender: Sender,
     problems: Problems,
 ) -> anyhow::Result<kube::Client> {
-    let given = Some(PathBuf::from(&environment.kubeconfig)).filter(|path| !path.as_os_str().is_empty());
+    // istiod's chart names a file that is only there for a remote cluster, so
+    // one that is not there, or empty, means the cluster around us.
+    let there = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    let given = Some(PathBuf::from(&environment.kubeconfig)).filter(there);
     let path = flags.kubeconfig.clone().or(given);
     let client =
         source::client(path.as_deref()).await.context("cannot reach a cluster; --configDir serves a folder")?;
