@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher};
 use rapidhash::{RapidHashMap, RapidHashSet};
 use tokio::sync::mpsc;
@@ -234,7 +235,13 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// reading; after that, losing the folder withdraws nothing.
 pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<(), FolderError> {
     let (wake, mut woken) = mpsc::channel(1);
-    let watched = notify::recommended_watcher(move |_| {
+    let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // To read the folder is to open it, which is announced as well. Without
+        // this, every reading would be the reason for the next.
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        if event.is_ok_and(|event| event.kind.is_access() && event.kind != written) {
+            return;
+        }
         // Full means that a reading is due already.
         let _ = wake.try_send(());
     });

@@ -16,6 +16,8 @@ use crate::xds::stream::{Contents, Response};
 /// How much is copied together before it is handed to the transport. Larger
 /// resources are handed over uncopied.
 const CHUNK: usize = 32 * 1024;
+/// Room behind a chunk, for the resource that completes it.
+const MARGIN: usize = 4 * 1024;
 
 /// A response on its way to the wire.
 pub struct Encoder {
@@ -122,7 +124,7 @@ impl Encoder {
             }
             self.position = match std::mem::replace(&mut self.position, Position::End) {
                 Position::Head => {
-                    chunk.reserve(CHUNK.min(self.length));
+                    chunk.reserve((CHUNK + MARGIN).min(self.length));
                     chunk.put_slice(&std::mem::take(&mut self.head));
                     match &self.response.contents {
                         Contents::Whole(_) => Position::Layer(None),
@@ -180,7 +182,9 @@ impl Encoder {
             return;
         }
         if chunk.capacity() - chunk.len() < length {
-            chunk.reserve(length.max(CHUNK.min(self.length)));
+            // The last resource of a chunk goes beyond `CHUNK`; to have no room
+            // for it would mean to copy the whole chunk.
+            chunk.reserve(length.max((CHUNK + MARGIN).min(self.length)));
         }
         resource.write(ty, framing, chunk);
     }
