@@ -12,8 +12,8 @@ CARGO_FLAGS ?=
 CONFIG ?= examples/bookinfo
 # RELEASE=0: `make run` builds faster and runs slower.
 RELEASE ?= 1
-# Arguments of `make bench`.
-ARGS ?= --help
+# Arguments of `make bench`; `ARGS=--help` lists them.
+ARGS ?=
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 tools := $(CURDIR)/.cache
@@ -63,7 +63,8 @@ python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf and Pr
 	.cache/venv/bin/python -m pytest integration-tests/python
 
 bench: tools ## measure (ARGS="...")
-	cargo run $(CARGO_FLAGS) --release -p fairway-bench -- $(ARGS)
+	cargo build $(CARGO_FLAGS) --release -p fairway -p fairway-bench
+	$(target)/release/fairway-bench $(ARGS)
 
 ##@ Parts
 .PHONY: tools controlplane binary certs clean

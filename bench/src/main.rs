@@ -10,9 +10,9 @@
 //!   what would be possible: reading the same bytes, or the same stack (tonic,
 //!   hyper, h2) sending prepared bytes without knowing what they mean. Trust
 //!   the ratio before the number.
-//! * **CPU is the server's alone**, read from the kernel to the nanosecond, and
-//!   does not depend on how many cores the clients have left to it. Wall time
-//!   does: clients and server share the machine.
+//! * **CPU is the server's alone**, as the kernel accounts for it, and hardly
+//!   depends on how many cores the clients have left to it. Wall time does:
+//!   clients and server share the machine.
 //! * **Latency is open loop.** Changes are made by the clock, whether or not
 //!   the last one has arrived. It ends with the last byte at the client. A
 //!   folder is read only after 50 ms of quiet, which no cluster source waits

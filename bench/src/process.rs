@@ -11,8 +11,9 @@ use anyhow::Context;
 /// know.
 const TICKS: f64 = 100.0;
 
-/// The CPU time of a process, to the nanosecond. A thread that ends between two
-/// readings keeps what it had at the first.
+/// The CPU time of a process: what its threads say, to the nanosecond, or the
+/// sum that the process says, in ticks, which has the threads that have ended.
+/// Both are at most the truth, so the larger one counts.
 pub struct Meter {
     pid: u32,
     threads: HashMap<String, u64>,
@@ -34,7 +35,8 @@ impl Meter {
             let used = text.split_whitespace().next().and_then(|field| field.parse().ok()).unwrap_or(0);
             self.threads.insert(thread.file_name().to_string_lossy().into_owned(), used);
         }
-        Ok(Duration::from_nanos(self.threads.values().sum()))
+        let threads = Duration::from_nanos(self.threads.values().sum());
+        Ok(threads.max(Duration::from_secs_f64(ticks(&self.pid.to_string(), 2))))
     }
 }
 
@@ -98,10 +100,15 @@ fn machine() -> f64 {
 
 /// CPU seconds of this process and of those it has waited for.
 fn own() -> f64 {
-    let text = read_to_string("/proc/self/stat").unwrap_or_default();
+    ticks("self", 4)
+}
+
+/// CPU seconds of a process: user and system, and as many of its children.
+fn ticks(pid: &str, fields: usize) -> f64 {
+    let text = read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may contain spaces.
-    let fields = text.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default().split_whitespace();
-    fields.skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS
+    let after = text.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default().split_whitespace();
+    after.skip(11).take(fields).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS
 }
 
 /// The load averages.
