@@ -46,18 +46,18 @@ cat <<HINTS
 Fairway serves $config. In another terminal, in this folder:
 
   the workloads and services, by server reflection
-    .cache/bin/grpcurl -plaintext -d '{"typeUrl": "type.googleapis.com/istio.workload.Address"}' \\
+    .cache/bin/grpcurl -plaintext -d '{"node": {"id": "ztunnel~127.0.0.1~me.istio-system~istio-system.svc.cluster.local"}, "typeUrl": "type.googleapis.com/istio.workload.Address"}' \\
       127.0.0.1:15010 $ads/StreamAggregatedResources
 
   the policies, incrementally, with another client
     .cache/bin/buf curl --protocol grpc --http2-prior-knowledge \\
-      -d '{"typeUrl": "type.googleapis.com/istio.security.Authorization"}' \\
+      -d '{"node": {"id": "ztunnel~127.0.0.1~me.istio-system~istio-system.svc.cluster.local"}, "typeUrl": "type.googleapis.com/istio.security.Authorization"}' \\
       http://127.0.0.1:15010/$ads/DeltaAggregatedResources
 
   the same over TLS, with the token of a ztunnel
     .cache/bin/grpcurl -cacert $state/root-cert.pem -H "authorization: Bearer \$($fairway token \\
       --stateDir $state --namespace istio-system --serviceAccount ztunnel)" \\
-      -d '{"typeUrl": "type.googleapis.com/istio.workload.Address"}' \\
+      -d '{"node": {"id": "ztunnel~127.0.0.1~me.istio-system~istio-system.svc.cluster.local"}, "typeUrl": "type.googleapis.com/istio.workload.Address"}' \\
       localhost:15012 $ads/DeltaAggregatedResources
 
   how it is doing

@@ -51,7 +51,7 @@ def test_buf_lists_the_methods(fairway):
 def test_a_table_prints_as_readable_json(fairway, call, method, type_url, expected):
     """The client ends its side at once: the answer comes all the same, and
     then the stream ends well."""
-    printed = call(fairway.grpc, f"{ADS}/{method}", json.dumps({"typeUrl": type_url, "node": {"id": "by hand"}}))
+    printed = call(fairway.grpc, f"{ADS}/{method}", json.dumps({"typeUrl": type_url, "node": {"id": "ztunnel~127.0.0.1~me.istio-system~istio-system.svc.cluster.local"}}))
     response = json.loads(printed)
     resource = response["resources"][0]
     assert resource.get("resource", resource)["@type"] == type_url
