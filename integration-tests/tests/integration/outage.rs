@@ -37,8 +37,9 @@ async fn read_only(cluster: &Cluster) -> Fairway {
 /// Without the CRDs of Istio and of the Gateway API it is ready all the same;
 /// when they come, it reads them.
 pub async fn crds_added_late() {
-    let cluster = spare().await;
-    cluster.kubectl(&["delete", "crd", "--all"]).await;
+    // One that never had them: taking definitions away again can keep an API
+    // server busy for minutes.
+    let cluster = &Cluster::start_without_crds().await;
     let ns = Namespace::new(&cluster.api, "crds").await;
     ns.pod("a", json!({ "app": "a" })).await;
     let fairway = read_only(cluster).await;
@@ -54,6 +55,8 @@ pub async fn crds_added_late() {
     .await;
     converged_in(&cluster.api, &ztunnel, &[&ns.name]).await;
     assert!(ztunnel.read(|table| table.policies.contains_key(&format!("{}/p", ns.name))));
+    drop(fairway);
+    cluster.stop().await;
 }
 
 /// The API server is killed: nothing is withdrawn, new clients are served;
