@@ -27,7 +27,7 @@ use crate::api::{Labels, Meta, intern};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::waypoint::{Address, Target, TrafficType, Waypoint};
 use crate::model::{Model, Scope};
-use crate::xds::resource::{Keys, Origin, Resource, ResourceType};
+use crate::xds::resource::{Keys, Resource, ResourceType};
 
 /// The collections that are sent: each row is a resource under its name.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ pub fn resources(graph: &mut Graph, model: &Model) -> Resources {
 }
 
 /// A row of the address table for a workload.
-fn workload_row(workload: proto::Workload, origin: Origin) -> (Arc<str>, Resource) {
+fn workload_row(workload: proto::Workload) -> (Arc<str>, Resource) {
     let name: Arc<str> = workload.uid.as_str().into();
     let by_address = workload.network_mode() == proto::NetworkMode::Standard;
     let addresses = workload.addresses.iter().filter(|_| by_address).filter_map(|bytes| ip(bytes));
@@ -68,12 +68,8 @@ fn workload_row(workload: proto::Workload, origin: Origin) -> (Arc<str>, Resourc
         node: (!workload.node.is_empty()).then(|| intern(&workload.node)),
     };
     let address = proto::Address { r#type: Some(proto::address::Type::Workload(workload)) };
-    (name.clone(), Resource::new(ResourceType::Address, name, &address.encode_to_vec(), keys, Arc::new([origin])))
-}
-
-/// What made a resource.
-fn origin(kind: &'static str, meta: &Meta) -> Origin {
-    Origin { kind, namespace: meta.namespace.clone(), name: meta.name.clone() }
+    let resource = Resource::new(ResourceType::Address, &name, &address.encode_to_vec(), &keys);
+    (name, resource)
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {

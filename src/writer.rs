@@ -16,13 +16,13 @@ use tokio::sync::{oneshot, watch};
 use crate::api::core::Pod;
 use crate::api::{Inputs, Kind, ObjectKey};
 use crate::ca::node::{PodFacts, Pods};
-use crate::graph::{Diagnostic, Graph, Provenance, Stats};
+use crate::graph::{Collection, Diagnostic, Graph, Provenance, Stats};
 use crate::model::mesh::{self, MeshConfig};
 use crate::model::{Model, Settings};
 use crate::source::{Event, Receiver};
 use crate::workload::{self, Resources};
-use crate::xds::resource::ResourceType;
-use crate::xds::view::{Layer, Views};
+use crate::xds::resource::{Resource, ResourceType};
+use crate::xds::view::{Edits, Layer, Views};
 
 /// When a commit is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +198,9 @@ impl Writer {
             [(&mut addresses, &self.resources.addresses), (&mut authorizations, &self.resources.authorizations)];
         let mut touched = false;
         for (layer, collections) in tables {
-            touched |= collections.iter().fold(false, |touched, one| touched | update(&self.graph, *one, layer));
+            let mut edits = Edits::default();
+            collections.iter().for_each(|one| note(&self.graph, *one, &mut edits));
+            touched |= layer.apply(edits);
         }
         if touched {
             self.views.send_replace(Arc::new(Views::new(self.graph.revision(), addresses, authorizations)));
@@ -268,20 +270,14 @@ impl Writer {
     }
 }
 
-/// Brings a layer up to date with a collection; whether anything changed.
-fn update(
-    graph: &Graph,
-    collection: crate::graph::Collection<Arc<str>, crate::xds::resource::Resource>,
-    layer: &mut Layer,
-) -> bool {
-    let changes = graph.changes(collection);
-    for change in changes {
+/// Notes what the last commit changed in a collection.
+fn note(graph: &Graph, collection: Collection<Arc<str>, Resource>, edits: &mut Edits) {
+    for change in graph.changes(collection) {
         match &change.new {
-            Some(resource) => layer.upsert(resource.clone()),
-            None => layer.remove(&change.key),
-        };
+            Some(resource) => edits.upsert((**resource).clone()),
+            None => edits.remove(&change.key),
+        }
     }
-    !changes.is_empty()
 }
 
 /// The pods as the node authorizer needs them. Readers see one commit or the

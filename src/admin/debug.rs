@@ -71,7 +71,11 @@ async fn ambientz(State(admin): State<Admin>) -> Response {
     let views = admin.published.views.borrow().clone();
     // Decoding a large mesh takes a while.
     let dump = tokio::task::spawn_blocking(move || {
-        let all = |ty, layer: &Layer| -> Vec<Value> { layer.iter().map(|one| render::resource(ty, one)).collect() };
+        let all = |ty, layer: &Layer| -> Vec<Value> {
+            let mut resources: Vec<_> = layer.iter().collect();
+            resources.sort_by(|a, b| a.name().cmp(b.name()));
+            resources.iter().map(|one| render::resource(ty, one)).collect()
+        };
         let addresses = all(ResourceType::Address, &views.addresses);
         let of = |kind: &str| -> Vec<Value> { addresses.iter().filter_map(|one| one.get(kind)).cloned().collect() };
         let policies = all(ResourceType::Authorization, &views.authorizations);

@@ -20,9 +20,9 @@ use crate::api::istio::{AuthorizationPolicy, Condition, Operation, Rule, Source}
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::authorization::{Action, Reach, enforced};
 use crate::model::{Model, problem};
-use crate::xds::resource::{Keys, Origin, Resource, ResourceType};
+use crate::xds::resource::{Keys, Resource, ResourceType};
 
-use super::{octets, origin};
+use super::octets;
 
 /// The policies of all AuthorizationPolicies.
 pub(super) fn authorizations(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
@@ -52,15 +52,16 @@ pub(super) fn authorizations(graph: &mut Graph, model: &Model) -> Collection<Arc
             dry_run: enforced.dry_run,
             ..Default::default()
         };
-        Some(row(authorization, origin("AuthorizationPolicy", meta)))
+        Some(row(authorization))
     })
 }
 
 /// A policy under its name.
-pub(super) fn row(policy: proto::Authorization, origin: Origin) -> (Arc<str>, Resource) {
+pub(super) fn row(policy: proto::Authorization) -> (Arc<str>, Resource) {
     let name: Arc<str> = format!("{}/{}", policy.namespace, policy.name).into();
     let message = policy.encode_to_vec();
-    (name.clone(), Resource::new(ResourceType::Authorization, name, &message, Keys::default(), Arc::new([origin])))
+    let resource = Resource::new(ResourceType::Authorization, &name, &message, &Keys::default());
+    (name, resource)
 }
 
 /// What became of a list of values.

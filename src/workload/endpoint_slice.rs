@@ -12,7 +12,7 @@ use crate::model::{Model, problem};
 use crate::xds::resource::Resource;
 
 use super::pod::{port_mapping, slice_service};
-use super::{octets, origin, trust_domain, workload_row};
+use super::{octets, trust_domain, workload_row};
 
 /// The workloads of all slices.
 pub(super) fn workloads(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
@@ -73,7 +73,7 @@ fn workload(
     if endpoint.conditions.ready == Some(false) {
         workload.set_status(proto::WorkloadStatus::Unhealthy);
     }
-    Some(workload_row(workload, origin("EndpointSlice", meta)))
+    Some(workload_row(workload))
 }
 
 /// The slice's ports under the numbers of the service ports of the same name.

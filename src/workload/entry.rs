@@ -17,8 +17,7 @@ use crate::xds::resource::Resource;
 
 use super::pod::port_mapping;
 use super::{
-    locality, network_gateway, octets, origin, policies, set_canonical, set_tunnel, trust_domain, waypoint_fields,
-    workload_row,
+    locality, network_gateway, octets, policies, set_canonical, set_tunnel, trust_domain, waypoint_fields, workload_row,
 };
 
 /// The workloads of all WorkloadEntries.
@@ -57,7 +56,7 @@ fn workload_entry(cx: &Ctx<'_>, model: &Model, entry: &WorkloadEntry) -> Option<
     (workload.application_tunnel, workload.waypoint) = (tunnel, waypoint);
     set_tunnel(&mut workload, meta, &labels);
     set_canonical(&mut workload, &labels, name);
-    Some(workload_row(workload, origin("WorkloadEntry", meta)))
+    Some(workload_row(workload))
 }
 
 /// The workloads that ServiceEntries list, or imply by naming hosts to resolve.
@@ -127,7 +126,7 @@ fn endpoint_workload(
     }
     set_tunnel(&mut workload, meta, &meta.labels);
     set_canonical(&mut workload, &meta.labels, &meta.name);
-    workload_row(workload, origin("ServiceEntry", meta))
+    workload_row(workload)
 }
 
 /// What both kinds have in common.

@@ -8,7 +8,7 @@ use fairway_proto::workload as proto;
 
 use crate::graph::{Collection, Graph};
 use crate::model::Model;
-use crate::xds::resource::{Origin, Resource};
+use crate::xds::resource::Resource;
 
 use super::{octets, trust_domain, workload_row};
 
@@ -29,8 +29,6 @@ pub(super) fn workloads(graph: &mut Graph, model: &Model) -> Collection<Arc<str>
             trust_domain: trust_domain(cx, model.scope()),
             ..Default::default()
         };
-        let origin =
-            Origin { kind: "Gateway", namespace: key.gateway.namespace.clone(), name: key.gateway.name.clone() };
-        Some(workload_row(workload, origin))
+        Some(workload_row(workload))
     })
 }

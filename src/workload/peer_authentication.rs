@@ -10,7 +10,7 @@ use crate::api::{Labels, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::peer_authentication::{Mode, Policy};
 use crate::model::{Model, Scope};
-use crate::xds::resource::{Origin, Resource};
+use crate::xds::resource::Resource;
 
 use super::authorization::row;
 
@@ -82,9 +82,8 @@ pub(super) fn static_strict(graph: &mut Graph, model: &Model) -> Collection<Arc<
     let model = model.clone();
     graph.derive("static_strict_policy", there, move |cx, (), ()| {
         let root = &model.scope().mesh(cx).root_namespace;
-        let origin = Origin { kind: "PeerAuthentication", namespace: root.clone(), name: "".into() };
         let rules = vec![proto::Rule { clauses: vec![anonymous()] }];
-        Some(row(deny(root, STATIC_STRICT.into(), rules), origin))
+        Some(row(deny(root, STATIC_STRICT.into(), rules)))
     })
 }
 
@@ -113,8 +112,7 @@ pub(super) fn converted(graph: &mut Graph, model: &Model) -> Collection<Arc<str>
                 ports.into_iter().map(strict).collect()
             }
         };
-        let origin = Origin { kind: "PeerAuthentication", namespace: key.namespace.clone(), name: key.name.clone() };
-        Some(row(deny(&key.namespace, converted_name(key), rules), origin))
+        Some(row(deny(&key.namespace, converted_name(key), rules)))
     })
 }
 

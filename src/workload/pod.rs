@@ -13,8 +13,7 @@ use crate::model::{Model, problem};
 use crate::xds::resource::Resource;
 
 use super::{
-    locality, network_gateway, octets, origin, policies, set_canonical, set_tunnel, trust_domain, waypoint_fields,
-    workload_row,
+    locality, network_gateway, octets, policies, set_canonical, set_tunnel, trust_domain, waypoint_fields, workload_row,
 };
 
 /// Slices that someone wrote by hand, by the pod an endpoint refers to.
@@ -88,7 +87,7 @@ fn workload(cx: &Ctx<'_>, model: &Model, slices: SlicesByPod, pod: &Pod) -> Opti
     if spec.host_network {
         workload.set_network_mode(proto::NetworkMode::HostNetwork);
     }
-    Some(workload_row(workload, origin("Pod", meta)))
+    Some(workload_row(workload))
 }
 
 /// All addresses, in order; nothing if there are none yet, or one is broken.

@@ -13,7 +13,7 @@ use crate::model::waypoint::{Target, TrafficType};
 use crate::model::{Model, problem};
 use crate::xds::resource::{Keys, Resource, ResourceType};
 
-use super::{octets, origin, waypoint_address};
+use super::{octets, waypoint_address};
 
 /// The address table's rows of all services.
 pub(super) fn services(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
@@ -28,9 +28,7 @@ pub(super) fn services(graph: &mut Graph, model: &Model) -> Collection<Arc<str>,
             ..Keys::default()
         };
         let address = proto::Address { r#type: Some(proto::address::Type::Service(message)) };
-        let origin = origin(kind(service), &service.meta);
-        let resource =
-            Resource::new(ResourceType::Address, name.clone(), &address.encode_to_vec(), keys, Arc::new([origin]));
+        let resource = Resource::new(ResourceType::Address, &name, &address.encode_to_vec(), &keys);
         Some((name, resource))
     })
 }

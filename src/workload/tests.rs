@@ -55,7 +55,7 @@ impl World {
     fn text(&self) -> String {
         let mut text = String::new();
         for ((ty, name), resource) in self.sent() {
-            assert_eq!(&name, resource.name(), "a resource is kept under its name");
+            assert_eq!(&*name, resource.name(), "a resource is kept under its name");
             text += &format!("{} {name}:\n", ty.label());
             yaml_lines(&mut text, 1, &render::resource(ty, &resource));
         }

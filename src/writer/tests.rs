@@ -60,7 +60,7 @@ async fn nothing_is_published_before_every_kind_has_synced() {
 
     world.synced(&[*last]).await;
     let views = world.views(|views| !views.addresses.is_empty()).await;
-    assert_eq!(views.addresses.iter().map(|one| &**one.name()).collect::<Vec<_>>(), ["Kubernetes//Pod/x/a"]);
+    assert_eq!(views.addresses.iter().map(|one| one.name().to_owned()).collect::<Vec<_>>(), ["Kubernetes//Pod/x/a"]);
     tokio::time::timeout(LIMIT, world.published.synced.wait_for(|synced| *synced)).await.unwrap().unwrap();
 }
 

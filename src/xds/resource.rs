@@ -119,6 +119,11 @@ impl ResourceType {
         self.row().layer
     }
 
+    /// Whether resources are sent as they are stored, all of them.
+    pub const fn is_whole(self) -> bool {
+        matches!(self.row().projection, Projection::Whole)
+    }
+
     /// Whether ztunnels are sent the resources of their node without asking.
     pub const fn node_local(self) -> bool {
         self.row().node_local
@@ -126,10 +131,10 @@ impl ResourceType {
 
     /// Whether subscribers of this type are sent the resource.
     pub fn carries(self, resource: &Resource) -> bool {
-        self.layer() == resource.ty.layer()
+        self.layer() == resource.ty().layer()
             && match self.row().projection {
                 Projection::Whole => true,
-                Projection::First => resource.inner.is_some() || resource.is_stub(),
+                Projection::First => resource.is_stub() || resource.inner().is_some(),
             }
     }
 }
@@ -138,17 +143,6 @@ impl serde::Serialize for ResourceType {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.label())
     }
-}
-
-/// A Kubernetes object a resource was made from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-pub struct Origin {
-    /// The kind, such as `Pod`.
-    pub kind: &'static str,
-    /// The namespace, empty for cluster-scoped kinds.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
 }
 
 /// The keys besides its name under which a resource can be found.
@@ -165,28 +159,42 @@ pub struct Keys {
 
 /// A hash of the encoded message, equal on every replica and in every build.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Version(u64);
+pub struct Version(pub(super) u64);
+
+/// What a key says about the resource it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Relation {
+    /// It is another name of the resource.
+    Alias,
+    /// It names what is of no use without the resource.
+    Related,
+    /// It is the node the resource runs on.
+    Node,
+}
 
 /// One encoded resource. Equal resources have the same name, content and keys.
+///
+/// A handle to pieces of shared buffers, made when a layer is asked for it.
 #[derive(Clone)]
 pub struct Resource {
-    ty: ResourceType,
-    name: Arc<str>,
     version: Version,
     /// The whole `resources` field of a `DeltaDiscoveryResponse`. The `Any` is
     /// the last field inside and has number 2 like `resources` itself, so the
     /// end of this frame is the `resources` field of a `DiscoveryResponse`.
+    /// Without an `Any` it stands for something that only a client has.
     frame: Bytes,
-    /// Where the fields of the `Resource` message begin in the frame.
-    body: u32,
-    /// Where the `Any` begins in the frame.
-    any: u32,
-    /// Where the message begins; it runs to the frame's end.
-    value: u32,
-    /// Where the message inside its field 1 begins, if it is nothing else.
-    inner: Option<u32>,
-    keys: Keys,
-    origin: Arc<[Origin]>,
+    /// The type it is stored as, and its keys: what is not in the frame.
+    facts: Bytes,
+}
+
+/// Where the parts of a frame begin.
+struct Layout {
+    /// The fields of the `Resource` message.
+    body: usize,
+    /// The `Any`; the frame's end if there is none.
+    any: usize,
+    /// The message; it runs to the frame's end.
+    value: usize,
 }
 
 /// Field 1 with a length: `Any.type_url`, `Resource.version`, `Address.workload`.
@@ -198,42 +206,55 @@ const FIELD_3: u8 = 0x1a;
 /// Field 4 with a length: `Resource.aliases`.
 const FIELD_4: u8 = 0x22;
 
+/// Orders resources: the same on every replica and in every build.
+pub(super) fn name_hash(name: &str) -> u64 {
+    rapidhash_v3(name.as_bytes())
+}
+
 impl Resource {
     /// Frames an encoded message. `ty` is the type it is stored as, so never a
     /// type that is a projection of another.
-    pub fn new(ty: ResourceType, name: impl Into<Arc<str>>, message: &[u8], keys: Keys, origin: Arc<[Origin]>) -> Self {
+    pub fn new(ty: ResourceType, name: &str, message: &[u8], keys: &Keys) -> Self {
         debug_assert_eq!(ty.row().projection, Projection::Whole);
-        let name = name.into();
         let version = Version(rapidhash_v3(message));
         let any_body = field_len(ty.type_url().len()) + field_len(message.len());
         let length = field_len(name.len()) + field_len(VERSION_DIGITS) + field_len(any_body);
         let mut frame = BytesMut::with_capacity(field_len(length));
         put_key(&mut frame, FIELD_2, length);
-        let body = frame.len() as u32;
         put_field(&mut frame, FIELD_3, name.as_bytes());
         put_field(&mut frame, FIELD_1, version.to_string().as_bytes());
-        let any = frame.len() as u32;
         put_any(&mut frame, ty, message);
-        let value = (frame.len() - message.len()) as u32;
-        let inner = first_field(message).map(|inner| (frame.len() - inner.len()) as u32);
-        Self { ty, name, version, frame: frame.freeze(), body, any, value, inner, keys, origin }
+        Self { version, frame: frame.freeze(), facts: facts(ty, keys) }
     }
 
     /// Something a client says it holds and that we do not have.
-    pub(super) fn stub(ty: ResourceType, name: Arc<str>, version: &[u8]) -> Self {
-        let (frame, keys, origin) = (Bytes::new(), Keys::default(), Arc::default());
+    pub(super) fn stub(ty: ResourceType, name: &str, version: &[u8]) -> Self {
         // A version that is none of ours only has to differ from all of ours.
         let version = Version::parse(version).unwrap_or(Version(0));
-        Self { ty, name, version, frame, body: 0, any: 0, value: 0, inner: None, keys, origin }
+        let mut frame = BytesMut::new();
+        put_key(&mut frame, FIELD_2, field_len(name.len()) + field_len(VERSION_DIGITS));
+        put_field(&mut frame, FIELD_3, name.as_bytes());
+        put_field(&mut frame, FIELD_1, version.to_string().as_bytes());
+        Self { version, frame: frame.freeze(), facts: facts(ty, &Keys::default()) }
+    }
+
+    /// The resource that a layer keeps in these pieces of its buffers.
+    pub(super) fn stored(version: Version, frame: Bytes, facts: Bytes) -> Self {
+        Self { version, frame, facts }
+    }
+
+    /// What a layer keeps of it: its frame, and the rest.
+    pub(super) fn parts(&self) -> (&[u8], &[u8]) {
+        (&self.frame, &self.facts)
     }
 
     pub(super) fn is_stub(&self) -> bool {
-        self.frame.is_empty()
+        self.layout().any == self.frame.len()
     }
 
     /// The name clients subscribe to.
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
+    pub fn name(&self) -> &str {
+        frame_name(&self.frame)
     }
 
     /// The content version clients echo when they reconnect.
@@ -241,14 +262,29 @@ impl Resource {
         self.version
     }
 
-    /// The keys it can be found under besides its name.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
+    /// The type it is stored as.
+    pub fn ty(&self) -> ResourceType {
+        stored_type(&self.facts)
     }
 
-    /// The objects it was made from.
-    pub fn origin(&self) -> &Arc<[Origin]> {
-        &self.origin
+    /// Other names of this very resource.
+    pub fn aliases(&self) -> impl Iterator<Item = &str> {
+        self.keys(Relation::Alias)
+    }
+
+    /// Names of resources that are of no use without this one.
+    pub fn related(&self) -> impl Iterator<Item = &str> {
+        self.keys(Relation::Related)
+    }
+
+    /// The Kubernetes node it runs on.
+    pub fn node(&self) -> Option<&str> {
+        self.keys(Relation::Node).next()
+    }
+
+    /// The keys of one relation.
+    pub(super) fn keys(&self, relation: Relation) -> impl Iterator<Item = &str> {
+        relations(&self.facts).filter(move |(found, _)| *found == relation).map(|(_, key)| key)
     }
 
     /// The encoded message itself, as a type that [`carries`] the resource
@@ -256,23 +292,24 @@ impl Resource {
     ///
     /// [`carries`]: ResourceType::carries
     pub fn message(&self, ty: ResourceType) -> Bytes {
-        if let (Projection::First, Some(inner)) = (ty.row().projection, self.inner) {
-            return self.frame.slice(inner as usize..);
+        match (ty.row().projection, self.inner()) {
+            (Projection::First, Some(inner)) => self.frame.slice_ref(inner),
+            _ => self.frame.slice(self.layout().value..),
         }
-        self.frame.slice(self.value as usize..)
     }
 
     /// The exact number of bytes that [`write`](Self::write) appends.
     pub fn encoded_len(&self, ty: ResourceType, framing: Framing) -> usize {
-        let any = match ty.row().projection {
-            Projection::Whole => self.frame.len() - self.any as usize,
+        let Layout { body, any, .. } = self.layout();
+        let content = match ty.row().projection {
+            Projection::Whole => self.frame.len() - any,
             Projection::First => field_len(self.projected_any_len(ty)),
         };
-        let identity = (self.any - self.body) as usize;
+        let identity = any - body;
         match framing {
-            Framing::Sotw => any,
-            Framing::Delta => field_len(identity + any),
-            Framing::DeltaWithAliases => field_len(identity + self.aliases_len() + any),
+            Framing::Sotw => content,
+            Framing::Delta => field_len(identity + content),
+            Framing::DeltaWithAliases => field_len(identity + self.aliases_len() + content),
         }
     }
 
@@ -281,28 +318,29 @@ impl Resource {
         if let Some(frame) = self.shared_frame(ty, framing) {
             return out.put_slice(&frame);
         }
-        let identity = &self.frame[self.body as usize..self.any as usize];
-        let any = match ty.row().projection {
-            Projection::Whole => self.frame.len() - self.any as usize,
+        let Layout { body, any, .. } = self.layout();
+        let identity = &self.frame[body..any];
+        let content = match ty.row().projection {
+            Projection::Whole => self.frame.len() - any,
             Projection::First => field_len(self.projected_any_len(ty)),
         };
         match framing {
             Framing::Sotw => {}
             Framing::Delta => {
-                put_key(out, FIELD_2, identity.len() + any);
+                put_key(out, FIELD_2, identity.len() + content);
                 out.put_slice(identity);
             }
             Framing::DeltaWithAliases => {
-                put_key(out, FIELD_2, identity.len() + self.aliases_len() + any);
+                put_key(out, FIELD_2, identity.len() + self.aliases_len() + content);
                 out.put_slice(identity);
-                for alias in &self.keys.aliases {
+                for alias in self.aliases() {
                     put_field(out, FIELD_4, alias.as_bytes());
                 }
             }
         }
         match ty.row().projection {
-            Projection::Whole => out.put_slice(&self.frame[self.any as usize..]),
-            Projection::First => put_any(out, ty, self.inner()),
+            Projection::Whole => out.put_slice(&self.frame[any..]),
+            Projection::First => put_any(out, ty, self.inner().unwrap_or_default()),
         }
     }
 
@@ -310,22 +348,38 @@ impl Resource {
     pub fn shared_frame(&self, ty: ResourceType, framing: Framing) -> Option<Bytes> {
         match (ty.row().projection, framing) {
             (Projection::Whole, Framing::Delta) => Some(self.frame.clone()),
-            (Projection::Whole, Framing::DeltaWithAliases) if self.keys.aliases.is_empty() => Some(self.frame.clone()),
-            (Projection::Whole, Framing::Sotw) => Some(self.frame.slice(self.any as usize..)),
-            (Projection::Whole, Framing::DeltaWithAliases) | (Projection::First, _) => None,
+            (Projection::Whole, Framing::DeltaWithAliases) => {
+                self.aliases().next().is_none().then(|| self.frame.clone())
+            }
+            (Projection::Whole, Framing::Sotw) => Some(self.frame.slice(self.layout().any..)),
+            (Projection::First, _) => None,
         }
     }
 
-    fn inner(&self) -> &[u8] {
-        self.inner.map_or(&[], |at| &self.frame[at as usize..])
+    fn layout(&self) -> Layout {
+        let body = field_start(&self.frame);
+        let any = body + field_len(self.name().len()) + field_len(VERSION_DIGITS);
+        let mut value = any;
+        if any < self.frame.len() {
+            // Past the type URL, which is the first field of the `Any`.
+            value += field_start(&self.frame[any..]);
+            value += field_len(self.ty().type_url().len());
+            value += field_start(&self.frame[value..]);
+        }
+        Layout { body, any, value }
+    }
+
+    /// The message inside field 1, if there is nothing else.
+    fn inner(&self) -> Option<&[u8]> {
+        first_field(&self.frame[self.layout().value..])
     }
 
     fn projected_any_len(&self, ty: ResourceType) -> usize {
-        field_len(ty.type_url().len()) + field_len(self.inner().len())
+        field_len(ty.type_url().len()) + field_len(self.inner().unwrap_or_default().len())
     }
 
     fn aliases_len(&self) -> usize {
-        self.keys.aliases.iter().map(|alias| field_len(alias.len())).sum()
+        self.aliases().map(|alias| field_len(alias.len())).sum()
     }
 }
 
@@ -333,18 +387,65 @@ impl PartialEq for Resource {
     fn eq(&self, other: &Self) -> bool {
         self.version == other.version
             && self.is_stub() == other.is_stub()
-            && self.name == other.name
-            && self.keys == other.keys
+            && self.facts == other.facts
+            && self.name() == other.name()
     }
 }
 
-// Being `Eq` also makes comparing two `Arc`s of one allocation free.
 impl Eq for Resource {}
 
 impl fmt::Debug for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.name, self.version)
+        write!(f, "{}@{}", self.name(), self.version)
     }
+}
+
+/// The name in a frame.
+pub(super) fn frame_name(frame: &[u8]) -> &str {
+    let field = &frame[field_start(frame)..];
+    let mut rest = &field[1..];
+    let length = decode_varint(&mut rest).unwrap_or_default() as usize;
+    // Made from a text by `Resource::new` or `Resource::stub`.
+    std::str::from_utf8(&rest[..length]).unwrap_or_default()
+}
+
+/// The type that the facts of a resource begin with.
+fn stored_type(facts: &[u8]) -> ResourceType {
+    ResourceType::ALL[facts[0] as usize]
+}
+
+/// The keys among the facts of a resource.
+pub(super) fn relations(facts: &[u8]) -> impl Iterator<Item = (Relation, &str)> {
+    let mut rest = &facts[1..];
+    std::iter::from_fn(move || {
+        let (relation, tail) = rest.split_first()?;
+        rest = tail;
+        let length = decode_varint(&mut rest).ok()? as usize;
+        let (key, tail) = rest.split_at_checked(length)?;
+        rest = tail;
+        let relation = [Relation::Alias, Relation::Related, Relation::Node][*relation as usize];
+        Some((relation, std::str::from_utf8(key).ok()?))
+    })
+}
+
+fn facts(ty: ResourceType, keys: &Keys) -> Bytes {
+    let aliases = keys.aliases.iter().map(|key| (Relation::Alias, key));
+    let related = keys.related.iter().map(|key| (Relation::Related, key));
+    let node = keys.node.iter().map(|key| (Relation::Node, key));
+    let all = aliases.chain(related).chain(node);
+    let mut facts = Vec::with_capacity(1 + all.clone().map(|(_, key)| field_len(key.len())).sum::<usize>());
+    facts.push(ty as u8);
+    for (relation, key) in all {
+        facts.push(relation as u8);
+        encode_varint(key.len() as u64, &mut facts);
+        facts.extend_from_slice(key.as_bytes());
+    }
+    facts.into()
+}
+
+/// Where the content of a length-delimited field begins.
+fn field_start(field: &[u8]) -> usize {
+    1 + field[1..].iter().take_while(|byte| **byte & 0x80 != 0).count() + 1
 }
 
 /// The length of a [`Version`] as text.
@@ -352,7 +453,7 @@ const VERSION_DIGITS: usize = 16;
 
 impl Version {
     /// Reads what [`Display`](fmt::Display) writes.
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok().filter(|text| text.len() == VERSION_DIGITS)?;
         u64::from_str_radix(text, 16).ok().map(Self)
     }

@@ -108,7 +108,7 @@ pub enum Contents {
     /// shared layer alive.
     Whole(Layer),
     /// These, without duplicates.
-    Some(Vec<Arc<Resource>>),
+    Some(Vec<Resource>),
 }
 
 /// What is known about one type on a stream, for the debug pages.
@@ -250,7 +250,7 @@ struct Floor {
 impl Floor {
     /// Whether nothing the client holds can refer to a resource.
     fn confirms(&self, ty: ResourceType, gone: &str) -> bool {
-        !self.shut && self.views.iter().all(|views| views.layer(ty).get(gone).is_none())
+        !self.shut && !self.views.iter().any(|views| views.layer(ty).contains(gone))
     }
 
     /// How far a type is complete once it has been brought to `views` and has

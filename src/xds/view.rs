@@ -1,20 +1,35 @@
 //! What there is to serve at one moment.
 //!
-//! A [`Layer`] is an immutable, name-ordered set of resources. Layers share
-//! structure: the next one costs what changed, and the difference between two
-//! of them is found without visiting what they share. That is why a stream can
-//! remember everything it has sent as one handle. [`Views`] is one consistent
-//! picture of all layers; whoever computes it publishes it through a `watch`
-//! channel, so a slow reader sees the latest and never a queue.
+//! A [`Layer`] is an immutable set of resources. Layers share structure: the
+//! next one costs what changed, and the difference between two of them is found
+//! without visiting what they share. That is why a stream can remember
+//! everything it has sent as one handle. [`Views`] is one consistent picture of
+//! all layers; whoever computes it publishes it through a `watch` channel, so a
+//! slow reader sees the latest and never a queue.
+//!
+//! A layer keeps the frames of some dozens of resources in one buffer, ordered
+//! by the hash of their names. So a resource costs little more than its bytes,
+//! and a client that wants everything is handed the buffers themselves.
 
-use std::ops::Bound;
+mod chunk;
+mod diff;
+mod index;
+mod trie;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use imbl::ordmap::DiffItem;
-use imbl::{OrdMap, OrdSet};
+use bytes::Bytes;
 
-use super::resource::{Framing, Resource, ResourceType};
+use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
+use chunk::{Builder, Chunk, Edit, To};
+pub use diff::Difference;
+use index::{Index, key_hash};
+use trie::{Trie, fitting};
+
+/// How many resources are in a chunk at most, on average.
+const MOST: usize = 64;
 
 /// The layers of a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,21 +69,14 @@ impl Views {
     }
 }
 
-/// A name-ordered set of resources that is cheap to clone, change and compare.
+/// A set of resources that is cheap to clone, change and compare.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
-    resources: OrdMap<Arc<str>, Arc<Resource>>,
-    /// (relation, key, name), so that one range finds all names of a key.
-    index: OrdSet<(Relation, Arc<str>, Arc<str>)>,
+    chunks: Trie<Chunk>,
+    /// The keys of resources besides their names.
+    index: Index,
+    len: usize,
     sizes: [Size; ResourceType::ALL.len()],
-}
-
-/// What a key says about the resource it leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Relation {
-    Alias,
-    Related,
-    Node,
 }
 
 /// The encoded size of a layer as one type, known without visiting it.
@@ -79,73 +87,149 @@ struct Size {
     sotw: usize,
 }
 
-/// One difference between two layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Difference<'a> {
-    /// Only the new layer has it.
-    Added(&'a Arc<Resource>),
-    /// Both have it, with different content or keys.
-    Updated {
-        /// What the old layer has.
-        old: &'a Arc<Resource>,
-        /// What the new layer has.
-        new: &'a Arc<Resource>,
-    },
-    /// Only the old layer has it.
-    Removed(&'a Arc<Resource>),
+/// Changes of a layer that are made together; the last one of a name counts.
+#[derive(Debug, Default)]
+pub struct Edits(Vec<Edit>);
+
+impl Edits {
+    /// Has a resource added or replaced.
+    pub fn upsert(&mut self, resource: Resource) {
+        self.0.push(Edit { hash: name_hash(resource.name()), to: To::Resource(resource) });
+    }
+
+    /// Has the resource of a name removed.
+    pub fn remove(&mut self, name: &str) {
+        self.0.push(Edit { hash: name_hash(name), to: To::Nothing(name.into()) });
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Layer {
-    /// Adds or replaces a resource. Returns whether subscribers could notice:
-    /// an equal resource only has its origin replaced.
-    pub fn upsert(&mut self, resource: Arc<Resource>) -> bool {
-        let old = self.resources.get(resource.name()).cloned();
-        match &old {
-            Some(old) if **old == *resource && old.origin() == resource.origin() => return false,
-            Some(old) if **old == *resource => {}
-            Some(old) => {
-                self.unindex(old);
-                self.index(&resource);
-            }
-            None => self.index(&resource),
-        }
-        let changed = old.is_none_or(|old| *old != *resource);
-        self.resources.insert(resource.name().clone(), resource);
-        changed
+    /// Adds or replaces a resource. Returns whether subscribers could notice.
+    pub fn upsert(&mut self, resource: Resource) -> bool {
+        let mut edits = Edits::default();
+        edits.upsert(resource);
+        self.apply(edits)
     }
 
     /// Removes a resource. Returns whether it was there.
     pub fn remove(&mut self, name: &str) -> bool {
-        let Some(old) = self.resources.remove(name) else { return false };
-        self.unindex(&old);
-        true
+        let mut edits = Edits::default();
+        edits.remove(name);
+        self.apply(edits)
+    }
+
+    /// Makes all of the edits. Returns whether subscribers could notice.
+    pub fn apply(&mut self, Edits(mut edits): Edits) -> bool {
+        // Stable, and reversed before duplicates go: the last one stays.
+        edits.sort_by(|a, b| a.hash.cmp(&b.hash).then_with(|| a.name().cmp(b.name())));
+        edits.reverse();
+        edits.dedup_by(|earlier, later| earlier.hash == later.hash && earlier.name() == later.name());
+        edits.reverse();
+        self.make_room(&edits);
+
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        let (mut leaves, mut rest) = (Vec::new(), &edits[..]);
+        while let Some(first) = rest.first() {
+            let number = self.place(first.hash);
+            let (here, tail) = rest.split_at(rest.partition_point(|edit| self.place(edit.hash) <= number));
+            rest = tail;
+            let Some(chunk) = self.chunks.at(number) else { break };
+            let (sizes, len) = (&mut self.sizes, &mut self.len);
+            let edited = chunk.edited(here, |replaced| {
+                if let Some(old) = &replaced.old {
+                    gone.extend(pairs(old));
+                    resize(sizes, old, |total, part| *total -= part);
+                    *len -= 1;
+                }
+                if let Some(resource) = &replaced.new {
+                    new.extend(pairs(resource));
+                    resize(sizes, resource, |total, part| *total += part);
+                    *len += 1;
+                }
+            });
+            leaves.extend(edited.map(|edited| (number, edited)));
+        }
+        let changed = !leaves.is_empty();
+        self.chunks.replace(leaves);
+        self.index.apply(gone, new);
+        changed
+    }
+
+    /// Divides the chunks anew if the edits make them too large or too small.
+    fn make_room(&mut self, edits: &[Edit]) {
+        let (mut more, mut less) = (0, 0);
+        for edit in edits {
+            let known = self.find(edit.hash, edit.name()).is_some();
+            more += usize::from(!known && matches!(edit.to, To::Resource(_)));
+            less += usize::from(known && matches!(edit.to, To::Nothing(_)));
+        }
+        let bits = fitting(self.chunks.bits(), self.len + more - less, MOST);
+        if bits == self.chunks.bits() && (self.chunks.len() > 0 || more == 0) {
+            return;
+        }
+        let mut chunks: Vec<_> = (0..1usize << bits).map(|_| Builder::default()).collect();
+        for chunk in self.chunks.leaves() {
+            let mut from = 0;
+            while from < chunk.len() {
+                let place = Trie::<Chunk>::place(bits, chunk.hash(from));
+                let same = (from..chunk.len()).take_while(|at| Trie::<Chunk>::place(bits, chunk.hash(*at)) == place);
+                let to = from + same.count();
+                chunks[place].copy(chunk, from..to);
+                from = to;
+            }
+        }
+        self.chunks = Trie::new(bits, chunks.into_iter().map(|chunk| Arc::new(chunk.build())).collect());
+    }
+
+    fn place(&self, hash: u64) -> usize {
+        Trie::<Chunk>::place(self.chunks.bits(), hash)
+    }
+
+    fn find(&self, hash: u64, name: &str) -> Option<(&Chunk, usize)> {
+        let chunk = self.chunks.leaf(hash)?;
+        Some((chunk, chunk.find(hash, name)?))
     }
 
     /// The resource of exactly this name.
-    pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(name)
+    pub fn get(&self, name: &str) -> Option<Resource> {
+        let (chunk, at) = self.find(name_hash(name), name)?;
+        Some(chunk.resource(at))
+    }
+
+    /// Whether there is a resource of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.find(name_hash(name), name).is_some()
     }
 
     /// The number of resources.
     pub fn len(&self) -> usize {
-        self.resources.len()
+        self.len
     }
 
     /// Whether there are no resources.
     pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
+        self.len == 0
     }
 
-    /// All resources, ordered by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values()
+    /// All resources, in an order that is the same on every replica.
+    pub fn iter(&self) -> impl Iterator<Item = Resource> {
+        self.chunks.leaves().flat_map(|chunk| (0..chunk.len()).map(|at| chunk.resource(at)))
     }
 
-    /// The resources whose names follow `after`, ordered by name; all of them
-    /// if it is `None`.
-    pub fn range_after(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<Resource>> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.resources.range::<_, str>((start, Bound::Unbounded)).map(|(_, resource)| resource)
+    /// The resources from that chunk on, chunk by chunk; `None` after the last.
+    pub fn chunk(&self, number: usize) -> Option<Vec<Resource>> {
+        let chunk = self.chunks.at(number)?;
+        Some((0..chunk.len()).map(|at| chunk.resource(at)).collect())
+    }
+
+    /// The frames of a chunk as they are kept.
+    pub fn frames(&self, number: usize) -> Option<&Bytes> {
+        self.chunks.at(number).map(|chunk| chunk.frames())
     }
 
     /// How many resources subscribers of a type are sent.
@@ -165,91 +249,120 @@ impl Layer {
         }
     }
 
-    /// What changed since `old`, ordered by name. Costs what changed if the
-    /// two layers are versions of one another.
-    pub fn diff<'a>(&'a self, old: &'a Layer) -> impl Iterator<Item = Difference<'a>> {
-        old.resources.diff(&self.resources).map(|item| match item {
-            DiffItem::Add(_, new) => Difference::Added(new),
-            DiffItem::Update { old: (_, old), new: (_, new) } => Difference::Updated { old, new },
-            DiffItem::Remove(_, old) => Difference::Removed(old),
-        })
+    /// What changed since `old`. Costs what changed if the two layers are
+    /// versions of one another.
+    pub fn diff<'a>(&'a self, old: &'a Layer) -> impl Iterator<Item = Difference> + use<'a> {
+        diff::differences(&self.chunks, &old.chunks)
+    }
+
+    /// Compares what subscribers of a type are sent with what a client lists,
+    /// ordered by hash and name: calls `each` with what is listed in another
+    /// version or not at all, and with what is listed in addition.
+    pub fn compare<'a>(
+        &self,
+        ty: ResourceType,
+        listed: impl Iterator<Item = (u64, &'a str, &'a [u8])>,
+        mut each: impl FnMut(Listing<'a>),
+    ) {
+        let mut listed = listed.peekable();
+        let all = self.count(ty) == self.len;
+        for chunk in self.chunks.leaves() {
+            for at in 0..chunk.len() {
+                if !all && !ty.carries(&chunk.resource(at)) {
+                    continue;
+                }
+                let hash = chunk.hash(at);
+                // Names are looked at only where hashes agree, as they mostly do.
+                while let Some((_, name, version)) =
+                    listed.next_if(|(other, name, _)| *other < hash || (*other == hash && *name < chunk.name(at)))
+                {
+                    each(Listing::Gone(name, version));
+                }
+                match listed.next_if(|(other, name, _)| *other == hash && *name == chunk.name(at)) {
+                    Some((_, _, version)) if chunk.version(at).is(version) => {}
+                    Some((_, name, version)) => each(Listing::Other(name, version)),
+                    None => each(Listing::Missing(chunk.name(at).into())),
+                }
+            }
+        }
+        listed.for_each(|(_, name, version)| each(Listing::Gone(name, version)));
     }
 
     /// What a subscription to `key` is answered with: the resources of that
     /// name or alias, followed by those that they are of no use without.
-    pub fn lookup(&self, key: &str) -> Vec<Arc<Resource>> {
-        let mut found: Vec<_> = self.get(key).into_iter().chain(self.indexed(Relation::Alias, key)).cloned().collect();
+    pub fn lookup(&self, key: &str) -> Vec<Resource> {
+        let mut found: Vec<_> = self.get(key).into_iter().chain(self.indexed(Relation::Alias, key)).collect();
         for direct in 0..found.len() {
-            let name = found[direct].name().clone();
-            found.extend(self.indexed(Relation::Related, &name).cloned());
+            let related = self.indexed(Relation::Related, found[direct].name());
+            found.extend(related);
         }
         found
     }
 
-    /// The resources that run on a node.
-    pub fn on_node(&self, node: &str) -> impl Iterator<Item = &Arc<Resource>> {
+    /// The resources that run on a node, ordered by name.
+    pub fn on_node(&self, node: &str) -> Vec<Resource> {
         self.indexed(Relation::Node, node)
     }
 
     /// Whether both are the same layer, found without looking inside.
     pub fn same_as(&self, other: &Self) -> bool {
-        self.resources.ptr_eq(&other.resources)
+        self.chunks.same_as(&other.chunks)
     }
 
-    fn indexed(&self, relation: Relation, key: &str) -> impl Iterator<Item = &Arc<Resource>> {
-        let key: Arc<str> = key.into();
-        let start = (relation, key.clone(), Arc::from(""));
-        self.index
-            .range(start..)
-            .take_while(move |(r, k, _)| *r == relation && *k == key)
-            .filter_map(|(_, _, name)| self.resources.get(name))
-    }
-
-    fn index(&mut self, resource: &Resource) {
-        for entry in entries(resource) {
-            self.index.insert(entry);
+    fn indexed(&self, relation: Relation, key: &str) -> Vec<Resource> {
+        let mut found = BTreeMap::new();
+        for hash in self.index.names(key_hash(relation, key)) {
+            let Some(chunk) = self.chunks.leaf(hash) else { continue };
+            for at in chunk.with_hash(hash) {
+                let resource = chunk.resource(at);
+                if resource.keys(relation).any(|known| known == key) {
+                    found.insert(resource.name().to_owned(), resource);
+                }
+            }
         }
-        self.resize(resource, |total, part| *total += part);
-    }
-
-    fn unindex(&mut self, resource: &Resource) {
-        for entry in entries(resource) {
-            self.index.remove(&entry);
-        }
-        self.resize(resource, |total, part| *total -= part);
-    }
-
-    fn resize(&mut self, resource: &Resource, change: impl Fn(&mut usize, usize)) {
-        if resource.is_stub() {
-            return;
-        }
-        for ty in ResourceType::ALL.into_iter().filter(|ty| ty.carries(resource)) {
-            let size = &mut self.sizes[ty as usize];
-            change(&mut size.count, 1);
-            change(&mut size.delta, resource.encoded_len(ty, Framing::Delta));
-            change(&mut size.sotw, resource.encoded_len(ty, Framing::Sotw));
-        }
+        found.into_values().collect()
     }
 }
 
-impl FromIterator<Arc<Resource>> for Layer {
-    fn from_iter<I: IntoIterator<Item = Arc<Resource>>>(resources: I) -> Self {
+/// What [`Layer::compare`] finds.
+pub enum Listing<'a> {
+    /// The client has it in this other version.
+    Other(&'a str, &'a [u8]),
+    /// The client has it, and the layer has not.
+    Gone(&'a str, &'a [u8]),
+    /// The layer has it, and the client has not.
+    Missing(Box<str>),
+}
+
+impl FromIterator<Resource> for Layer {
+    fn from_iter<I: IntoIterator<Item = Resource>>(resources: I) -> Self {
+        let mut edits = Edits::default();
+        resources.into_iter().for_each(|resource| edits.upsert(resource));
         let mut layer = Self::default();
-        for resource in resources {
-            layer.upsert(resource);
-        }
+        layer.apply(edits);
         layer
     }
 }
 
-/// The index entries of one resource.
-fn entries(resource: &Resource) -> impl Iterator<Item = (Relation, Arc<str>, Arc<str>)> {
-    let keys = resource.keys();
-    let aliases = keys.aliases.iter().map(|key| (Relation::Alias, key));
-    let related = keys.related.iter().map(|key| (Relation::Related, key));
-    let node = keys.node.iter().map(|key| (Relation::Node, key));
-    let name = resource.name();
-    aliases.chain(related).chain(node).map(|(relation, key)| (relation, key.clone(), name.clone()))
+fn resize(sizes: &mut [Size], resource: &Resource, change: impl Fn(&mut usize, usize)) {
+    if resource.is_stub() {
+        return;
+    }
+    for ty in ResourceType::ALL.into_iter().filter(|ty| ty.carries(resource)) {
+        let size = &mut sizes[ty as usize];
+        change(&mut size.count, 1);
+        change(&mut size.delta, resource.encoded_len(ty, Framing::Delta));
+        change(&mut size.sotw, resource.encoded_len(ty, Framing::Sotw));
+    }
+}
+
+/// The index pairs of one resource.
+fn pairs(resource: &Resource) -> impl Iterator<Item = (u64, u64)> {
+    let hash = name_hash(resource.name());
+    let relations = [Relation::Alias, Relation::Related, Relation::Node];
+    relations
+        .into_iter()
+        .flat_map(move |relation| resource.keys(relation).map(move |key| (key_hash(relation, key), hash)))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use tonic::Status;
 
+use crate::xds::resource::name_hash;
 use crate::xds::stream::subscription::MAX_NAMES;
 
 /// How large the node of a request may be.
@@ -68,12 +69,13 @@ pub struct Rejection {
 #[derive(Debug, Default)]
 pub struct InitialVersions {
     message: Bytes,
-    /// Ordered by name, each name once.
+    /// Ordered by hash and name, as layers are; each name once.
     entries: Vec<Entry>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    hash: u64,
     name: (u32, u32),
     version: (u32, u32),
 }
@@ -130,12 +132,10 @@ impl InitialVersions {
             return Self::default();
         }
         let name = |entry: &Entry| &message[entry.name.0 as usize..entry.name.1 as usize];
-        // A stable sort, reversed before removing duplicates: the last entry
-        // of a map key wins.
-        entries.sort_by(|a, b| name(a).cmp(name(b)));
-        entries.reverse();
-        entries.dedup_by(|later, earlier| name(later) == name(earlier));
-        entries.reverse();
+        // Of the entries of one map key the last one counts, hence the place.
+        let order = |a: &Entry, b: &Entry| a.hash.cmp(&b.hash).then_with(|| name(a).cmp(name(b)));
+        entries.sort_unstable_by(|a, b| order(a, b).then(b.name.0.cmp(&a.name.0)));
+        entries.dedup_by(|other, last| other.hash == last.hash && name(other) == name(last));
         Self { message, entries }
     }
 
@@ -149,12 +149,12 @@ impl InitialVersions {
         self.entries.is_empty()
     }
 
-    /// The names with their versions, ordered by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    /// The names with their hashes and versions, in the order of layers.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &str, &[u8])> {
         self.entries.iter().map(|entry| {
             let name = &self.message[entry.name.0 as usize..entry.name.1 as usize];
             let version = &self.message[entry.version.0 as usize..entry.version.1 as usize];
-            (std::str::from_utf8(name).unwrap_or_default(), version)
+            (entry.hash, std::str::from_utf8(name).unwrap_or_default(), version)
         })
     }
 }
@@ -167,7 +167,8 @@ impl<'a> FromIterator<(&'a str, &'a str)> for InitialVersions {
             message.push_str(name);
             let middle = message.len() as u32;
             message.push_str(version);
-            entries.push(Entry { name: (start, middle), version: (middle, message.len() as u32) });
+            let hash = name_hash(name);
+            entries.push(Entry { hash, name: (start, middle), version: (middle, message.len() as u32) });
         }
         Self::new(message.into(), entries)
     }
@@ -219,13 +220,13 @@ fn field(bytes: &[u8]) -> Option<(u32, Option<usize>, usize)> {
 
 fn entry(message: &[u8], range: Range<usize>) -> Result<Entry, Status> {
     // Messages are far smaller than 4 GiB: gRPC lengths have 32 bits.
-    let mut entry = Entry { name: (0, 0), version: (0, 0) };
+    let mut entry = Entry { hash: name_hash(""), name: (0, 0), version: (0, 0) };
     for field in fields(message, range) {
         let (number, range) = field?;
         let place = (range.start as u32, range.end as u32);
         match number {
             1 => {
-                text(&message[range])?;
+                entry.hash = name_hash(text(&message[range])?);
                 entry.name = place;
             }
             2 => entry.version = place,

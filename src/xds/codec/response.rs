@@ -4,10 +4,8 @@
 //! layers know their size. So a response of any size costs its reader's stream
 //! one chunk plus a handle to the shared layer.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-
 use bytes::{BufMut, Bytes, BytesMut};
+use std::collections::VecDeque;
 use tonic::Status;
 
 use crate::xds::resource::{Framing, Resource, field_len, put_field};
@@ -16,6 +14,8 @@ use crate::xds::stream::{Contents, Response};
 /// How much is copied together before it is handed to the transport. Larger
 /// resources are handed over uncopied.
 const CHUNK: usize = 32 * 1024;
+/// What is shorter is copied rather than handed over by itself.
+const SMALL: usize = 4 * 1024;
 /// Room behind a chunk, for the resource that completes it.
 const MARGIN: usize = 4 * 1024;
 
@@ -27,15 +27,16 @@ pub struct Encoder {
     /// The length of the whole message, prefix included.
     length: usize,
     position: Position,
-    /// Frames that were too large to copy.
+    /// What is complete: frames that were too large to copy, and what was copied
+    /// before them.
     ready: VecDeque<Bytes>,
 }
 
 /// How far the message has been produced.
 enum Position {
     Head,
-    /// In a whole layer, after this name.
-    Layer(Option<Arc<str>>),
+    /// In a whole layer, at this chunk.
+    Layer(usize),
     /// In a list of resources.
     Resources(usize),
     Removed(usize),
@@ -116,9 +117,8 @@ impl Encoder {
         let mut chunk = BytesMut::new();
         loop {
             if !self.ready.is_empty() || chunk.len() >= CHUNK {
-                // Whatever was copied precedes the large frame.
                 if !chunk.is_empty() {
-                    self.ready.push_front(chunk.freeze());
+                    self.ready.push_back(chunk.freeze());
                 }
                 return self.ready.pop_front();
             }
@@ -127,11 +127,11 @@ impl Encoder {
                     chunk.reserve((CHUNK + MARGIN).min(self.length));
                     chunk.put_slice(&std::mem::take(&mut self.head));
                     match &self.response.contents {
-                        Contents::Whole(_) => Position::Layer(None),
+                        Contents::Whole(_) => Position::Layer(0),
                         Contents::Some(_) => Position::Resources(0),
                     }
                 }
-                Position::Layer(after) => self.put_layer(after, &mut chunk),
+                Position::Layer(number) => self.put_layer(number, &mut chunk),
                 Position::Resources(at) => match &self.response.contents {
                     Contents::Some(resources) if at < resources.len() => {
                         let resource = resources[at].clone();
@@ -152,21 +152,25 @@ impl Encoder {
         }
     }
 
-    /// Appends resources of a layer until the chunk is full.
-    fn put_layer(&mut self, after: Option<Arc<str>>, chunk: &mut BytesMut) -> Position {
+    /// Appends a chunk of a layer.
+    fn put_layer(&mut self, number: usize, chunk: &mut BytesMut) -> Position {
         let Contents::Whole(layer) = &self.response.contents else { return Position::Removed(0) };
-        // A handle of its own, so that `self` can be written to meanwhile.
-        let layer = layer.clone();
-        for resource in layer.range_after(after.as_deref()) {
-            if !self.response.ty.carries(resource) {
-                continue;
+        let (ty, framing) = (self.response.ty, self.response.framing);
+        let Some(frames) = layer.frames(number) else { return Position::Removed(0) };
+        if framing == Framing::Delta && ty.is_whole() {
+            // As they are kept, so are they sent.
+            match frames.len() < SMALL {
+                true => chunk.extend_from_slice(frames),
+                false => hand_over(&mut self.ready, chunk, frames.clone()),
             }
-            self.put(resource, chunk);
-            if chunk.len() >= CHUNK || !self.ready.is_empty() {
-                return Position::Layer(Some(resource.name().clone()));
+            return Position::Layer(number + 1);
+        }
+        for resource in layer.chunk(number).unwrap_or_default() {
+            if ty.carries(&resource) {
+                self.put(&resource, chunk);
             }
         }
-        Position::Removed(0)
+        Position::Layer(number + 1)
     }
 
     fn put(&mut self, resource: &Resource, chunk: &mut BytesMut) {
@@ -178,7 +182,7 @@ impl Encoder {
                 resource.write(ty, framing, &mut frame);
                 frame.freeze()
             });
-            self.ready.push_back(frame);
+            hand_over(&mut self.ready, chunk, frame);
             return;
         }
         if chunk.capacity() - chunk.len() < length {
@@ -188,4 +192,12 @@ impl Encoder {
         }
         resource.write(ty, framing, chunk);
     }
+}
+
+/// Queues a frame behind what was copied before it.
+fn hand_over(ready: &mut VecDeque<Bytes>, copied: &mut BytesMut, frame: Bytes) {
+    if !copied.is_empty() {
+        ready.push_back(copied.split().freeze());
+    }
+    ready.push_back(frame);
 }

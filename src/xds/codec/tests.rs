@@ -7,7 +7,9 @@ use super::request::{DeltaRequest, InitialVersions, SotwRequest};
 
 fn listed(versions: &InitialVersions) -> Vec<(String, String)> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    versions.iter().map(|(name, version)| (name.to_owned(), text(version))).collect()
+    let mut listed: Vec<_> = versions.iter().map(|(_, name, version)| (name.to_owned(), text(version))).collect();
+    listed.sort();
+    listed
 }
 
 fn names(names: &[std::sync::Arc<str>]) -> Vec<&str> {
@@ -74,7 +76,7 @@ fn large_reconnect_is_read_in_place() {
     println!("{} MB", bytes.len() / 1_000_000);
     let request = DeltaRequest::decode(bytes.into()).unwrap();
     assert_eq!(request.initial_versions.len(), 240_000);
-    assert!(request.initial_versions.iter().map(|(name, _)| name).is_sorted());
+    assert!(request.initial_versions.iter().map(|(hash, name, _)| (hash, name.to_owned())).is_sorted());
 }
 
 #[test]

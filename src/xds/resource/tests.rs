@@ -14,7 +14,7 @@ fn address(uid: &str) -> Vec<u8> {
 
 fn resource(message: &[u8]) -> Resource {
     let keys = Keys { aliases: Box::new(["/10.0.0.1".into(), "/fd00::1".into()]), ..Default::default() };
-    Resource::new(ResourceType::Address, "c//Pod/default/web", message, keys, Arc::default())
+    Resource::new(ResourceType::Address, "c//Pod/default/web", message, &keys)
 }
 
 /// Writes a resource and checks the length it announced.
@@ -74,7 +74,7 @@ fn workload_type_sends_the_inner_message() {
 #[test]
 fn services_are_not_workloads() {
     let service = Address { r#type: Some(address::Type::Service(Service::default())) }.encode_to_vec();
-    let service = Resource::new(ResourceType::Address, "ns/host", &service, Keys::default(), Arc::default());
+    let service = Resource::new(ResourceType::Address, "ns/host", &service, &Keys::default());
     assert!(ResourceType::Address.carries(&service));
     assert!(!ResourceType::Workload.carries(&service));
     assert!(!ResourceType::Authorization.carries(&service));
@@ -95,13 +95,38 @@ fn version_is_a_portable_hash_of_the_content() {
 const EXPECTED: &str = "d4c092bc8b5c69f3";
 
 #[test]
-fn origin_does_not_make_resources_different() {
-    let origin: Arc<[Origin]> = [Origin { kind: "Pod", namespace: "default".into(), name: "web".into() }].into();
-    let a = Resource::new(ResourceType::Address, "a", b"x", Keys::default(), Arc::default());
-    let b = Resource::new(ResourceType::Address, "a", b"x", Keys::default(), origin);
-    assert_eq!(a, b);
-    assert_ne!(a, Resource::new(ResourceType::Address, "a", b"y", Keys::default(), Arc::default()));
-    assert_ne!(a, Resource::stub(ResourceType::Address, "a".into(), a.version().to_string().as_bytes()));
+fn equality_is_that_of_name_content_and_keys() {
+    let (keys, none) = (Keys { node: Some("n1".into()), ..Keys::default() }, Keys::default());
+    let make = |name, message: &[u8], keys| Resource::new(ResourceType::Address, name, message, keys);
+    let a = make("a", b"x", &keys);
+    assert_eq!(a, make("a", b"x", &keys));
+    for other in [make("b", b"x", &keys), make("a", b"y", &keys), make("a", b"x", &none)] {
+        assert_ne!(a, other);
+    }
+    let version = a.version().to_string();
+    let plain = make("a", b"x", &none);
+    assert_ne!(plain, Resource::stub(ResourceType::Address, "a", version.as_bytes()));
+}
+
+#[test]
+fn names_and_keys_of_any_length_are_found_again() {
+    for length in [0, 1, 127, 128, 20_000] {
+        let text = "x".repeat(length);
+        let keys = Keys {
+            aliases: Box::new([text.as_str().into(), "/b".into()]),
+            related: Box::new([text.as_str().into()]),
+            node: Some(text.as_str().into()),
+        };
+        let resource = Resource::new(ResourceType::Authorization, &text, text.as_bytes(), &keys);
+        assert_eq!(resource.name(), text);
+        assert_eq!(resource.ty(), ResourceType::Authorization);
+        assert!(resource.aliases().eq([&text[..], "/b"]) && resource.related().eq([&text[..]]));
+        assert_eq!(resource.node(), Some(&text[..]));
+        assert_eq!(resource.message(ResourceType::Authorization), text.as_bytes());
+        assert!(!resource.is_stub());
+        let stub = Resource::stub(ResourceType::Address, &text, b"0123456789abcdef");
+        assert!(stub.is_stub() && stub.name() == text && stub.version().is(b"0123456789abcdef"));
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::{Contents, Floor, Progress, Reply, Variant};
 use crate::xds::codec::request::{InitialVersions, Rejection};
 use crate::xds::resource::{Resource, ResourceType};
-use crate::xds::view::{Difference, Layer, Views};
+use crate::xds::view::{Difference, Edits, Layer, Listing, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
 /// more should use the wildcard.
@@ -210,33 +210,25 @@ impl Subscription {
         if !self.wildcard {
             // A client that lists a resource and does not name it still has to
             // hear about it: ztunnel in on-demand mode comes back like this.
-            for (name, _) in versions.iter() {
+            for (_, name, _) in versions.iter() {
                 self.follow(name.into())?;
             }
         }
-        let stub = |name: &str, version: &[u8]| Arc::new(Resource::stub(self.ty, name.into(), version));
-        let carried = layer.iter().filter(|resource| self.ty.carries(resource));
+        let stub = |name: &str, version: &[u8]| Resource::stub(self.ty, name, version);
         if self.wildcard && versions.len() >= layer.count(self.ty) / 2 {
             // The usual case: the client has almost everything, so start from
             // the shared layer and note the differences.
+            let mut edits = Edits::default();
+            layer.compare(self.ty, versions.iter(), |listing| match listing {
+                Listing::Other(name, version) | Listing::Gone(name, version) => edits.upsert(stub(name, version)),
+                Listing::Missing(name) => edits.remove(&name),
+            });
             let mut held = layer.clone();
-            let mut listed = versions.iter().peekable();
-            for resource in carried {
-                let name: &str = resource.name();
-                while let Some((gone, version)) = listed.next_if(|(listed, _)| *listed < name) {
-                    held.upsert(stub(gone, version));
-                }
-                match listed.next_if(|(listed, _)| *listed == name) {
-                    Some((_, version)) if resource.version().is(version) => {}
-                    Some((_, version)) => _ = held.upsert(stub(name, version)),
-                    None => _ = held.remove(name),
-                }
-            }
-            listed.for_each(|(gone, version)| _ = held.upsert(stub(gone, version)));
+            held.apply(edits);
             self.held = held;
         } else {
-            let known = versions.iter().map(|(name, version)| match layer.get(name) {
-                Some(known) if self.ty.carries(known) && known.version().is(version) => known.clone(),
+            let known = versions.iter().map(|(_, name, version)| match layer.get(name) {
+                Some(known) if self.ty.carries(&known) && known.version().is(version) => known,
                 _ => stub(name, version),
             });
             self.held = known.collect();
@@ -276,11 +268,10 @@ impl Subscription {
         let news = !change.upserts.is_empty() || !change.removed.is_empty();
         let due = asked || news || (fresh && layer.count(self.ty) > 0);
 
-        let mut held = layer.clone();
-        for kept in change.kept {
-            held.upsert(kept);
-        }
-        self.held = held;
+        let mut kept = Edits::default();
+        change.kept.into_iter().for_each(|resource| kept.upsert(resource));
+        self.held = layer.clone();
+        self.held.apply(kept);
         let advanced = !same(&self.reached, &Some(views.clone())) || !same(&self.completed, &complete);
         self.reached = Some(views.clone());
         self.completed = complete;
@@ -339,28 +330,31 @@ impl Subscription {
         let mut change = Change::default();
         for difference in layer.diff(&self.held) {
             match self.classify(difference, floor) {
-                Some(Due::Upsert(resource)) => change.upserts.push(resource.clone()),
-                Some(Due::Remove(resource)) => change.removed.push(resource.name().clone()),
-                Some(Due::Keep(resource)) => change.kept.push(resource.clone()),
+                Some(Due::Upsert(resource)) => change.upserts.push(resource),
+                Some(Due::Remove(resource)) => change.removed.push(resource.name().into()),
+                Some(Due::Keep(resource)) => change.kept.push(resource),
                 None => {}
             }
         }
+        // Layers have an order of their own; people read names.
+        change.upserts.sort_by(|a, b| a.name().cmp(b.name()));
+        change.removed.sort();
         change
     }
 
-    fn classify<'a>(&self, difference: Difference<'a>, floor: &Floor) -> Option<Due<'a>> {
+    fn classify(&self, difference: Difference, floor: &Floor) -> Option<Due> {
         match difference {
-            Difference::Added(new) => self.ty.carries(new).then_some(Due::Upsert(new)),
+            Difference::Added(new) => self.ty.carries(&new).then_some(Due::Upsert(new)),
             Difference::Updated { old, new } => {
                 let same = old.version() == new.version();
-                match (self.ty.carries(old), self.ty.carries(new)) {
+                match (self.ty.carries(&old), self.ty.carries(&new)) {
                     (true, true) if same => None,
                     (_, true) => Some(Due::Upsert(new)),
                     (true, false) => Some(Due::Remove(old)),
                     (false, false) => None,
                 }
             }
-            Difference::Removed(old) if !self.ty.carries(old) => None,
+            Difference::Removed(old) if !self.ty.carries(&old) => None,
             Difference::Removed(old) if floor.confirms(self.ty, old.name()) => Some(Due::Remove(old)),
             Difference::Removed(old) => Some(Due::Keep(old)),
         }
@@ -373,20 +367,20 @@ impl Subscription {
             return;
         }
         let upserts = std::mem::take(&mut change.upserts).into_iter();
-        let mut upserts: BTreeMap<_, _> = upserts.map(|resource| (resource.name().clone(), resource)).collect();
+        let mut upserts: BTreeMap<String, _> = upserts.map(|resource| (resource.name().into(), resource)).collect();
         for key in owed {
             // A key that is not itself the name of a resource is reported as
             // removed even if it is an alias: ztunnel waits until the very
             // string it asked for appears in the response.
-            if layer.get(&key).is_none_or(|resource| !self.ty.carries(resource)) {
-                change.kept.retain(|kept| *kept.name() != key);
+            if layer.get(&key).is_none_or(|resource| !self.ty.carries(&resource)) {
+                change.kept.retain(|kept| *kept.name() != *key);
                 if !change.removed.contains(&key) {
                     change.removed.push(key.clone());
                 }
             }
             if !all {
                 let found = layer.lookup(&key).into_iter().filter(|resource| self.ty.carries(resource));
-                upserts.extend(found.map(|resource| (resource.name().clone(), resource)));
+                upserts.extend(found.map(|resource| (resource.name().into(), resource)));
             }
         }
         change.upserts = upserts.into_values().collect();
@@ -409,18 +403,17 @@ impl Subscription {
     }
 
     /// Whether a change may alter what the names select.
-    fn concerns(&self, selection: &Selection, difference: Difference<'_>) -> bool {
-        let concerns = |resource: &Arc<Resource>| {
-            let keys = resource.keys();
+    fn concerns(&self, selection: &Selection, difference: Difference) -> bool {
+        let concerns = |resource: &Resource| {
             self.names.contains(resource.name())
-                || selection.chosen.get(resource.name()).is_some()
-                || keys.aliases.iter().any(|alias| self.names.contains(alias))
-                || keys.related.iter().any(|key| selection.chosen.get(key).is_some())
-                || (self.local.is_some() && keys.node == self.local)
+                || selection.chosen.contains(resource.name())
+                || resource.aliases().any(|alias| self.names.contains(alias))
+                || resource.related().any(|key| selection.chosen.contains(key))
+                || (self.local.is_some() && resource.node() == self.local.as_deref())
         };
         match difference {
-            Difference::Added(resource) | Difference::Removed(resource) => concerns(resource),
-            Difference::Updated { old, new } => concerns(old) || concerns(new),
+            Difference::Added(resource) | Difference::Removed(resource) => concerns(&resource),
+            Difference::Updated { old, new } => concerns(&old) || concerns(&new),
         }
     }
 
@@ -431,17 +424,19 @@ impl Subscription {
         // answered, may hold things whose keys we never knew. Which of the rest
         // it kept cannot be told then; to remove too much is safe.
         if self.held.iter().any(|held| held.is_stub()) {
+            let mut unsure = Edits::default();
             for held in self.held.iter() {
                 if narrowed.get(held.name()).is_none_or(|known| known.is_stub()) {
-                    narrowed.upsert(Arc::new(Resource::stub(self.ty, held.name().clone(), b"")));
+                    unsure.upsert(Resource::stub(self.ty, held.name(), b""));
                 }
             }
+            narrowed.apply(unsure);
         }
         narrowed
     }
 
     fn chosen(&self, layer: &Layer) -> Layer {
-        let local = self.local.iter().flat_map(|node| layer.on_node(node)).cloned();
+        let local = self.local.iter().flat_map(|node| layer.on_node(node));
         let named = self.names.iter().flat_map(|name| layer.lookup(name));
         named.chain(local).filter(|resource| self.ty.carries(resource)).collect()
     }
@@ -450,16 +445,16 @@ impl Subscription {
 /// What lies between what a client has and what it should have.
 #[derive(Default)]
 struct Change {
-    upserts: Vec<Arc<Resource>>,
+    upserts: Vec<Resource>,
     removed: Vec<Arc<str>>,
     /// Gone from the view, but something may still refer to it.
-    kept: Vec<Arc<Resource>>,
+    kept: Vec<Resource>,
 }
 
-enum Due<'a> {
-    Upsert(&'a Arc<Resource>),
-    Remove(&'a Arc<Resource>),
-    Keep(&'a Arc<Resource>),
+enum Due {
+    Upsert(Resource),
+    Remove(Resource),
+    Keep(Resource),
 }
 
 fn same(a: &Option<Arc<Views>>, b: &Option<Arc<Views>>) -> bool {

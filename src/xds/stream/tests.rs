@@ -28,7 +28,7 @@ struct Bench {
 }
 
 /// `w` names a workload, `s` a service; `p` a policy.
-fn resource(name: &str, content: &str) -> Arc<Resource> {
+fn resource(name: &str, content: &str) -> Resource {
     let (ty, keys) = match name.as_bytes().first() {
         Some(b'p') => (Authorization, Keys::default()),
         Some(b's') => (Address, Keys { aliases: Box::new([format!("/vip-{name}").into()]), ..Default::default() }),
@@ -46,7 +46,7 @@ fn resource(name: &str, content: &str) -> Arc<Resource> {
         Some(b'w') => [&[0x0a, content.len() as u8], content.as_bytes()].concat(),
         _ => content.as_bytes().to_vec(),
     };
-    Arc::new(Resource::new(ty, name, &message, keys, Arc::default()))
+    Resource::new(ty, name, &message, &keys)
 }
 
 pub(crate) fn node() -> WireNode {
@@ -131,10 +131,10 @@ impl Bench {
         let sent = contents(&response);
         let removed: Vec<_> = response.removed.iter().map(|name| name.to_string()).collect();
         let mut seen = std::collections::BTreeSet::new();
-        let all = sent.iter().map(|sent| sent.name()).chain(&response.removed);
-        all.for_each(|name| assert!(seen.insert(name.clone()), "{name} twice in one response"));
+        let all = sent.iter().map(|sent| sent.name()).chain(response.removed.iter().map(|name| &**name));
+        all.for_each(|name| assert!(seen.insert(name.to_owned()), "{name} twice in one response"));
         let ty = response.ty;
-        let sent = sent.iter().map(|resource| described(resource)).collect();
+        let sent = sent.iter().map(described).collect();
         self.last = Some(response);
         Some((ty, sent, removed))
     }
@@ -153,11 +153,13 @@ impl Bench {
 }
 
 /// The resources of a response as the wire would have them.
-fn contents(response: &Response) -> Vec<Arc<Resource>> {
-    match &response.contents {
+fn contents(response: &Response) -> Vec<Resource> {
+    let mut contents = match &response.contents {
         Contents::Some(resources) => resources.clone(),
-        Contents::Whole(layer) => layer.iter().filter(|resource| response.ty.carries(resource)).cloned().collect(),
-    }
+        Contents::Whole(layer) => layer.iter().filter(|resource| response.ty.carries(resource)).collect(),
+    };
+    contents.sort_by(|a, b| a.name().cmp(b.name()));
+    contents
 }
 
 /// `name=content`.

@@ -3,16 +3,16 @@ use std::time::Duration;
 use super::*;
 use crate::xds::resource::Keys;
 
-fn resource(name: &str, content: &str, keys: Keys) -> Arc<Resource> {
-    Arc::new(Resource::new(ResourceType::Address, name, content.as_bytes(), keys, Arc::default()))
+fn resource(name: &str, content: &str, keys: Keys) -> Resource {
+    Resource::new(ResourceType::Address, name, content.as_bytes(), &keys)
 }
 
-fn plain(name: &str, content: &str) -> Arc<Resource> {
+fn plain(name: &str, content: &str) -> Resource {
     resource(name, content, Keys::default())
 }
 
-fn names<'a>(resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> Vec<&'a str> {
-    resources.into_iter().map(|resource| &**resource.name()).collect()
+fn names(resources: &[Resource]) -> Vec<&str> {
+    resources.iter().map(|resource| resource.name()).collect()
 }
 
 #[test]
@@ -46,20 +46,92 @@ fn lookup_follows_aliases_and_relations() {
     ] {
         assert_eq!(names(&layer.lookup(key)), expected, "{key}");
     }
-    assert_eq!(names(layer.on_node("n1")), ["w1", "w2"]);
+    assert_eq!(names(&layer.on_node("n1")), ["w1", "w2"]);
     layer.remove("w1");
     layer.upsert(resource("w2", "moved", Keys::default()));
     assert_eq!(names(&layer.lookup("/vip")), ["ns/svc"]);
-    assert_eq!(layer.on_node("n1").count(), 0);
+    assert!(layer.on_node("n1").is_empty());
+}
+
+/// A layer and a plain map go through the same changes; whatever can be asked of
+/// the layer is what the map says.
+#[test]
+fn layers_are_maps() {
+    let mut random = 1u64;
+    let mut below = |bound: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % bound
+    };
+    let (mut layer, mut map) = (Layer::default(), BTreeMap::<String, Resource>::new());
+    // Up to some thousand resources and back, so that chunks divide and join.
+    for step in 0..700 {
+        let before = (layer.clone(), map.clone());
+        let mut edits = Edits::default();
+        for _ in 0..below(40) {
+            let name = format!("r{}", below(3000));
+            if below(10) < if step < 200 { 8 } else { 2 } {
+                let keys = Keys {
+                    aliases: Box::new([format!("/{name}").into()]),
+                    node: Some(format!("n{}", below(3)).into()),
+                    ..Keys::default()
+                };
+                let resource = resource(&name, &below(3).to_string(), keys);
+                map.insert(name, resource.clone());
+                edits.upsert(resource);
+            } else {
+                map.remove(&name);
+                edits.remove(&name);
+            }
+        }
+        let changed = layer.apply(edits);
+        assert_eq!(changed, map != before.1);
+        let mut all: Vec<_> = layer.iter().collect();
+        assert!(all.is_sorted_by_key(|resource| (name_hash(resource.name()), resource.name().to_owned())));
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        assert!(all.iter().eq(map.values()));
+        assert_eq!(layer.len(), map.len());
+        let chunks = (0..).map_while(|number| layer.chunk(number)).flatten();
+        assert!(chunks.eq(layer.iter()));
+        let frames: Vec<u8> = (0..).map_while(|number| layer.frames(number)).flatten().copied().collect();
+        assert_eq!(frames.len(), layer.encoded_len(ResourceType::Address, Framing::Delta));
+        for node in ["n0", "n1", "n2", "n3"] {
+            let expected = map.values().filter(|resource| resource.node() == Some(node));
+            assert!(layer.on_node(node).iter().eq(expected));
+        }
+        for (name, resource) in map.iter().step_by(17) {
+            assert_eq!(layer.get(name).as_ref(), Some(resource));
+            assert_eq!(layer.lookup(&format!("/{name}")), std::slice::from_ref(resource));
+        }
+        let mut differences = BTreeMap::new();
+        for difference in layer.diff(&before.0) {
+            let (name, pair) = match difference {
+                Difference::Added(new) => (new.name().to_owned(), (None, Some(new))),
+                Difference::Updated { old, new } => (new.name().to_owned(), (Some(old), Some(new))),
+                Difference::Removed(old) => (old.name().to_owned(), (Some(old), None)),
+            };
+            assert!(differences.insert(name, pair).is_none());
+        }
+        let names: std::collections::BTreeSet<_> = map.keys().chain(before.1.keys()).collect();
+        let expected = names.into_iter().filter_map(|name| {
+            let pair = (before.1.get(name).cloned(), map.get(name).cloned());
+            (pair.0 != pair.1).then(|| (name.clone(), pair))
+        });
+        assert!(differences.into_iter().eq(expected));
+    }
+    assert!(layer.len() < 900, "chunks have joined again");
 }
 
 #[test]
-fn ranges_resume_after_a_name() {
-    let layer: Layer = ["a", "b", "c"].map(|name| plain(name, "")).into_iter().collect();
-    assert_eq!(names(layer.range_after(None)), ["a", "b", "c"]);
-    assert_eq!(names(layer.range_after(Some("a"))), ["b", "c"]);
-    assert_eq!(names(layer.range_after(Some("aa"))), ["b", "c"]);
-    assert_eq!(names(layer.range_after(Some("c"))), [""; 0]);
+fn the_last_edit_of_a_name_counts() {
+    let mut edits = Edits::default();
+    edits.upsert(plain("a", "1"));
+    edits.remove("a");
+    edits.upsert(plain("a", "2"));
+    edits.upsert(plain("b", "1"));
+    edits.remove("b");
+    let mut layer = Layer::default();
+    assert!(layer.apply(edits));
+    assert_eq!(layer.iter().collect::<Vec<_>>(), [plain("a", "2")]);
 }
 
 #[test]

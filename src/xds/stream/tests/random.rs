@@ -86,7 +86,7 @@ impl Client {
 /// All resources of a type in a view, by name.
 fn model(views: &Views, ty: ResourceType) -> BTreeMap<String, String> {
     let carried = views.layer(ty).iter().filter(|resource| ty.carries(resource));
-    carried.map(|resource| split(&described(resource))).collect()
+    carried.map(|resource| split(&described(&resource))).collect()
 }
 
 fn split(described: &str) -> (String, String) {
