@@ -8,6 +8,7 @@
 
 mod authority;
 mod cluster;
+mod edge;
 mod listen;
 mod logging;
 
@@ -22,15 +23,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, SharedRegistry};
-use crate::ca::listener;
 use crate::ca::metrics::CaMetrics;
 use crate::config::{self, Discovery, Environment};
 use crate::model::Settings;
 use crate::model::mesh::MeshConfig;
 use crate::source::{self, Problems};
 use crate::writer::{self, Pace, Published};
-use crate::xds::reflection::Served;
-use crate::xds::server::{Options, XdsServer};
+use crate::xds::server::{Options, Xds};
 
 use authority::Setup;
 
@@ -160,7 +159,8 @@ async fn start(
     };
     let problems = Problems::default();
     let (sender, events) = source::channel();
-    let (published, questions, writer_ended) = writer::start(settings.clone(), pace, events)?;
+    let (published, questions, writer_ended) =
+        writer::start(settings.clone(), pace, events)?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
         bail!("the graph's thread ended")
@@ -191,8 +191,7 @@ async fn start(
         ..Options::default()
     };
     let views = published.views.clone();
-    let xds =
-        registry.register(|registry| XdsServer::new(views, authenticator.clone(), options, drain.clone(), registry));
+    let xds = registry.register(|registry| Xds::new(views, authenticator.clone(), options, drain.clone(), registry));
 
     let (ready, is_ready) = watch::channel(false);
     let pages = Admin {
@@ -236,7 +235,7 @@ async fn start(
     if let (Some(client), Some(signer), false) = (&client, &signer, flags.read_only) {
         cluster::write(tasks, client.clone(), &environment, &settings, signer, &published);
     }
-    let keepalive = listen::Keepalive {
+    let keepalive = edge::Keepalive {
         interval: flags.keepalive_interval,
         timeout: flags.keepalive_timeout,
         max_streams: environment.max_streams,
@@ -244,8 +243,8 @@ async fn start(
     if let Some(address) = grpc {
         let bound = bind(address).await?;
         tracing::info!(address = %bound.local_addr()?, "plaintext gRPC");
-        let routes = listen::routes(xds.clone(), None, Served::Discovery).await?;
-        tasks.serve("plaintext gRPC", keepalive.serve(listener::plain(bound), routes, drain.clone()));
+        let port = edge::Port { name: "grpc", xds: xds.clone(), certificates: None, tls: None, keepalive };
+        tasks.serve("plaintext gRPC", port.serve(bound, drain.clone()));
     }
     if let Some(address) = secure {
         let serving = setup.serving(tasks, &mesh, signer.clone())?;
@@ -253,11 +252,11 @@ async fn start(
             let metrics = registry.register(CaMetrics::new);
             setup.certificates(signer, authenticator, trust, &published, metrics)
         });
-        let served = if certificates.is_some() { Served::DiscoveryAndCertificates } else { Served::Discovery };
-        let routes = listen::routes(xds, certificates.transpose()?, served).await?;
         let bound = bind(address).await?;
         tracing::info!(address = %bound.local_addr()?, "TLS gRPC");
-        tasks.serve("TLS gRPC", keepalive.serve(listener::tls(bound, serving), routes, drain));
+        let certificates = certificates.transpose()?.map(Arc::new);
+        let port = edge::Port { name: "grpc-tls", xds, certificates, tls: Some(serving), keepalive };
+        tasks.serve("TLS gRPC", port.serve(bound, drain));
     }
     ready.send_replace(true);
     tracing::info!("ready");

@@ -41,13 +41,54 @@ pub struct PlainConnection {
     peer: Peer,
 }
 
-/// The TLS connections of a listener. Each uses the certificate of its moment.
+/// Where connections come from.
+pub enum Incoming {
+    /// A listener of this runtime.
+    Listener(TcpListener),
+    /// The listener of another, which hands some of them over.
+    Share(mpsc::Receiver<std::net::TcpStream>),
+}
+
+impl From<TcpListener> for Incoming {
+    fn from(listener: TcpListener) -> Self {
+        Self::Listener(listener)
+    }
+}
+
+impl From<mpsc::Receiver<std::net::TcpStream>> for Incoming {
+    fn from(share: mpsc::Receiver<std::net::TcpStream>) -> Self {
+        Self::Share(share)
+    }
+}
+
+/// Hands out the connections of a listener in turn, for as long as there is
+/// somebody to take one.
+pub async fn share(listener: TcpListener, takers: Vec<mpsc::Sender<std::net::TcpStream>>) {
+    let mut incoming = Incoming::Listener(listener);
+    for taker in takers.iter().cycle() {
+        let Some((stream, address)) = accepted(&mut incoming, taker).await else { return };
+        match stream.into_std() {
+            Ok(stream) => {
+                if taker.send(stream).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(peer = %address, %error, "connection lost before it was served"),
+        }
+    }
+}
+
+/// The TLS connections that come in. Each uses the certificate of its moment.
 /// Dropping the stream closes the listener.
-pub fn tls(listener: TcpListener, certificate: Arc<ServingCertificate>) -> ReceiverStream<io::Result<TlsConnection>> {
+pub fn tls(
+    incoming: impl Into<Incoming>,
+    certificate: Arc<ServingCertificate>,
+) -> ReceiverStream<io::Result<TlsConnection>> {
+    let mut incoming = incoming.into();
     let (ready, connections) = mpsc::channel(BACKLOG);
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     tokio::spawn(async move {
-        while let Some((stream, address)) = accepted(&listener, &ready).await {
+        while let Some((stream, address)) = accepted(&mut incoming, &ready).await {
             // With all places taken, clients wait in the kernel's queue.
             let place = tokio::select! {
                 place = handshakes.clone().acquire_owned() => place,
@@ -70,11 +111,13 @@ pub fn tls(listener: TcpListener, certificate: Arc<ServingCertificate>) -> Recei
     ReceiverStream::new(connections)
 }
 
-/// The plaintext connections of a listener. Dropping the stream closes it.
-pub fn plain(listener: TcpListener) -> ReceiverStream<io::Result<PlainConnection>> {
+/// The plaintext connections that come in. Dropping the stream closes the
+/// listener.
+pub fn plain(incoming: impl Into<Incoming>) -> ReceiverStream<io::Result<PlainConnection>> {
+    let mut incoming = incoming.into();
     let (ready, connections) = mpsc::channel(BACKLOG);
     tokio::spawn(async move {
-        while let Some((stream, address)) = accepted(&listener, &ready).await {
+        while let Some((stream, address)) = accepted(&mut incoming, &ready).await {
             let peer = Peer { address: Some(address), ..Peer::default() };
             if ready.send(Ok(PlainConnection { stream, peer })).await.is_err() {
                 return;
@@ -85,10 +128,10 @@ pub fn plain(listener: TcpListener) -> ReceiverStream<io::Result<PlainConnection
 }
 
 /// The next TCP connection; `None` once nobody takes connections any more.
-async fn accepted<T>(listener: &TcpListener, taker: &mpsc::Sender<T>) -> Option<(TcpStream, SocketAddr)> {
+async fn accepted<T>(incoming: &mut Incoming, taker: &mpsc::Sender<T>) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = incoming.next() => accepted?,
             () = taker.closed() => return None,
         };
         match accepted {
@@ -103,6 +146,22 @@ async fn accepted<T>(listener: &TcpListener, taker: &mpsc::Sender<T>) -> Option<
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+impl Incoming {
+    /// The next connection; `None` once there will be no more.
+    async fn next(&mut self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        match self {
+            Self::Listener(listener) => Some(listener.accept().await),
+            Self::Share(share) => {
+                let stream = share.recv().await?;
+                Some(TcpStream::from_std(stream).and_then(|stream| {
+                    let address = stream.peer_addr()?;
+                    Ok((stream, address))
+                }))
             }
         }
     }

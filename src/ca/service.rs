@@ -66,7 +66,12 @@ impl CertificateService {
 
     /// The service with the size of requests bounded.
     pub fn into_server(self) -> IstioCertificateServiceServer<Self> {
-        IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+        Self::server(&Arc::new(self))
+    }
+
+    /// The same, of a service that several servers share.
+    pub fn server(this: &Arc<Self>) -> IstioCertificateServiceServer<Self> {
+        IstioCertificateServiceServer::from_arc(this.clone()).max_decoding_message_size(MAX_REQUEST)
     }
 
     fn unauthenticated(&self, peer: &Peer, message: &str, reason: &dyn Display) -> Status {

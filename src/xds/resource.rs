@@ -262,6 +262,11 @@ impl Resource {
         self.version
     }
 
+    /// Differs between resources of one name that are not equal.
+    pub fn fingerprint(&self) -> u64 {
+        self.version.0 ^ rapidhash_v3(&self.facts)
+    }
+
     /// The type it is stored as.
     pub fn ty(&self) -> ResourceType {
         stored_type(&self.facts)
@@ -491,7 +496,7 @@ fn put_any(out: &mut BytesMut, ty: ResourceType, value: &[u8]) {
     put_field(out, FIELD_2, value);
 }
 
-fn put_key(out: &mut BytesMut, key: u8, length: usize) {
+pub(super) fn put_key(out: &mut BytesMut, key: u8, length: usize) {
     out.put_u8(key);
     encode_varint(length as u64, out);
 }

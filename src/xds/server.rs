@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
@@ -27,17 +26,19 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tracing::info;
 
-use super::codec::reader::Reader;
+use super::codec::reader::{Reader, RequestBody};
 use super::node::{Node, NodeKind};
 use super::stream::Variant;
 use super::view::Views;
 use crate::ca::authenticate::{Authenticate, Caller, Peer};
-use body::StreamBody;
+pub use body::StreamBody;
 use connections::{ConnectedCollector, Connections};
+use fanout::Fanout;
 use metrics::Metrics;
 
 pub mod body;
 pub mod connections;
+mod fanout;
 pub mod metrics;
 
 /// The full name of the service.
@@ -83,10 +84,17 @@ impl Default for Options {
     }
 }
 
-/// The service; cheap to clone.
+/// What is the same on every runtime that serves streams.
+#[derive(Clone)]
+pub struct Xds {
+    shared: Arc<Shared>,
+}
+
+/// The service on one runtime; cheap to clone.
 #[derive(Clone)]
 pub struct XdsServer {
     shared: Arc<Shared>,
+    fanout: Arc<Fanout>,
 }
 
 /// What all streams share.
@@ -99,7 +107,7 @@ struct Shared {
     drain: CancellationToken,
 }
 
-impl XdsServer {
+impl Xds {
     /// Serves what is published through `views` until `drain` is cancelled. To
     /// be started only when the first view is complete.
     pub fn new(
@@ -118,17 +126,55 @@ impl XdsServer {
     pub fn connections(&self) -> &Arc<Connections> {
         &self.shared.connections
     }
+
+    /// The service for connections of the runtime it is called on.
+    pub fn server(&self) -> XdsServer {
+        let fanout = Fanout::follow(self.shared.views.clone(), self.shared.drain.clone());
+        XdsServer { shared: self.shared.clone(), fanout }
+    }
+}
+
+impl XdsServer {
+    /// Whether a path is one of this service.
+    pub fn serves(path: &str) -> bool {
+        path.strip_prefix('/').is_some_and(|path| path.starts_with(NAME))
+    }
+
+    /// The response to a call: a body that is the stream, or a refusal without
+    /// one, which makes clients back off.
+    pub async fn open<B>(self, request: Request<B>) -> Result<Response<StreamBody<B>>, Status>
+    where
+        B: RequestBody,
+    {
+        let shared = self.shared;
+        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(NAME));
+        let variant = match method {
+            Some("/DeltaAggregatedResources") => Variant::Delta,
+            Some("/StreamAggregatedResources") => Variant::Sotw,
+            _ => return Err(Status::unimplemented("")),
+        };
+        if shared.drain.is_cancelled() {
+            return Err(closing());
+        }
+        let (parts, body) = request.into_parts();
+        let peer = parts.extensions.get::<Peer>().cloned();
+        let caller = shared.caller(peer.as_ref(), &parts.headers).await?;
+
+        let limits = (shared.options.max_message, shared.options.max_message_unauthenticated);
+        let reader = Reader::new(body, if caller.is_some() { limits.0 } else { limits.1 });
+        let address = peer.and_then(|peer| peer.address);
+        let body = StreamBody::new(shared, self.fanout, variant, reader, caller, address);
+        let mut response = Response::new(body);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        Ok(response)
+    }
 }
 
 impl NamedService for XdsServer {
     const NAME: &'static str = NAME;
 }
 
-impl<B> tower::Service<Request<B>> for XdsServer
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: RequestBody> tower::Service<Request<B>> for XdsServer {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
@@ -138,37 +184,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let shared = self.shared.clone();
-        async move { Ok(shared.open(request.map(Body::new)).await.unwrap_or_else(Status::into_http)) }.boxed()
+        let server = self.clone();
+        async move { Ok(server.open(request).await.map_or_else(Status::into_http, |response| response.map(Body::new))) }
+            .boxed()
     }
 }
 
 impl Shared {
-    /// The response to a call: a body that is the stream, or a refusal without
-    /// one, which makes clients back off.
-    async fn open(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Status> {
-        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(NAME));
-        let variant = match method {
-            Some("/DeltaAggregatedResources") => Variant::Delta,
-            Some("/StreamAggregatedResources") => Variant::Sotw,
-            _ => return Err(Status::unimplemented("")),
-        };
-        if self.drain.is_cancelled() {
-            return Err(closing());
-        }
-        let (parts, body) = request.into_parts();
-        let peer = parts.extensions.get::<Peer>().cloned();
-        let caller = self.caller(peer.as_ref(), &parts.headers).await?;
-
-        let limits = (self.options.max_message, self.options.max_message_unauthenticated);
-        let reader = Reader::new(body, if caller.is_some() { limits.0 } else { limits.1 });
-        let address = peer.and_then(|peer| peer.address);
-        let body = StreamBody::new(self, variant, reader, caller, address);
-        let mut response = Response::new(Body::new(body));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        Ok(response)
-    }
-
     /// Who is calling, or `None` if that does not have to be known.
     async fn caller(&self, peer: Option<&Peer>, headers: &http::HeaderMap) -> Result<Option<Caller>, Status> {
         // A connection nothing is known about is a mistake in the wiring, and

@@ -19,6 +19,7 @@
 //!
 //! [`next`]: Stream::next
 
+use std::fmt;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
@@ -50,9 +51,31 @@ pub struct Stream {
     node: Option<Node>,
     /// Ordered by type, which is also the order of ranks.
     subscriptions: Vec<Subscription>,
-    /// Tells the nonces of this stream from those of any other.
+    /// The latest nonce.
+    nonce: Nonce,
+}
+
+/// Identifies a response on its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nonce {
+    /// Tells the nonces of a stream from those of any other.
     salt: u64,
-    responses: u64,
+    /// Counts the responses of the stream.
+    pub number: u64,
+}
+
+impl Nonce {
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn parse(text: &str) -> Option<Self> {
+        let (salt, number) = text.split_once('-')?;
+        Some(Self { salt: u64::from_str_radix(salt, 16).ok()?, number: number.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{}", self.salt, self.number)
+    }
 }
 
 /// What a request turned out to be, for logs and metrics.
@@ -77,7 +100,7 @@ pub enum Reply {
     /// The client accepted the response.
     Ack,
     /// The client rejected the response, for this reason.
-    Nack(String),
+    Nack(Arc<str>),
     /// It answers a response that is not the latest one.
     Stale,
 }
@@ -90,7 +113,7 @@ pub struct Response {
     /// How its resources are laid out.
     pub framing: Framing,
     /// Identifies the response on this stream.
-    pub nonce: String,
+    pub nonce: Nonce,
     /// The view it was made from.
     pub views: Arc<Views>,
     /// Whether it is the first of its type on this stream.
@@ -116,12 +139,12 @@ pub enum Contents {
 pub struct Progress {
     /// The type.
     pub ty: ResourceType,
-    /// The nonce of the latest response.
-    pub sent: Option<String>,
-    /// The nonce the client acknowledged last.
-    pub acked: Option<String>,
+    /// The number of the latest response.
+    pub sent: Option<u64>,
+    /// The number of the response that the client acknowledged last.
+    pub acked: Option<u64>,
     /// Why the client rejected the latest response, if it did.
-    pub error: Option<String>,
+    pub error: Option<Arc<str>>,
     /// The revision the client has been brought to.
     pub revision: Option<u64>,
 }
@@ -130,7 +153,7 @@ impl Stream {
     /// A stream on which nothing was said yet. `salt` should differ between
     /// streams, so that a nonce of an earlier one is recognised as stale.
     pub fn new(variant: Variant, salt: u64) -> Self {
-        Self { variant, node: None, subscriptions: Vec::new(), salt, responses: 0 }
+        Self { variant, node: None, subscriptions: Vec::new(), nonce: Nonce { salt, number: 0 } }
     }
 
     /// The client, once its first request has arrived.
@@ -146,6 +169,10 @@ impl Stream {
     /// The next response, if anything is due and may be sent now. To be asked
     /// again until it returns `None`.
     pub fn next(&mut self, newest: &Arc<Views>) -> Option<Response> {
+        // By far the most frequent question, after each acknowledgement.
+        if self.subscriptions.iter().all(|subscription| subscription.is_at(newest)) {
+            return None;
+        }
         loop {
             let mut advanced = false;
             // What the types of the current rank, and those after it, may see.
@@ -189,10 +216,10 @@ impl Stream {
     }
 
     fn response(&mut self, at: usize, answer: Answer) -> Response {
-        self.responses += 1;
-        let nonce = format!("{:x}-{}", self.salt, self.responses);
+        self.nonce.number += 1;
+        let nonce = self.nonce;
         let subscription = &mut self.subscriptions[at];
-        let first = subscription.nonce.replace(nonce.clone()).is_none();
+        let first = subscription.nonce.replace(nonce).is_none();
         let framing = match self.variant {
             Variant::Sotw => Framing::Sotw,
             // Aliases tell an on-demand client which of its keys this answers;

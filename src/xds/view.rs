@@ -13,6 +13,7 @@
 
 mod chunk;
 mod diff;
+mod draft;
 mod index;
 mod trie;
 
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
+pub use draft::Draft;
 use index::{Index, key_hash};
 use trie::{Trie, fitting};
 

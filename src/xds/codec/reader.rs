@@ -9,22 +9,32 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http_body::Body as _;
+use http_body::Body;
 use tonic::Status;
 
 /// The length of the prefix of a gRPC message.
 const PREFIX: usize = 5;
 
+/// The body of a request, as any HTTP stack has it.
+pub trait RequestBody:
+    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + Send + 'static
+{
+}
+impl<B> RequestBody for B where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + Send + 'static
+{
+}
+
 /// Splits a request body into messages.
-pub struct Reader {
-    body: tonic::body::Body,
+pub struct Reader<B> {
+    body: B,
     buffer: BytesMut,
     limit: usize,
 }
 
-impl Reader {
+impl<B: RequestBody> Reader<B> {
     /// Reads messages of at most `limit` bytes.
-    pub fn new(body: tonic::body::Body, limit: usize) -> Self {
+    pub fn new(body: B, limit: usize) -> Self {
         Self { body, buffer: BytesMut::new(), limit }
     }
 
@@ -39,7 +49,7 @@ impl Reader {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 None if self.buffer.is_empty() => return Poll::Ready(None),
                 None => return Poll::Ready(Some(Err(Status::internal("the request ended within a message")))),
-                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(Status::from_error(error.into())))),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);

@@ -5,10 +5,12 @@
 //! one chunk plus a handle to the shared layer.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::io::Write as _;
 use tonic::Status;
 
-use crate::xds::resource::{Framing, Resource, field_len, put_field};
+use crate::xds::resource::{Framing, Resource, field_len, put_field, put_key};
 use crate::xds::stream::{Contents, Response};
 
 /// How much is copied together before it is handed to the transport. Larger
@@ -22,8 +24,9 @@ const MARGIN: usize = 4 * 1024;
 /// A response on its way to the wire.
 pub struct Encoder {
     response: Response,
-    /// The fields before the resources, with the gRPC prefix.
-    head: Bytes,
+    /// The fields before the resources, with the gRPC prefix, and room for
+    /// what follows.
+    head: BytesMut,
     /// The length of the whole message, prefix included.
     length: usize,
     position: Position,
@@ -72,14 +75,15 @@ impl Encoder {
     /// gRPC cannot frame a message of that length.
     pub fn new(response: Response, control_plane: &str) -> Result<Self, Status> {
         let tags = tags(response.framing);
-        let mut head = BytesMut::new();
-        put_field(&mut head, tags.version, response.views.revision.to_string().as_bytes());
-        put_field(&mut head, tags.type_url, response.ty.type_url().as_bytes());
-        put_field(&mut head, tags.nonce, response.nonce.as_bytes());
-        // ControlPlane has one field, `identifier`.
-        let mut identifier = BytesMut::new();
-        put_field(&mut identifier, tag(1), control_plane.as_bytes());
-        put_field(&mut head, tags.control_plane, &identifier);
+        // Decimal digits of a revision, and a nonce of two numbers and a dash.
+        let (mut revision, mut nonce) = (SmallVec::<[u8; 20]>::new(), SmallVec::<[u8; 40]>::new());
+        let written =
+            write!(revision, "{}", response.views.revision).and_then(|()| write!(nonce, "{}", response.nonce));
+        written.map_err(|error| Status::internal(error.to_string()))?;
+        let type_url = response.ty.type_url();
+        let identifier = field_len(control_plane.len());
+        let head =
+            field_len(revision.len()) + field_len(type_url.len()) + field_len(nonce.len()) + field_len(identifier);
 
         let resources = match &response.contents {
             Contents::Whole(layer) => layer.encoded_len(response.ty, response.framing),
@@ -88,15 +92,20 @@ impl Encoder {
             }
         };
         let removed: usize = response.removed.iter().map(|name| field_len(name.len())).sum();
-        let length = head.len() + resources + removed;
+        let length = head + resources + removed;
         let prefix = u32::try_from(length).map_err(|_| Status::internal("response exceeds 4 GiB"))?;
 
-        let mut framed = BytesMut::with_capacity(head.len() + 5);
-        framed.put_u8(0);
-        framed.put_u32(prefix);
-        framed.put_slice(&head);
         let length = length + 5;
-        Ok(Self { response, head: framed.freeze(), length, position: Position::Head, ready: VecDeque::new() })
+        let mut head = BytesMut::with_capacity(length.min(CHUNK + MARGIN));
+        head.put_u8(0);
+        head.put_u32(prefix);
+        put_field(&mut head, tags.version, &revision);
+        put_field(&mut head, tags.type_url, type_url.as_bytes());
+        put_field(&mut head, tags.nonce, &nonce);
+        // ControlPlane has one field, `identifier`.
+        put_key(&mut head, tags.control_plane, identifier);
+        put_field(&mut head, tag(1), control_plane.as_bytes());
+        Ok(Self { response, head, length, position: Position::Head, ready: VecDeque::new() })
     }
 
     /// The response that is being encoded.
@@ -124,8 +133,7 @@ impl Encoder {
             }
             self.position = match std::mem::replace(&mut self.position, Position::End) {
                 Position::Head => {
-                    chunk.reserve((CHUNK + MARGIN).min(self.length));
-                    chunk.put_slice(&std::mem::take(&mut self.head));
+                    chunk = std::mem::take(&mut self.head);
                     match &self.response.contents {
                         Contents::Whole(_) => Position::Layer(0),
                         Contents::Some(_) => Position::Resources(0),

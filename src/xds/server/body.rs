@@ -11,18 +11,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::{FutureExt, Stream as _};
+use futures::FutureExt;
 use http_body::{Body, Frame};
 use tokio::time::Sleep;
-use tokio_stream::wrappers::WatchStream;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::connections::Registration;
+use super::fanout::{Fanout, Listener};
 use super::{Shared, clip, closing, jitter, salt};
 use crate::ca::authenticate::Caller;
-use crate::xds::codec::reader::Reader;
+use crate::xds::codec::reader::{Reader, RequestBody};
 use crate::xds::codec::request::{DeltaRequest, SotwRequest};
 use crate::xds::codec::response::Encoder;
 use crate::xds::stream::{Received, Reply, Response, Stream, Variant};
@@ -37,17 +36,16 @@ const BATCH: usize = 16;
 const LARGE: usize = 190 << 20;
 
 /// The body of one stream.
-pub(super) struct StreamBody {
+pub struct StreamBody<B> {
     shared: Arc<Shared>,
     variant: Variant,
     stream: Stream,
-    requests: Reader,
+    requests: Reader<B>,
     /// Whether the client has closed its side.
     half_closed: bool,
     views: Arc<Views>,
-    newer_views: WatchStream<Arc<Views>>,
+    listener: Listener,
     sending: Option<Sending>,
-    drain: Pin<Box<WaitForCancellationFutureOwned>>,
     age: Option<Pin<Box<Sleep>>>,
     caller: Option<Caller>,
     address: Option<SocketAddr>,
@@ -62,16 +60,15 @@ struct Sending {
     started: Instant,
 }
 
-impl StreamBody {
+impl<B: RequestBody> StreamBody<B> {
     pub(super) fn new(
         shared: Arc<Shared>,
+        fanout: Arc<Fanout>,
         variant: Variant,
-        requests: Reader,
+        requests: Reader<B>,
         caller: Option<Caller>,
         address: Option<SocketAddr>,
     ) -> Self {
-        let mut receiver = shared.views.clone();
-        let views = receiver.borrow_and_update().clone();
         // Up to half more than configured, so that a replica does not lose all
         // the clients at once that came to it at once.
         let age = shared.options.max_age.map(|age| Box::pin(tokio::time::sleep(age.mul_f64(1.0 + jitter() / 2.0))));
@@ -80,10 +77,9 @@ impl StreamBody {
             stream: Stream::new(variant, salt()),
             requests,
             half_closed: false,
-            views,
-            newer_views: WatchStream::from_changes(receiver),
+            views: fanout.views(),
+            listener: Listener::new(fanout),
             sending: None,
-            drain: Box::pin(shared.drain.clone().cancelled_owned()),
             age,
             caller,
             address,
@@ -98,7 +94,8 @@ impl StreamBody {
     /// side and was answered.
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Response>, Status>> {
         let aged = self.age.as_mut().is_some_and(|age| age.poll_unpin(cx).is_ready());
-        if aged || self.drain.poll_unpin(cx).is_ready() {
+        self.listener.listen(cx);
+        if aged || self.listener.closing() {
             return Poll::Ready(Err(closing()));
         }
         let mut more = true;
@@ -108,9 +105,8 @@ impl StreamBody {
                 break;
             }
         }
-        while let Poll::Ready(views) = Pin::new(&mut self.newer_views).poll_next(cx) {
-            // The publisher lives as long as the process.
-            self.views = views.ok_or_else(closing)?;
+        if let Some(views) = self.listener.newer(&self.views) {
+            self.views = views;
         }
         match self.stream.next(&self.views) {
             Some(response) => Poll::Ready(Ok(Some(response))),
@@ -205,7 +201,7 @@ impl StreamBody {
     }
 }
 
-impl Body for StreamBody {
+impl<B: RequestBody> Body for StreamBody<B> {
     type Data = Bytes;
     type Error = Status;
 

@@ -19,14 +19,20 @@ use crate::xds::stream::Response;
 /// The metrics of all streams; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    pushes: Family<TypeLabel, Gauge>,
-    rejects: Family<TypeLabel, Gauge>,
-    expired_nonces: Family<TypeLabel, Gauge>,
-    config_size: Family<TypeLabel, Histogram, fn() -> Histogram>,
+    types: [TypeMetrics; ResourceType::ALL.len()],
     send_time: Histogram,
     convergence_time: Histogram,
     pub(super) unauthenticated: Gauge,
     pub(super) internal_errors: Gauge,
+}
+
+/// The metrics of one type, found once and not for every response.
+#[derive(Clone, Debug)]
+struct TypeMetrics {
+    pushes: Gauge,
+    rejects: Gauge,
+    expired_nonces: Gauge,
+    config_size: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,11 +43,23 @@ struct TypeLabel {
 impl Metrics {
     /// Registers the metrics.
     pub fn new(registry: &mut Registry) -> Self {
+        let (pushes, rejects, expired_nonces) = (gauges(), gauges(), gauges());
+        let config_size: Family<TypeLabel, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new([1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7, 1e8]));
+        registry.register("pilot_xds_pushes", "Pilot build and send count by type", pushes.clone());
+        registry.register("pilot_total_xds_rejects", "XDS responses rejected by proxies", rejects.clone());
+        registry.register("pilot_xds_expired_nonce", "XDS requests with an expired nonce", expired_nonces.clone());
+        registry.register("pilot_xds_config_size_bytes", "Size of responses sent to clients", config_size.clone());
         let metrics = Self {
-            pushes: Family::default(),
-            rejects: Family::default(),
-            expired_nonces: Family::default(),
-            config_size: Family::new_with_constructor(|| Histogram::new([1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7, 1e8])),
+            types: ResourceType::ALL.map(|ty| {
+                let label = TypeLabel { r#type: ty.label() };
+                TypeMetrics {
+                    pushes: pushes.get_or_create_owned(&label),
+                    rejects: rejects.get_or_create_owned(&label),
+                    expired_nonces: expired_nonces.get_or_create_owned(&label),
+                    config_size: config_size.get_or_create_owned(&label),
+                }
+            }),
             send_time: Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]),
             convergence_time: Histogram::new([
                 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0,
@@ -49,11 +67,7 @@ impl Metrics {
             unauthenticated: Gauge::default(),
             internal_errors: Gauge::default(),
         };
-        let Self { pushes, rejects, expired_nonces, config_size, send_time, convergence_time, .. } = &metrics;
-        registry.register("pilot_xds_pushes", "Pilot build and send count by type", pushes.clone());
-        registry.register("pilot_total_xds_rejects", "XDS responses rejected by proxies", rejects.clone());
-        registry.register("pilot_xds_expired_nonce", "XDS requests with an expired nonce", expired_nonces.clone());
-        registry.register("pilot_xds_config_size_bytes", "Size of responses sent to clients", config_size.clone());
+        let Self { send_time, convergence_time, .. } = &metrics;
         registry.register("pilot_xds_send_time", "Seconds to hand a response to its client", send_time.clone());
         let help = "Seconds between publishing configuration and a proxy receiving it";
         registry.register("pilot_proxy_convergence_time", help, convergence_time.clone());
@@ -65,18 +79,18 @@ impl Metrics {
     }
 
     pub(super) fn expired_nonce(&self, ty: ResourceType) {
-        self.expired_nonces.get_or_create(&label(ty)).inc();
+        self.types[ty as usize].expired_nonces.inc();
     }
 
     pub(super) fn reject(&self, ty: ResourceType) {
-        self.rejects.get_or_create(&label(ty)).inc();
+        self.types[ty as usize].rejects.inc();
     }
 
     /// A response of `size` bytes was handed over, which took `time`.
     pub(super) fn pushed(&self, response: &Response, size: usize, time: Duration) {
-        let label = label(response.ty);
-        self.pushes.get_or_create(&label).inc();
-        self.config_size.get_or_create(&label).observe(size as f64);
+        let metrics = &self.types[response.ty as usize];
+        metrics.pushes.inc();
+        metrics.config_size.observe(size as f64);
         self.send_time.observe(time.as_secs_f64());
         // The first response says how old the view is, not how slow we are.
         if !response.first {
@@ -85,6 +99,6 @@ impl Metrics {
     }
 }
 
-fn label(ty: ResourceType) -> TypeLabel {
-    TypeLabel { r#type: ty.label() }
+fn gauges() -> Family<TypeLabel, Gauge> {
+    Family::default()
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Weak;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3 as wire;
 use fairway_proto::workload::{Address as WireAddress, Workload as WireWorkload, address};
 use futures::StreamExt;
@@ -40,7 +41,7 @@ impl Authenticate for Tokens {
 
 /// A server with a publisher.
 struct Mesh {
-    server: XdsServer,
+    xds: Xds,
     publisher: watch::Sender<Arc<Views>>,
     drain: CancellationToken,
     registry: Registry,
@@ -61,7 +62,7 @@ impl Mesh {
     async fn new(encrypted: bool, addresses: Layer, options: Options) -> Self {
         let (publisher, views) = watch::channel(Arc::new(Views::new(1, addresses, Layer::default())));
         let (drain, mut registry) = (CancellationToken::new(), Registry::default());
-        let server = XdsServer::new(views, Arc::new(Tokens), options, drain.clone(), &mut registry);
+        let xds = Xds::new(views, Arc::new(Tokens), options, drain.clone(), &mut registry);
         let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let url = format!("http://{}", incoming.local_addr().unwrap());
         let peer = tower::util::MapRequestLayer::new(move |mut request: http::Request<_>| {
@@ -69,8 +70,8 @@ impl Mesh {
             request.extensions_mut().insert(Peer { encrypted, address, ..Peer::default() });
             request
         });
-        tokio::spawn(Server::builder().layer(peer).add_service(server.clone()).serve_with_incoming(incoming));
-        Self { server, publisher, drain, registry, url }
+        tokio::spawn(Server::builder().layer(peer).add_service(xds.server()).serve_with_incoming(incoming));
+        Self { xds, publisher, drain, registry, url }
     }
 
     fn publish(&self, addresses: Layer) {
@@ -183,7 +184,7 @@ async fn slow_reader_costs_little_and_delays_nobody() {
     let mesh = Mesh::new(false, large(0), options()).await;
     // It never reads; flow control stops its stream within the first response.
     let _stuck = mesh.open(&[Address]).await;
-    mesh.until(|mesh| mesh.server.connections().len() == 1).await;
+    mesh.until(|mesh| mesh.xds.connections().len() == 1).await;
     let mut healthy = mesh.open(&[Address]).await;
     healthy.next().await;
     let mut published: Vec<Weak<Views>> = Vec::new();
@@ -204,14 +205,14 @@ async fn disconnect_frees_the_connection() {
     let mesh = Mesh::new(false, Layer::default(), options()).await;
     let mut client = mesh.open(&[Address]).await;
     client.next().await;
-    mesh.until(|mesh| mesh.server.connections().statuses().iter().any(|status| status.types[0].acked.is_some())).await;
-    let [status] = &mesh.server.connections().statuses()[..] else { panic!("one connection") };
+    mesh.until(|mesh| mesh.xds.connections().statuses().iter().any(|status| status.types[0].acked.is_some())).await;
+    let [status] = &mesh.xds.connections().statuses()[..] else { panic!("one connection") };
     assert_eq!(status.connection, "zt.istio-system-1");
     let json = serde_json::to_value(status).unwrap();
     assert_eq!(json["types"][0]["ty"], "Address");
     assert_eq!(json["node"]["kind"], "ztunnel");
     drop(client);
-    mesh.until(|mesh| mesh.server.connections().is_empty()).await;
+    mesh.until(|mesh| mesh.xds.connections().is_empty()).await;
     assert_eq!(mesh.metric("pilot_xds{version"), "");
 }
 
@@ -266,7 +267,7 @@ async fn callers_on_tls_must_authenticate() {
 async fn ztunnels_are_refused_without_ambient() {
     let mesh = Mesh::new(false, Layer::default(), Options { ambient: false, ..options() }).await;
     assert_eq!(mesh.open(&[Address]).await.end().await.code(), Code::FailedPrecondition);
-    mesh.until(|mesh| mesh.server.connections().is_empty()).await;
+    mesh.until(|mesh| mesh.xds.connections().is_empty()).await;
 }
 
 #[tokio::test]
@@ -296,7 +297,7 @@ async fn rejections_are_counted_and_shown() {
     client.requests.send(stale).await.unwrap();
     mesh.until(|mesh| mesh.metric("pilot_xds_expired_nonce{type=\"Address\"}") == "1").await;
     assert_eq!(mesh.metric("pilot_total_xds_rejects{type=\"Address\"}"), "1");
-    let error = mesh.server.connections().statuses()[0].types[0].error.clone().unwrap();
+    let error = mesh.xds.connections().statuses()[0].types[0].error.clone().unwrap();
     assert_eq!(error.len(), 4096);
 }
 
@@ -305,7 +306,8 @@ async fn answer(path: &str, peer: Option<Peer>, body: Vec<u8>) -> (Option<Header
     let views = watch::channel(Arc::new(Views::new(1, Layer::default(), Layer::default())));
     let options = Options { max_message: 1 << 16, max_message_unauthenticated: 1 << 10, ..options() };
     let drain = CancellationToken::new();
-    let mut server = XdsServer::new(views.1, Arc::new(Tokens), options, drain, &mut Registry::default());
+    let xds = Xds::new(views.1, Arc::new(Tokens), options, drain, &mut Registry::default());
+    let mut server = xds.server();
     let mut request = http::Request::post(path).body(Full::new(Bytes::from(body))).unwrap();
     if let Some(peer) = peer {
         request.extensions_mut().insert(peer);

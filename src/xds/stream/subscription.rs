@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use super::{Contents, Floor, Progress, Reply, Variant};
+use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
 use crate::xds::codec::request::{InitialVersions, Rejection};
 use crate::xds::resource::{Resource, ResourceType};
 use crate::xds::view::{Difference, Edits, Layer, Listing, Views};
@@ -47,11 +47,11 @@ pub(super) struct Subscription {
     /// The view of which the removals have been sent as well.
     pub(super) completed: Option<Arc<Views>>,
     /// The latest response.
-    pub(super) nonce: Option<String>,
+    pub(super) nonce: Option<Nonce>,
     /// Whether the latest response was not answered yet.
     outstanding: bool,
-    acked: Option<String>,
-    error: Option<String>,
+    acked: Option<Nonce>,
+    error: Option<Arc<str>>,
 }
 
 /// The part of a layer that a subscription by name selects.
@@ -124,27 +124,39 @@ impl Subscription {
     pub(super) fn progress(&self) -> Progress {
         Progress {
             ty: self.ty,
-            sent: self.nonce.clone(),
-            acked: self.acked.clone(),
+            sent: self.nonce.map(|nonce| nonce.number),
+            acked: self.acked.map(|nonce| nonce.number),
             error: self.error.clone(),
             revision: self.reached.as_ref().map(|views| views.revision),
         }
     }
 
+    /// Whether there is nothing to do: everything of these views was sent, and
+    /// nothing is asked for.
+    pub(super) fn is_at(&self, views: &Views) -> bool {
+        let at = |reached: &Option<Arc<Views>>| reached.as_ref().is_some_and(|at| at.revision == views.revision);
+        !self.asked() && at(&self.reached) && at(&self.completed)
+    }
+
+    /// Whether a response is due whatever has changed.
+    fn asked(&self) -> bool {
+        self.answer_due || self.resend || !self.owed.is_empty()
+    }
+
     /// Applies the part of a request that answers a response.
     pub(super) fn reply(&mut self, nonce: &str, rejection: Option<Rejection>) -> Reply {
-        match &self.nonce {
+        match self.nonce {
             _ if nonce.is_empty() => Reply::Nothing,
             // A client may echo the last nonce of its previous stream.
             None => Reply::Nothing,
-            Some(latest) if latest != nonce => Reply::Stale,
+            Some(latest) if Nonce::parse(nonce) != Some(latest) => Reply::Stale,
             Some(_) if !std::mem::take(&mut self.outstanding) => Reply::Nothing,
-            Some(_) => {
-                self.error = rejection.map(|rejection| rejection.message);
+            Some(latest) => {
+                self.error = rejection.map(|rejection| rejection.message.into());
                 match &self.error {
                     Some(error) => Reply::Nack(error.clone()),
                     None => {
-                        self.acked = Some(nonce.to_owned());
+                        self.acked = Some(latest);
                         Reply::Ack
                     }
                 }
@@ -248,7 +260,7 @@ impl Subscription {
             _ => ceiling.clone(),
         };
         let complete = floor.complete(&views);
-        let asked = self.answer_due || self.resend || !self.owed.is_empty();
+        let asked = self.asked();
         if !asked && same(&self.reached, &Some(views.clone())) && same(&self.completed, &complete) {
             return Step::Idle;
         }

@@ -127,7 +127,7 @@ impl Bench {
 
     fn response(&mut self) -> Option<Summary> {
         let response = self.stream.next(&self.views)?;
-        self.nonces.insert(response.ty, response.nonce.clone());
+        self.nonces.insert(response.ty, response.nonce.to_string());
         let sent = contents(&response);
         let removed: Vec<_> = response.removed.iter().map(|name| name.to_string()).collect();
         let mut seen = std::collections::BTreeSet::new();

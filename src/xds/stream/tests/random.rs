@@ -326,7 +326,7 @@ impl Walk {
             client.forget(ty);
         }
         client.asked = false;
-        client.unanswered = Some((response.nonce, sent));
+        client.unanswered = Some((response.nonce.to_string(), sent));
         true
     }
 

@@ -1,0 +1,122 @@
+//! Tells the streams of one runtime that there is something new.
+//!
+//! One task of each runtime waits for new views. It wakes the streams of its
+//! own runtime, which costs a push to a local queue for each; to wake a task of
+//! another thread's runtime would cost a system call.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Context;
+
+use futures::task::AtomicWaker;
+use rapidhash::RapidHashMap;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::xds::view::Views;
+
+/// What the streams of one runtime look at when they are woken.
+pub(super) struct Fanout {
+    // Locked to copy one handle, by threads that hardly ever meet here.
+    views: Mutex<Arc<Views>>,
+    revision: AtomicU64,
+    closing: AtomicBool,
+    // Locked to add or take away one entry, and to wake all.
+    listeners: Mutex<RapidHashMap<u64, Arc<AtomicWaker>>>,
+    numbers: AtomicU64,
+}
+
+impl Fanout {
+    /// Follows the views that are published until `drain` is cancelled or they
+    /// end; after that streams are to close. Needs a runtime to run on.
+    pub(super) fn follow(mut views: watch::Receiver<Arc<Views>>, drain: CancellationToken) -> Arc<Self> {
+        let current = views.borrow_and_update().clone();
+        let fanout = Arc::new(Self {
+            revision: AtomicU64::new(current.revision),
+            views: Mutex::new(current),
+            closing: AtomicBool::new(false),
+            listeners: Mutex::default(),
+            numbers: AtomicU64::new(0),
+        });
+        let weak = Arc::downgrade(&fanout);
+        tokio::spawn(async move {
+            loop {
+                let open = tokio::select! {
+                    changed = views.changed() => changed.is_ok(),
+                    () = drain.cancelled() => false,
+                };
+                // Nobody is left to be told.
+                let Some(fanout) = Weak::upgrade(&weak) else { return };
+                if open {
+                    fanout.publish(views.borrow_and_update().clone());
+                } else {
+                    fanout.closing.store(true, Ordering::Release);
+                }
+                fanout.wake();
+                if !open {
+                    return;
+                }
+            }
+        });
+        fanout
+    }
+
+    /// The newest views.
+    pub(super) fn views(&self) -> Arc<Views> {
+        self.lock_views().clone()
+    }
+
+    fn publish(&self, views: Arc<Views>) {
+        let revision = views.revision;
+        *self.lock_views() = views;
+        self.revision.store(revision, Ordering::Release);
+    }
+
+    fn wake(&self) {
+        self.listeners().values().for_each(|listener| listener.wake());
+    }
+
+    fn lock_views(&self) -> MutexGuard<'_, Arc<Views>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, RapidHashMap<u64, Arc<AtomicWaker>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream's place among those that are woken.
+pub(super) struct Listener {
+    fanout: Arc<Fanout>,
+    waker: Arc<AtomicWaker>,
+    number: u64,
+}
+
+impl Listener {
+    pub(super) fn new(fanout: Arc<Fanout>) -> Self {
+        let (waker, number) = (Arc::<AtomicWaker>::default(), fanout.numbers.fetch_add(1, Ordering::Relaxed));
+        fanout.listeners().insert(number, waker.clone());
+        Self { fanout, waker, number }
+    }
+
+    /// Has the task woken from now on. To be called before looking at anything.
+    pub(super) fn listen(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+
+    /// Whether streams are to close.
+    pub(super) fn closing(&self) -> bool {
+        self.fanout.closing.load(Ordering::Acquire)
+    }
+
+    /// The newest views, if they are others than `known`.
+    pub(super) fn newer(&self, known: &Views) -> Option<Arc<Views>> {
+        (self.fanout.revision.load(Ordering::Acquire) != known.revision).then(|| self.fanout.views())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.fanout.listeners().remove(&self.number);
+    }
+}
