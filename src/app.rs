@@ -160,7 +160,7 @@ async fn start(
     let problems = Problems::default();
     let (sender, events) = source::channel();
     let (published, questions, writer_ended) =
-        writer::start(settings.clone(), pace, events)?;
+        writer::start(settings.clone(), pace, authority::node_proxies(&environment)?, events)?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
         bail!("the graph's thread ended")

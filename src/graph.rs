@@ -28,9 +28,12 @@
 mod ctx;
 mod derived;
 mod diagnostic;
+mod evaluation;
 mod index;
 mod input;
+mod output;
 mod readers;
+mod source;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -46,8 +49,10 @@ pub use ctx::Ctx;
 pub use diagnostic::{Diagnostic, Severity, Subject};
 pub use table::RowChange;
 
-use derived::{Derived, Source};
+use derived::Derived;
 use input::Input;
+use output::OutputNode;
+use source::Source;
 use table::Table;
 
 /// What may be a key: small, ordered (order decides ties) and hashable.
@@ -71,6 +76,18 @@ pub struct Index<G, K, V> {
     types: PhantomData<fn() -> (G, K, V)>,
 }
 
+/// A handle to rows that leave the graph, one for each source row `K` at most.
+pub struct Output<K, V> {
+    node: u32,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> Clone for Output<K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, V> Copy for Output<K, V> {}
 impl<K, V> Clone for Collection<K, V> {
     fn clone(&self) -> Self {
         *self
@@ -90,6 +107,10 @@ trait Node: Any + Send {
     fn evaluate(&mut self, upstream: &[Box<dyn Node>]);
     /// Hashes of the keys and index keys that this commit touched.
     fn touched(&self) -> &[u64];
+    /// Whether this commit changed any row.
+    fn changed(&self) -> bool {
+        !self.touched().is_empty()
+    }
     /// Whether the last commit changed the diagnostics.
     fn said(&self) -> bool;
     /// Forgets the changes of the last commit.
@@ -159,8 +180,26 @@ impl Graph {
         source: Collection<SK, SV>,
         transform: impl Fn(&Ctx<'_>, &SK, &SV) -> O + Send + 'static,
     ) -> Collection<K, V> {
-        let source = Source::rows(source, transform);
+        let source = Source::rows(source, move |cx, key: &SK, row: &SV| transform(cx, key, row).into_iter().collect());
         self.add(Derived::new(name, source))
+    }
+
+    /// What `transform` makes of each row of `source`, for use outside of the
+    /// graph: at most one row each, which is handed to `sink` whenever it
+    /// changes, with the key of the source row; `None` when it is gone. The
+    /// graph keeps nothing but a fingerprint, which must differ between rows
+    /// that are not equal.
+    pub fn output<SK: Key, SV: Value, V: Value>(
+        &mut self,
+        name: &'static str,
+        source: Collection<SK, SV>,
+        transform: impl Fn(&Ctx<'_>, &SK, &SV) -> Option<V> + Send + 'static,
+        fingerprint: fn(&V) -> u64,
+        sink: impl FnMut(&SK, Option<V>) + Send + 'static,
+    ) -> Output<SK, V> {
+        let source = Source::rows(source, transform);
+        let Collection { node, .. } = self.add::<SK, V>(OutputNode::new(name, source, fingerprint, Box::new(sink)));
+        Output { node, types: PhantomData }
     }
 
     /// A collection with at most one row for each key of `index`, made by
@@ -173,6 +212,22 @@ impl Graph {
     ) -> Collection<G, V> {
         let source = Source::groups(index, merge);
         self.add(Derived::new(name, source))
+    }
+
+    /// A collection with at most one row for each different `key` among the
+    /// rows of `source`, made from the key alone. Cheaper than [`group`] where
+    /// very many rows share a key.
+    ///
+    /// [`group`]: Graph::group
+    pub fn distinct<G: Key, SK: Key, SV: Value, V: Value>(
+        &mut self,
+        name: &'static str,
+        source: Collection<SK, SV>,
+        key: impl Fn(&SK, &SV) -> Option<G> + Send + 'static,
+        make: impl Fn(&Ctx<'_>, &G) -> Option<V> + Send + 'static,
+    ) -> Collection<G, V> {
+        let slot = self.table_mut(source).add_counts(key);
+        self.add(Derived::new(name, Source::distinct::<SK, SV>(source.node, slot, make)))
     }
 
     /// The rows of several collections as one. Where two have a row of the same
@@ -231,7 +286,7 @@ impl Graph {
             let started = Instant::now();
             let (upstream, rest) = self.nodes.split_at_mut(at);
             rest[0].evaluate(upstream);
-            changed |= !rest[0].touched().is_empty();
+            changed |= rest[0].changed();
             self.spent[at] += started.elapsed();
         }
         self.revision += u64::from(changed);
@@ -288,8 +343,25 @@ impl Graph {
     /// Where a row comes from. Nothing is stored for this: the row's transform
     /// is run once more, with its reads written down.
     pub fn provenance<K: Key, V: Value>(&self, collection: Collection<K, V>, key: &K) -> Provenance {
+        self.provenance_of(collection.node, key)
+    }
+
+    /// Where the row of an output comes from that the first source row with
+    /// the given property has.
+    pub fn output_provenance<K: Key, V: Value>(
+        &self,
+        output: Output<K, V>,
+        is: impl Fn(&K) -> bool,
+    ) -> Option<Provenance> {
+        let node: &dyn Any = self.nodes[output.node as usize].table();
+        let node: &OutputNode<K, V> = node.downcast_ref().expect("a handle has its node's types");
+        let key = node.keys().find(|key| is(key))?;
+        Some(self.provenance_of(output.node, key))
+    }
+
+    fn provenance_of(&self, node: u32, key: &dyn Any) -> Provenance {
         let mut provenance = Provenance::default();
-        self.nodes[collection.node as usize].origins(&self.nodes, key, &mut provenance);
+        self.nodes[node as usize].origins(&self.nodes, key, &mut provenance);
         provenance.origins.sort();
         provenance.origins.dedup();
         let Provenance { origins, reads } = &mut provenance;

@@ -12,54 +12,118 @@ mod entry;
 mod gateway;
 mod peer_authentication;
 mod pod;
+mod profile;
 mod service;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use fairway_proto::workload as proto;
 use prost::Message;
 
-use crate::api::{Labels, Meta, intern};
-use crate::graph::{Collection, Ctx, Graph};
-use crate::model::waypoint::{Address, Target, TrafficType, Waypoint};
+use crate::api::{Labels, Meta, ObjectKey, intern};
+use crate::graph::{Collection, Ctx, Graph, Key, Provenance, Value};
+use crate::model::waypoint::{Address, TrafficType, Unattached, Waypoint};
 use crate::model::{Model, Scope};
 use crate::xds::resource::{Keys, Resource, ResourceType};
+use crate::xds::view::{Draft, Layer};
 
-/// The collections that are sent: each row is a resource under its name.
-#[derive(Clone)]
+/// What is sent, by layer.
 pub struct Resources {
-    /// Workloads and services. No two collections share a name.
-    pub addresses: Vec<Collection<Arc<str>, Resource>>,
-    /// Policies. No two collections share a name.
-    pub authorizations: Vec<Collection<Arc<str>, Resource>>,
+    /// Workloads and services.
+    pub addresses: Tables,
+    /// Policies.
+    pub authorizations: Tables,
 }
 
-/// Declares the collections.
-pub fn resources(graph: &mut Graph, model: &Model) -> Resources {
-    Resources {
-        addresses: vec![
-            pod::workloads(graph, model),
-            entry::workload_entries(graph, model),
-            entry::service_entry_endpoints(graph, model),
-            endpoint_slice::workloads(graph, model),
-            gateway::workloads(graph, model),
-            service::services(graph, model),
-        ],
-        authorizations: vec![
-            authorization::authorizations(graph, model),
-            peer_authentication::static_strict(graph, model),
-            peer_authentication::converted(graph, model),
-        ],
+/// The tables of one layer. No two have a resource of the same name.
+#[derive(Default)]
+pub struct Tables {
+    /// The few, which the graph keeps.
+    rows: Vec<Collection<Arc<str>, Resource>>,
+    /// Finds where a resource of the many comes from, which it does not.
+    provenances: Vec<Box<dyn Fn(&Graph, &str) -> Option<Provenance> + Send>>,
+    // The graph writes to it during a commit, `update` reads it after that.
+    draft: Arc<Mutex<Draft>>,
+}
+
+impl Tables {
+    fn rows(rows: impl IntoIterator<Item = Collection<Arc<str>, Resource>>) -> Self {
+        Self { rows: rows.into_iter().collect(), ..Self::default() }
     }
+
+    /// Adds a table that has one resource at most for each row of `source`,
+    /// under the name that belongs to its key.
+    fn add<K: Key, V: Value>(
+        &mut self,
+        graph: &mut Graph,
+        table: &'static str,
+        source: Collection<K, V>,
+        name: impl Fn(&K) -> String + Clone + Send + 'static,
+        resource: impl Fn(&Ctx<'_>, &K, &V) -> Option<Resource> + Send + 'static,
+    ) {
+        let (draft, name_of) = (self.draft.clone(), name.clone());
+        let sink = move |key: &K, resource: Option<Resource>| {
+            let mut draft = draft.lock().unwrap_or_else(PoisonError::into_inner);
+            match resource {
+                Some(resource) => draft.upsert(resource),
+                None => draft.remove(&name_of(key)),
+            }
+        };
+        let output = graph.output(table, source, resource, Resource::fingerprint, sink);
+        self.provenances
+            .push(Box::new(move |graph, wanted| graph.output_provenance(output, |key| name(key) == wanted)));
+    }
+
+    /// The layer after the last commit, if it is another than the last time.
+    pub fn update(&self, graph: &Graph) -> Option<Layer> {
+        let mut draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in self.rows.iter().flat_map(|rows| graph.changes(*rows)) {
+            match &change.new {
+                Some(resource) => draft.upsert((**resource).clone()),
+                None => draft.remove(&change.key),
+            }
+        }
+        draft.finish()
+    }
+
+    /// Where the resource of a name comes from.
+    pub fn provenance(&self, graph: &Graph, name: &Arc<str>) -> Option<Provenance> {
+        let kept = self.rows.iter().find(|rows| graph.get(**rows, name).is_some());
+        let kept = kept.map(|rows| graph.provenance(*rows, name));
+        kept.or_else(|| self.provenances.iter().find_map(|find| find(graph, name)))
+    }
+}
+
+/// Declares the tables.
+pub fn resources(graph: &mut Graph, model: &Model) -> Resources {
+    let mut addresses = Tables::rows([
+        entry::workload_entries(graph, model),
+        entry::service_entry_endpoints(graph, model),
+        endpoint_slice::workloads(graph, model),
+        gateway::workloads(graph, model),
+    ]);
+    pod::add_workloads(graph, model, &mut addresses);
+    service::add_services(graph, model, &mut addresses);
+    let authorizations = Tables::rows([
+        authorization::authorizations(graph, model),
+        peer_authentication::static_strict(graph, model),
+        peer_authentication::converted(graph, model),
+    ]);
+    Resources { addresses, authorizations }
 }
 
 /// A row of the address table for a workload.
 fn workload_row(workload: proto::Workload) -> (Arc<str>, Resource) {
-    let name: Arc<str> = workload.uid.as_str().into();
+    (workload.uid.as_str().into(), workload_resource(workload))
+}
+
+/// A workload as a resource under its uid.
+fn workload_resource(workload: proto::Workload) -> Resource {
+    let name = workload.uid.clone();
     let by_address = workload.network_mode() == proto::NetworkMode::Standard;
     let addresses = workload.addresses.iter().filter(|_| by_address).filter_map(|bytes| ip(bytes));
     let keys = Keys {
@@ -68,8 +132,7 @@ fn workload_row(workload: proto::Workload) -> (Arc<str>, Resource) {
         node: (!workload.node.is_empty()).then(|| intern(&workload.node)),
     };
     let address = proto::Address { r#type: Some(proto::address::Type::Workload(workload)) };
-    let resource = Resource::new(ResourceType::Address, &name, &address.encode_to_vec(), &keys);
-    (name, resource)
+    Resource::new(ResourceType::Address, &name, &address.encode_to_vec(), &keys)
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -117,19 +180,36 @@ fn waypoint_address(cx: &Ctx<'_>, scope: &Scope, namespace: &str, waypoint: &Way
 fn waypoint_fields(
     cx: &Ctx<'_>,
     model: &Model,
+    namespace: &Arc<str>,
+    labels: &Labels,
+) -> (Option<proto::ApplicationTunnel>, Result<Option<proto::GatewayAddress>, Unattached>) {
+    if let Some(instance) = model.instance_of(cx, namespace, labels) {
+        let tunnel = instance
+            .binding
+            .map(|binding| proto::ApplicationTunnel { protocol: binding.protocol.into(), port: binding.port.into() });
+        return (tunnel, Ok(None));
+    }
+    let waypoint = model.attached(cx, namespace, labels, &TrafficType::Workload);
+    let address =
+        |(key, waypoint): (ObjectKey, &Waypoint)| waypoint_address(cx, model.scope(), &key.namespace, waypoint);
+    (None, waypoint.map(|attached| attached.map(address)))
+}
+
+/// The same for an object that is looked at by itself, which a diagnostic is
+/// then about.
+fn own_waypoint_fields(
+    cx: &Ctx<'_>,
+    model: &Model,
     kind: &'static str,
     meta: &Meta,
     labels: &Labels,
 ) -> (Option<proto::ApplicationTunnel>, Option<proto::GatewayAddress>) {
-    if let Some(instance) = model.instance_of(cx, &meta.namespace, labels) {
-        let tunnel = instance
-            .binding
-            .map(|binding| proto::ApplicationTunnel { protocol: binding.protocol.into(), port: binding.port.into() });
-        return (tunnel, None);
-    }
-    let target = Target { kind, meta, labels, traffic: TrafficType::Workload };
-    let waypoint = model.waypoint(cx, &target);
-    (None, waypoint.map(|(key, waypoint)| waypoint_address(cx, model.scope(), &key.namespace, waypoint)))
+    let (tunnel, waypoint) = waypoint_fields(cx, model, &meta.namespace, labels);
+    let waypoint = waypoint.unwrap_or_else(|unattached| {
+        unattached.diagnose(cx, kind, meta);
+        None
+    });
+    (tunnel, waypoint)
 }
 
 /// Sets how the workload is reached: HBONE if the CNI redirects it, or if it

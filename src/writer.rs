@@ -6,23 +6,24 @@
 //! proxy, in bounds; a change after a quiet moment is committed at once.
 //! Nothing is published before every kind has synced.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rapidhash::RapidHashMap;
 use tokio::sync::{oneshot, watch};
 
 use crate::api::core::Pod;
 use crate::api::{Inputs, Kind, ObjectKey};
-use crate::ca::node::{PodFacts, Pods};
-use crate::graph::{Collection, Diagnostic, Graph, Provenance, Stats};
+use crate::ca::node::{NodeAccount, PodFacts, Pods};
+use crate::graph::{Diagnostic, Graph, Provenance, Stats};
 use crate::model::mesh::{self, MeshConfig};
 use crate::model::{Model, Settings};
 use crate::source::{Event, Receiver};
 use crate::workload::{self, Resources};
-use crate::xds::resource::{Resource, ResourceType};
-use crate::xds::view::{Edits, Layer, Views};
+use crate::xds::resource::ResourceType;
+use crate::xds::view::{Layer, Views};
 
 /// When a commit is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +83,13 @@ struct Writer {
     said: Vec<Diagnostic>,
 }
 
-/// Starts the writer's thread. It ends when every sender of events is gone;
+/// Starts the writer's thread. `node_proxies` are the accounts whose pods the
+/// node authorizer asks about by name. It ends when every sender of events is gone;
 /// the returned receiver then tells so.
 pub fn start(
     settings: Arc<Settings>,
     pace: Pace,
+    node_proxies: Vec<NodeAccount>,
     events: Receiver,
 ) -> std::io::Result<(Published, Questions, oneshot::Receiver<()>)> {
     let mut graph = Graph::new();
@@ -103,7 +106,7 @@ pub fn start(
         synced: watch::Sender::new(false),
         mesh: watch::Sender::new(Arc::default()),
         namespaces: watch::Sender::new(Arc::default()),
-        pods: Arc::default(),
+        pods: Arc::new(PodDirectory::new(node_proxies)),
         stats: Arc::default(),
         said: Vec::new(),
     };
@@ -193,16 +196,11 @@ impl Writer {
         self.publish_facts();
         self.report();
         let old = self.views.borrow().clone();
-        let (mut addresses, mut authorizations) = (old.addresses.clone(), old.authorizations.clone());
-        let tables =
-            [(&mut addresses, &self.resources.addresses), (&mut authorizations, &self.resources.authorizations)];
-        let mut touched = false;
-        for (layer, collections) in tables {
-            let mut edits = Edits::default();
-            collections.iter().for_each(|one| note(&self.graph, *one, &mut edits));
-            touched |= layer.apply(edits);
-        }
-        if touched {
+        let addresses = self.resources.addresses.update(&self.graph);
+        let authorizations = self.resources.authorizations.update(&self.graph);
+        if addresses.is_some() || authorizations.is_some() {
+            let addresses = addresses.unwrap_or_else(|| old.addresses.clone());
+            let authorizations = authorizations.unwrap_or_else(|| old.authorizations.clone());
             self.views.send_replace(Arc::new(Views::new(self.graph.revision(), addresses, authorizations)));
         }
         if first {
@@ -265,72 +263,79 @@ impl Writer {
             ResourceType::Authorization => &self.resources.authorizations,
             ResourceType::Address | ResourceType::Workload => &self.resources.addresses,
         };
-        let table = tables.iter().find(|table| self.graph.get(**table, name).is_some())?;
-        Some(self.graph.provenance(*table, name))
-    }
-}
-
-/// Notes what the last commit changed in a collection.
-fn note(graph: &Graph, collection: Collection<Arc<str>, Resource>, edits: &mut Edits) {
-    for change in graph.changes(collection) {
-        match &change.new {
-            Some(resource) => edits.upsert((**resource).clone()),
-            None => edits.remove(&change.key),
-        }
+        tables.provenance(&self.graph, name)
     }
 }
 
 /// The pods as the node authorizer needs them. Readers see one commit or the
 /// next, never half of one.
-#[derive(Default)]
 pub struct PodDirectory {
+    /// The accounts of node proxies, which are asked about by name.
+    trusted: Vec<NodeAccount>,
     current: ArcSwap<PodTable>,
 }
 
 #[derive(Clone, Default)]
 struct PodTable {
-    pods: imbl::HashMap<ObjectKey, Arc<Pod>>,
-    /// Pods that run, by node, namespace and service account.
-    identities: imbl::HashMap<(Arc<str>, Arc<str>, Arc<str>), u32>,
+    /// The pods of node proxies.
+    proxies: imbl::HashMap<ObjectKey, Arc<Pod>>,
+    /// What runs, by node: namespaces and service accounts with the number of
+    /// their pods, sorted.
+    nodes: imbl::HashMap<Arc<str>, Arc<[(Account, u32)]>>,
 }
 
+/// A namespace and a service account.
+type Account = (Arc<str>, Arc<str>);
+
 impl PodDirectory {
+    fn new(trusted: Vec<NodeAccount>) -> Self {
+        Self { trusted, current: ArcSwap::default() }
+    }
+
     fn update(&self, graph: &Graph, inputs: Inputs) {
         let changes = graph.changes(inputs.pods);
         if changes.is_empty() {
             return;
         }
         let mut table = (**self.current.load()).clone();
-        let mut counts: HashMap<(Arc<str>, Arc<str>, Arc<str>), i64> = HashMap::new();
+        let mut counts: RapidHashMap<Arc<str>, BTreeMap<Account, i64>> = RapidHashMap::default();
         let mut count = |pod: &Pod, by: i64| {
             if !terminal(pod) {
-                let account = pod.spec.service_account_name.clone();
-                let identity = (pod.spec.node_name.clone(), pod.meta.namespace.clone(), account);
-                *counts.entry(identity).or_default() += by;
+                let account = (pod.meta.namespace.clone(), pod.spec.service_account_name.clone());
+                *counts.entry(pod.spec.node_name.clone()).or_default().entry(account).or_default() += by;
             }
         };
         for change in changes {
             if let Some(old) = &change.old {
                 count(old, -1);
             }
-            match &change.new {
-                Some(new) => {
-                    count(new, 1);
-                    table.pods.insert(change.key.clone(), new.clone());
-                }
-                None => {
-                    table.pods.remove(&change.key);
-                }
+            if let Some(new) = &change.new {
+                count(new, 1);
+            }
+            match change.new.as_ref().filter(|pod| self.is_proxy(pod)) {
+                Some(new) => _ = table.proxies.insert(change.key.clone(), new.clone()),
+                None => _ = table.proxies.remove(&change.key),
             }
         }
-        for (identity, by) in counts {
-            let now = i64::from(table.identities.get(&identity).copied().unwrap_or(0)) + by;
-            match u32::try_from(now) {
-                Ok(now) if now > 0 => table.identities.insert(identity, now),
-                _ => table.identities.remove(&identity),
-            };
+        for (node, mut counts) in counts {
+            for (account, known) in table.nodes.get(&node).into_iter().flat_map(|accounts| accounts.iter()) {
+                *counts.entry(account.clone()).or_default() += i64::from(*known);
+            }
+            let running = counts.into_iter().filter_map(|(account, pods)| Some((account, u32::try_from(pods).ok()?)));
+            let running: Arc<[_]> = running.filter(|(_, pods)| *pods > 0).collect();
+            match running.is_empty() {
+                true => _ = table.nodes.remove(&node),
+                false => _ = table.nodes.insert(node, running),
+            }
         }
         self.current.store(Arc::new(table));
+    }
+
+    fn is_proxy(&self, pod: &Pod) -> bool {
+        let own = |account: &NodeAccount| {
+            account.namespace == *pod.meta.namespace && account.name == *pod.spec.service_account_name
+        };
+        self.trusted.iter().any(own)
     }
 }
 
@@ -342,9 +347,9 @@ fn terminal(pod: &Pod) -> bool {
 impl Pods for PodDirectory {
     fn pod(&self, namespace: &str, name: &str) -> Option<PodFacts> {
         let table = self.current.load();
-        let pod = table.pods.get(&ObjectKey::new(namespace, name))?;
+        let pod = table.proxies.get(&ObjectKey::new(namespace, name))?;
         Some(PodFacts {
-            uid: pod.meta.uid.clone(),
+            uid: pod.meta.uid.to_string().into(),
             service_account: pod.spec.service_account_name.clone(),
             node: pod.spec.node_name.clone(),
             terminal: terminal(pod),
@@ -352,8 +357,9 @@ impl Pods for PodDirectory {
     }
 
     fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        let identity = (node.into(), namespace.into(), service_account.into());
-        self.current.load().identities.contains_key(&identity)
+        let table = self.current.load();
+        let order = |(account, _): &(Account, u32)| (&*account.0, &*account.1).cmp(&(namespace, service_account));
+        table.nodes.get(node).is_some_and(|running| running.binary_search_by(order).is_ok())
     }
 }
 

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
+use smallvec::SmallVec;
 
-use super::intern::interned;
+use super::compact::{Address, Uid};
+use super::intern::{Pool, interned};
 use super::mesh::ConfigMapData;
 use super::meta::{Labels, Meta, nullable};
 
@@ -39,14 +41,14 @@ pub struct PodSpec {
     pub host_network: bool,
     /// Its containers.
     #[serde(deserialize_with = "containers")]
-    pub containers: Box<[Container]>,
+    pub containers: Arc<[Container]>,
     /// Its init containers; those that restart always are sidecars.
     #[serde(deserialize_with = "containers")]
-    pub init_containers: Box<[Container]>,
+    pub init_containers: Arc<[Container]>,
 }
 
 /// A container, as far as named ports need it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
     /// `Always` for a native sidecar.
@@ -58,7 +60,7 @@ pub struct Container {
 }
 
 /// A declared container port.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerPort {
     /// The name services refer to.
@@ -72,11 +74,14 @@ pub struct ContainerPort {
     pub protocol: Arc<str>,
 }
 
+/// What the pods of one template share.
+static CONTAINERS: Pool<[Container]> = Pool::new();
+
 /// Containers without named ports say nothing; they are not kept.
-fn containers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<[Container]>, D::Error> {
+fn containers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[Container]>, D::Error> {
     let mut containers: Vec<Container> = nullable(deserializer)?;
     containers.retain(|container| container.ports.iter().any(|port| !port.name.is_empty()));
-    Ok(containers.into())
+    Ok(CONTAINERS.shared(&containers, |containers| containers.into()))
 }
 
 /// What of `pod.status` matters.
@@ -87,24 +92,23 @@ pub struct PodStatus {
     #[serde(deserialize_with = "interned")]
     pub phase: Arc<str>,
     /// The first address, on servers that do not list them.
-    #[serde(rename = "podIP", deserialize_with = "nullable")]
-    pub pod_ip: Arc<str>,
+    #[serde(rename = "podIP")]
+    pub pod_ip: Address,
     /// All addresses, in order.
     #[serde(rename = "podIPs", deserialize_with = "addresses")]
-    pub pod_ips: Box<[Arc<str>]>,
+    pub pod_ips: SmallVec<[Address; 1]>,
     /// Whether the `Ready` condition is true.
     #[serde(rename = "conditions", deserialize_with = "ready")]
     pub ready: bool,
 }
 
-fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<[Arc<str>]>, D::Error> {
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SmallVec<[Address; 1]>, D::Error> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
-    struct Address {
-        #[serde(deserialize_with = "nullable")]
-        ip: Arc<str>,
+    struct PodIp {
+        ip: Address,
     }
-    let addresses: Vec<Address> = nullable(deserializer)?;
+    let addresses: Vec<PodIp> = nullable(deserializer)?;
     Ok(addresses.into_iter().map(|address| address.ip).collect())
 }
 
@@ -271,8 +275,7 @@ pub struct TargetRef {
     #[serde(deserialize_with = "nullable")]
     pub name: Arc<str>,
     /// Its UID; empty means any object of that name.
-    #[serde(deserialize_with = "nullable")]
-    pub uid: Arc<str>,
+    pub uid: Uid,
 }
 
 /// A port of a slice.

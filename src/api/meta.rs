@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::intern::{Interned, intern, interned};
+use super::compact::Uid;
+use super::intern::{Interned, Pool, intern, interned};
 
 /// An object's namespace (empty for cluster-scoped kinds) and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -51,8 +52,7 @@ pub struct Meta {
     #[serde(deserialize_with = "interned")]
     pub namespace: Arc<str>,
     /// Tells an object from an earlier one of the same name.
-    #[serde(deserialize_with = "nullable")]
-    pub uid: Arc<str>,
+    pub uid: Uid,
     /// The labels.
     pub labels: Labels,
     /// The annotations of Istio; all others are dropped.
@@ -68,7 +68,7 @@ pub struct Meta {
     pub generated_name: bool,
     /// The owner that controls the object.
     #[serde(rename = "ownerReferences", deserialize_with = "controller")]
-    pub controller: Option<Owner>,
+    pub controller: Option<Arc<Owner>>,
     /// The state of the object on the API server.
     pub resource_version: ResourceVersion,
 }
@@ -91,7 +91,7 @@ impl Meta {
 }
 
 /// The controlling owner of an object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// Its kind, such as `ReplicaSet`.
     pub kind: Arc<str>,
@@ -117,11 +117,22 @@ impl<'de> Deserialize<'de> for ResourceVersion {
     }
 }
 
-/// Labels, sorted by key. Keys and values are shared between objects.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Labels(Box<[(Arc<str>, Arc<str>)]>);
+/// Labels, sorted by key. They are shared between objects: keys, values and
+/// the whole set.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
+
+static LABELS: Pool<[(Arc<str>, Arc<str>)]> = Pool::new();
+static OWNERS: Pool<Owner> = Pool::new();
 
 impl Labels {
+    /// From pairs in any order; the first of two values for one key counts.
+    fn new(mut labels: Vec<(Arc<str>, Arc<str>)>) -> Self {
+        labels.sort_by(|a, b| a.0.cmp(&b.0));
+        labels.dedup_by(|a, b| a.0 == b.0);
+        Self(LABELS.shared(&labels, |labels| labels.into()))
+    }
+
     /// The value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
         let at = self.0.binary_search_by(|(other, _)| (**other).cmp(key)).ok()?;
@@ -136,6 +147,11 @@ impl Labels {
     /// All labels, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+
+    /// All labels as they are shared, in the order of their keys.
+    pub fn pairs(&self) -> &[(Arc<str>, Arc<str>)] {
+        &self.0
     }
 
     /// Whether these labels, taken as a selector, are all among `labels`. An
@@ -153,10 +169,7 @@ impl Labels {
 impl<'a> FromIterator<(&'a str, &'a str)> for Labels {
     /// The first of two values for one key counts.
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(labels: I) -> Self {
-        let mut labels: Vec<_> = labels.into_iter().map(|(key, value)| (intern(key), intern(value))).collect();
-        labels.sort_by(|a, b| a.0.cmp(&b.0));
-        labels.dedup_by(|a, b| a.0 == b.0);
-        Self(labels.into())
+        Self::new(labels.into_iter().map(|(key, value)| (intern(key), intern(value))).collect())
     }
 }
 
@@ -214,9 +227,7 @@ impl<'de> Visitor<'de> for TextMap {
                 map.next_value::<serde::de::IgnoredAny>()?;
             }
         }
-        labels.sort_by(|a, b| a.0.cmp(&b.0));
-        labels.dedup_by(|a, b| a.0 == b.0);
-        Ok(Labels(labels.into()))
+        Ok(Labels::new(labels))
     }
 }
 
@@ -240,7 +251,7 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> 
     Ok(time.as_second())
 }
 
-fn controller<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owner>, D::Error> {
+fn controller<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Owner>>, D::Error> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Reference {
@@ -253,5 +264,6 @@ fn controller<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owner
     }
     let references: Vec<Reference> = nullable(deserializer)?;
     let controller = references.into_iter().find(|reference| reference.controller);
-    Ok(controller.map(|Reference { kind, name, .. }| Owner { kind, name }))
+    let controller = controller.map(|Reference { kind, name, .. }| Owner { kind, name });
+    Ok(controller.map(|owner| OWNERS.shared(&owner, |owner| Arc::new(owner.clone()))))
 }

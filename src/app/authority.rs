@@ -218,12 +218,16 @@ impl Setup<'_> {
         published: &Published,
         metrics: CaMetrics,
     ) -> anyhow::Result<CertificateService> {
-        let accounts = self.environment.trusted_node_accounts.iter().map(|account| account.parse::<NodeAccount>());
-        let accounts = accounts.collect::<Result<Vec<_>, _>>().context("CA_TRUSTED_NODE_ACCOUNTS")?;
-        let nodes = NodeAuthorizer::new(accounts, trust, published.pods.clone());
+        let nodes = NodeAuthorizer::new(node_proxies(self.environment)?, trust, published.pods.clone());
         let lifetimes = Lifetimes { default: self.environment.default_ttl, max: self.environment.max_ttl };
         Ok(CertificateService::new(authority, authenticator, Some(nodes), lifetimes, metrics))
     }
+}
+
+/// The accounts whose pods may act for others on their node.
+pub(super) fn node_proxies(environment: &Environment) -> anyhow::Result<Vec<NodeAccount>> {
+    let accounts = environment.trusted_node_accounts.iter().map(|account| account.parse());
+    accounts.collect::<Result<_, _>>().context("CA_TRUSTED_NODE_ACCOUNTS")
 }
 
 /// The trust domain and its aliases.

@@ -1,6 +1,7 @@
 //! A transform's only window: it reads other collections, and writes down that
 //! it did.
 
+use std::any::Any;
 use std::cell::RefCell;
 
 use super::table::{self, read_all_hash, read_hash};
@@ -16,8 +17,8 @@ pub struct Ctx<'g> {
 pub(super) struct Record {
     pub(super) reads: Vec<u64>,
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// Rows that were found, as (collection, key); only kept on request.
-    pub(super) found: Option<Vec<(&'static str, String)>>,
+    /// Rows that were found, by node and key; only kept on request.
+    pub(super) found: Option<Vec<(u32, Box<dyn Any>)>>,
 }
 
 impl<'g> Ctx<'g> {
@@ -81,9 +82,9 @@ impl<'g> Ctx<'g> {
         self.record.borrow_mut().reads.push(hash);
     }
 
-    fn found(&self, node: u32, key: &impl std::fmt::Debug) {
+    fn found(&self, node: u32, key: &impl Key) {
         if let Some(found) = &mut self.record.borrow_mut().found {
-            found.push((self.nodes[node as usize].stats().name, format!("{key:?}")));
+            found.push((node, Box::new(key.clone())));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rapidhash::{RapidHashMap, RapidHashSet};
 
@@ -109,6 +110,71 @@ impl<G: Key, K: Key, V: Value> AnyIndex<K, V> for IndexTable<G, K, V> {
             self.changed.extend(old.drain(..).chain(new.drain(..)));
         }
         touched.extend(self.changed.iter().map(|group| read_hash(node, slot, group)));
+    }
+
+    fn settle(&mut self) {
+        self.changed.clear();
+        self.changed.shrink_to(4096);
+    }
+
+    fn as_any(&self) -> &dyn Any
+    where
+        Self: 'static,
+    {
+        self
+    }
+}
+
+type Key1<G, K, V> = Box<dyn Fn(&K, &V) -> Option<G> + Send>;
+
+/// How many rows have each key: an index for those who only ask whether there
+/// are any, at four bytes for a key and none for a row.
+pub(super) struct Counts<G, K, V> {
+    key: Key1<G, K, V>,
+    counts: RapidHashMap<G, u32>,
+    /// Keys that this commit has added or taken away, perhaps only for a while.
+    changed: RapidHashSet<G>,
+}
+
+impl<G: Key, K: Key, V: Value> Counts<G, K, V> {
+    pub(super) fn new(key: impl Fn(&K, &V) -> Option<G> + Send + 'static) -> Self {
+        Self { key: Box::new(key), counts: RapidHashMap::default(), changed: RapidHashSet::default() }
+    }
+
+    pub(super) fn contains(&self, key: &G) -> bool {
+        self.counts.contains_key(key)
+    }
+
+    pub(super) fn changed(&self) -> impl Iterator<Item = &G> {
+        self.changed.iter()
+    }
+}
+
+impl<G: Key, K: Key, V: Value> AnyIndex<K, V> for Counts<G, K, V> {
+    fn apply(&mut self, _: u32, _: u32, changes: &[RowChange<K, V>], _: &mut Vec<u64>) {
+        for change in changes {
+            let key = |row: &Option<Arc<V>>| row.as_ref().and_then(|row| (self.key)(&change.key, row));
+            let (old, new) = (key(&change.old), key(&change.new));
+            if old == new {
+                continue;
+            }
+            if let Some(new) = new {
+                let count = self.counts.entry(new.clone()).or_insert(0);
+                *count += 1;
+                if *count == 1 {
+                    self.changed.insert(new);
+                }
+            }
+            if let Some(old) = old
+                && let Some(count) = self.counts.get_mut(&old)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&old);
+                    self.changed.insert(old);
+                }
+            }
+        }
     }
 
     fn settle(&mut self) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use rapidhash::RapidHashMap;
 use rapidhash::fast::SeedableState;
 
-use super::index::{AnyIndex, IndexTable};
+use super::index::{AnyIndex, Counts, IndexTable};
 use super::{Key, Node, Value};
 
 /// A row that a commit changed. Never equal on both sides.
@@ -153,6 +153,17 @@ impl<K: Key, V: Value> Table<K, V> {
         assert!(self.rows.is_empty(), "indexes are declared before the first commit");
         self.indexes.push(Box::new(IndexTable::new(keys)));
         self.indexes.len() as u32
+    }
+
+    pub(super) fn add_counts<G: Key>(&mut self, key: impl Fn(&K, &V) -> Option<G> + Send + 'static) -> u32 {
+        assert!(self.rows.is_empty(), "indexes are declared before the first commit");
+        self.indexes.push(Box::new(Counts::new(key)));
+        self.indexes.len() as u32
+    }
+
+    pub(super) fn counts<G: Key>(&self, slot: u32) -> &Counts<G, K, V> {
+        let index: &dyn Any = self.indexes[slot as usize - 1].as_any();
+        index.downcast_ref().expect("a handle has its index's types")
     }
 
     pub(super) fn index<G: Key>(&self, slot: u32) -> &IndexTable<G, K, V> {

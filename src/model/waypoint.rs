@@ -167,25 +167,54 @@ pub struct Target<'a> {
     pub traffic: TrafficType,
 }
 
+/// Why an object does not have the waypoint that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unattached {
+    /// A CamelCase reason.
+    pub reason: &'static str,
+    /// The same for a person.
+    pub message: String,
+}
+
+impl Unattached {
+    /// Says it about an object.
+    pub fn diagnose(&self, cx: &Ctx<'_>, kind: &'static str, meta: &Meta) {
+        let field = format!("metadata.labels[{USE_WAYPOINT}]");
+        cx.diagnose(problem(kind, meta, field, self.reason, &*self.message));
+    }
+}
+
 impl Model {
-    /// The waypoint an object uses: the one its own label names, else the one
-    /// its namespace's label names. Naming one that is not ready means none:
-    /// traffic then goes straight to the workload, which a diagnostic says.
+    /// The waypoint an object uses. Where one is named that cannot be used, a
+    /// diagnostic says so, and traffic goes straight to the workload.
     pub fn waypoint<'g>(&self, cx: &Ctx<'g>, target: &Target<'_>) -> Option<(ObjectKey, &'g Waypoint)> {
-        let scope = self.scope();
-        let namespace = scope.namespace(cx, &target.meta.namespace);
-        let own = named(target.labels, &target.meta.namespace);
-        let inherited = own.is_none();
-        let named = own.or_else(|| named(&namespace?.labels, &target.meta.namespace))?;
-        let Named::Waypoint(key) = named else { return None };
-        let deny = |reason, message: String| {
-            let place = if inherited { "label of the namespace" } else { "label" };
-            let message = format!("{place}: {message}; traffic bypasses it");
-            cx.diagnose(problem(target.kind, target.meta, format!("metadata.labels[{USE_WAYPOINT}]"), reason, message));
+        let found = self.attached(cx, &target.meta.namespace, target.labels, &target.traffic);
+        found.unwrap_or_else(|unattached| {
+            unattached.diagnose(cx, target.kind, target.meta);
             None
+        })
+    }
+
+    /// The waypoint for an object with these labels: the one its own label
+    /// names, else the one its namespace's label names.
+    pub fn attached<'g>(
+        &self,
+        cx: &Ctx<'g>,
+        namespace: &Arc<str>,
+        labels: &Labels,
+        traffic: &TrafficType,
+    ) -> Result<Option<(ObjectKey, &'g Waypoint)>, Unattached> {
+        let own_namespace = self.scope().namespace(cx, namespace);
+        let own = named(labels, namespace);
+        let inherited = own.is_none();
+        let named = own.or_else(|| named(&own_namespace?.labels, namespace));
+        let Some(Named::Waypoint(key)) = named else { return Ok(None) };
+        let unattached = |reason, message: String| {
+            let place = if inherited { "label of the namespace" } else { "label" };
+            Err(Unattached { reason, message: format!("{place}: {message}; traffic bypasses it") })
         };
         let Some(waypoint) = cx.get(self.waypoints, &key) else {
-            return deny("WaypointIsNotReady", format!("waypoint {key} does not exist or has no address"));
+            return unattached("WaypointIsNotReady", format!("waypoint {key} does not exist or has no address"));
         };
         let allowed = match &*waypoint.attachment.from {
             "All" => true,
@@ -193,21 +222,21 @@ impl Model {
                 .attachment
                 .selector
                 .as_ref()
-                .is_some_and(|selector| namespace.is_some_and(|namespace| selector.matches(&namespace.labels))),
+                .is_some_and(|selector| own_namespace.is_some_and(|namespace| selector.matches(&namespace.labels))),
             "None" => false,
-            _ => key.namespace == target.meta.namespace,
+            _ => key.namespace == *namespace,
         };
         if !allowed {
-            return deny("AttachmentDenied", format!("waypoint {key} does not allow this namespace to attach"));
+            return unattached("AttachmentDenied", format!("waypoint {key} does not allow this namespace to attach"));
         }
-        if !waypoint.traffic.covers(&target.traffic) {
+        if !waypoint.traffic.covers(traffic) {
             // A namespace's label is for whatever it fits.
-            if inherited && target.traffic == TrafficType::Workload {
-                return None;
+            if inherited && *traffic == TrafficType::Workload {
+                return Ok(None);
             }
-            return deny("UnsupportedTrafficType", format!("waypoint {key} is not for this kind of traffic"));
+            return unattached("UnsupportedTrafficType", format!("waypoint {key} is not for this kind of traffic"));
         }
-        Some((key, waypoint))
+        Ok(Some((key, waypoint)))
     }
 
     /// The waypoint that a workload with these labels is an instance of.

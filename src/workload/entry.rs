@@ -17,7 +17,8 @@ use crate::xds::resource::Resource;
 
 use super::pod::port_mapping;
 use super::{
-    locality, network_gateway, octets, policies, set_canonical, set_tunnel, trust_domain, waypoint_fields, workload_row,
+    locality, network_gateway, octets, own_waypoint_fields, policies, set_canonical, set_tunnel, trust_domain,
+    workload_row,
 };
 
 /// The workloads of all WorkloadEntries.
@@ -52,7 +53,7 @@ fn workload_entry(cx: &Ctx<'_>, model: &Model, entry: &WorkloadEntry) -> Option<
     let mut workload = base(cx, model, meta, spec, uid, model.scope().network(cx));
     workload.services = services;
     workload.authorization_policies = policies(cx, model, &meta.namespace, &labels);
-    let (tunnel, waypoint) = waypoint_fields(cx, model, "WorkloadEntry", meta, &labels);
+    let (tunnel, waypoint) = own_waypoint_fields(cx, model, "WorkloadEntry", meta, &labels);
     (workload.application_tunnel, workload.waypoint) = (tunnel, waypoint);
     set_tunnel(&mut workload, meta, &labels);
     set_canonical(&mut workload, &labels, name);
@@ -121,7 +122,7 @@ fn endpoint_workload(
     workload.authorization_policies = policies(cx, model, &meta.namespace, &meta.labels);
     if !implied {
         let labels = endpoint.labels.as_ref().cloned().unwrap_or_else(Labels::default);
-        let (tunnel, waypoint) = waypoint_fields(cx, model, "ServiceEntry", meta, &labels);
+        let (tunnel, waypoint) = own_waypoint_fields(cx, model, "ServiceEntry", meta, &labels);
         (workload.application_tunnel, workload.waypoint) = (tunnel, waypoint);
     }
     set_tunnel(&mut workload, meta, &meta.labels);

@@ -5,42 +5,71 @@ use std::sync::Arc;
 
 use fairway_proto::workload as proto;
 
+use crate::api::compact::Address;
 use crate::api::core::{EndpointSlice, Pod, TargetPort};
 use crate::api::{Labels, ObjectKey, intern};
-use crate::graph::{Collection, Ctx, Graph, Index};
+use crate::graph::{Ctx, Graph, Index};
 use crate::model::service::{Registry, Service, ServiceKey, hostname};
-use crate::model::{Model, problem};
+use crate::model::{Model, Settings, problem};
 use crate::xds::resource::Resource;
 
-use super::{
-    locality, network_gateway, octets, policies, set_canonical, set_tunnel, trust_domain, waypoint_fields, workload_row,
-};
+use super::profile::{self, Profile, ProfileKey};
+use super::{Tables, locality, octets, set_canonical, set_tunnel, workload_resource};
 
-/// Slices that someone wrote by hand, by the pod an endpoint refers to.
-type SlicesByPod = Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>;
+/// Slices that someone wrote by hand.
+#[derive(Clone, Copy)]
+struct Slices {
+    /// By the pod an endpoint refers to.
+    by_pod: Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>,
+    /// By the namespace of such a pod. Mostly there are none in it, and to know
+    /// that is one thing to remember for all of its pods.
+    by_namespace: Index<Arc<str>, ObjectKey, Arc<EndpointSlice>>,
+}
 
 /// The workloads of all pods.
-pub(super) fn workloads(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
-    let slices = hand_written_slices(graph, model);
-    let model_of = model.clone();
-    graph.derive("pod_workloads", model.inputs.pods, move |cx, _, pod| workload(cx, &model_of, slices, pod))
+pub(super) fn add_workloads(graph: &mut Graph, model: &Model, to: &mut Tables) {
+    let (slices, profiles) = (hand_written_slices(graph, model), profile::profiles(graph, model));
+    let (model_of, settings) = (model.clone(), model.settings.clone());
+    let uid = move |pod: &ObjectKey| uid(&settings, pod);
+    to.add(graph, "pod_workloads", model.inputs.pods, uid, move |cx, key, pod| {
+        if matches!(&*pod.status.phase, "Succeeded" | "Failed") {
+            return None;
+        }
+        let profile = cx.get(profiles, &ProfileKey::of(pod))?;
+        workload(cx, &model_of, slices, profile, key, pod)
+    });
+}
+
+/// A pod's name in the mesh.
+fn uid(settings: &Settings, pod: &ObjectKey) -> String {
+    format!("{}//Pod/{}/{}", settings.cluster, pod.namespace, pod.name)
 }
 
 /// Slices of services without a selector. Those that Kubernetes keeps say
 /// nothing that the pods do not, and change all the time.
-fn hand_written_slices(graph: &mut Graph, model: &Model) -> SlicesByPod {
+fn hand_written_slices(graph: &mut Graph, model: &Model) -> Slices {
     let model = model.clone();
     let slices = graph.derive("hand_written_slices", model.inputs.endpoint_slices, move |cx, key, slice| {
         let service = cx.get(model.services, &slice_service(&model, slice)?)?;
         let free = service.registry == Registry::Kubernetes && service.selector.is_empty();
         free.then(|| (key.clone(), Arc::new(slice.clone())))
     });
-    graph.index(slices, |_: &ObjectKey, slice: &Arc<EndpointSlice>, keys| {
+    let pods = |slice: &EndpointSlice| {
         let targets = slice.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref());
-        for target in targets.filter(|target| &*target.kind == "Pod") {
-            keys.push(ObjectKey { namespace: target.namespace.clone(), name: target.name.clone() });
-        }
-    })
+        let pods = targets.filter(|target| &*target.kind == "Pod");
+        pods.map(|target| ObjectKey { namespace: target.namespace.clone(), name: target.name.clone() })
+            .collect::<Vec<_>>()
+    };
+    Slices {
+        by_pod: graph.index(slices, move |_: &ObjectKey, slice: &Arc<EndpointSlice>, keys| keys.extend(pods(slice))),
+        by_namespace: graph.index(slices, move |_: &ObjectKey, slice: &Arc<EndpointSlice>, keys| {
+            for pod in pods(slice) {
+                if !keys.contains(&pod.namespace) {
+                    keys.push(pod.namespace);
+                }
+            }
+        }),
+    }
 }
 
 /// The service a slice belongs to, unless it is of a kind we do not read.
@@ -50,33 +79,37 @@ pub(super) fn slice_service(model: &Model, slice: &EndpointSlice) -> Option<Serv
     Some(ServiceKey { hostname: hostname(name, &namespace, &model.settings.domain), namespace })
 }
 
-fn workload(cx: &Ctx<'_>, model: &Model, slices: SlicesByPod, pod: &Pod) -> Option<(Arc<str>, Resource)> {
+fn workload(
+    cx: &Ctx<'_>,
+    model: &Model,
+    slices: Slices,
+    profile: &Profile,
+    key: &ObjectKey,
+    pod: &Pod,
+) -> Option<Resource> {
     let Pod { meta, spec, status } = pod;
-    let scope = model.scope();
-    if matches!(&*status.phase, "Succeeded" | "Failed") || !scope.discovers(cx, &meta.namespace) {
-        return None;
-    }
     let addresses = addresses(cx, pod)?;
     let labels = &meta.labels;
-    let network = scope.network(cx);
-    let (application_tunnel, waypoint) = waypoint_fields(cx, model, "Pod", meta, labels);
+    if let Some(unattached) = &profile.unattached {
+        unattached.diagnose(cx, "Pod", meta);
+    }
     let mut workload = proto::Workload {
-        uid: format!("{}//Pod/{}/{}", model.settings.cluster, meta.namespace, meta.name),
+        uid: uid(&model.settings, key),
         name: meta.name.to_string(),
         namespace: meta.namespace.to_string(),
         addresses: addresses.into_iter().map(octets).collect(),
-        network: network.to_string(),
-        network_gateway: network_gateway(cx, model, network),
-        trust_domain: trust_domain(cx, scope),
+        network: profile.network.clone(),
+        network_gateway: profile.network_gateway.clone(),
+        trust_domain: profile.trust_domain.clone(),
         service_account: spec.service_account_name.to_string(),
         node: spec.node_name.to_string(),
         cluster_id: model.settings.cluster.to_string(),
         workload_type: proto::WorkloadType::Pod.into(),
-        services: services(cx, model, slices, pod),
-        authorization_policies: policies(cx, model, &meta.namespace, labels),
+        services: services(cx, model, slices, profile, pod),
+        authorization_policies: profile.policies.clone(),
         locality: node_locality(cx, model, &spec.node_name),
-        application_tunnel,
-        waypoint,
+        application_tunnel: profile.application_tunnel,
+        waypoint: profile.waypoint.clone(),
         ..Default::default()
     };
     set_tunnel(&mut workload, meta, labels);
@@ -87,18 +120,19 @@ fn workload(cx: &Ctx<'_>, model: &Model, slices: SlicesByPod, pod: &Pod) -> Opti
     if spec.host_network {
         workload.set_network_mode(proto::NetworkMode::HostNetwork);
     }
-    Some(workload_row(workload))
+    Some(workload_resource(workload))
 }
 
 /// All addresses, in order; nothing if there are none yet, or one is broken.
 fn addresses(cx: &Ctx<'_>, pod: &Pod) -> Option<Vec<IpAddr>> {
     let single = std::slice::from_ref(&pod.status.pod_ip);
-    let texts = if pod.status.pod_ips.is_empty() { single } else { &*pod.status.pod_ips };
-    let mut addresses = Vec::with_capacity(texts.len());
-    for text in texts.iter().filter(|text| !text.is_empty()) {
-        match text.parse() {
-            Ok(address) => addresses.push(address),
-            Err(_) => {
+    let all = if pod.status.pod_ips.is_empty() { single } else { &*pod.status.pod_ips };
+    let mut addresses = Vec::with_capacity(all.len());
+    for address in all {
+        match address {
+            Address::Ip(address) => addresses.push(*address),
+            Address::Text(text) if text.is_empty() => {}
+            Address::Text(text) => {
                 let message = format!("{text:?} is not an IP address; the pod is left out");
                 cx.diagnose(problem("Pod", &pod.meta, "status.podIPs", "InvalidAddress", message));
                 return None;
@@ -122,19 +156,17 @@ fn node_locality(cx: &Ctx<'_>, model: &Model, node: &Arc<str>) -> Option<proto::
 fn services(
     cx: &Ctx<'_>,
     model: &Model,
-    slices: SlicesByPod,
+    slices: Slices,
+    profile: &Profile,
     pod: &Pod,
 ) -> std::collections::BTreeMap<String, proto::PortList> {
-    let mut services = std::collections::BTreeMap::new();
-    for (label, value) in pod.meta.labels.iter() {
-        let pair = (pod.meta.namespace.clone(), intern(label), intern(value));
-        for (key, service) in cx.fetch(model.services_by_selector, &pair) {
-            if service.selector.select(&pod.meta.labels) {
-                services.insert(key.to_string(), ports(pod, service));
-            }
-        }
+    let selecting = profile.services.iter();
+    let mut services: std::collections::BTreeMap<_, _> =
+        selecting.map(|service| (service.key.to_string(), ports(pod, service))).collect();
+    if cx.fetch(slices.by_namespace, &pod.meta.namespace).next().is_none() {
+        return services;
     }
-    for (_, slice) in cx.fetch(slices, &pod.meta.key()) {
+    for (_, slice) in cx.fetch(slices.by_pod, &pod.meta.key()) {
         let this = |target: &crate::api::core::TargetRef| {
             &*target.kind == "Pod"
                 && target.namespace == pod.meta.namespace

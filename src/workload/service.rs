@@ -1,25 +1,22 @@
 //! Services in the address table.
 
-use std::sync::Arc;
-
 use fairway_proto::workload as proto;
 use prost::Message;
 use proto::load_balancing::{HealthPolicy, Mode, Scope as Affinity};
 
 use crate::api::core::TargetPort;
-use crate::graph::{Collection, Ctx, Graph};
-use crate::model::service::{Distribution, Port, Protocol, Registry, Service};
+use crate::graph::{Ctx, Graph};
+use crate::model::service::{Distribution, Port, Protocol, Registry, Service, ServiceKey};
 use crate::model::waypoint::{Target, TrafficType};
 use crate::model::{Model, problem};
 use crate::xds::resource::{Keys, Resource, ResourceType};
 
-use super::{octets, waypoint_address};
+use super::{Tables, octets, waypoint_address};
 
-/// The address table's rows of all services.
-pub(super) fn services(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
+/// The services.
+pub(super) fn add_services(graph: &mut Graph, model: &Model, to: &mut Tables) {
     let model_of = model.clone();
-    graph.derive("service_addresses", model.services, move |cx, key, service| {
-        let name: Arc<str> = key.to_string().into();
+    to.add(graph, "service_addresses", model.services, ServiceKey::to_string, move |cx, key, service| {
         let message = message(cx, &model_of, service);
         let hosts = service.addresses.iter().filter(|range| range.prefix_len() == range.max_prefix_len());
         let network = model_of.scope().network(cx);
@@ -28,9 +25,8 @@ pub(super) fn services(graph: &mut Graph, model: &Model) -> Collection<Arc<str>,
             ..Keys::default()
         };
         let address = proto::Address { r#type: Some(proto::address::Type::Service(message)) };
-        let resource = Resource::new(ResourceType::Address, &name, &address.encode_to_vec(), &keys);
-        Some((name, resource))
-    })
+        Some(Resource::new(ResourceType::Address, &key.to_string(), &address.encode_to_vec(), &keys))
+    });
 }
 
 fn kind(service: &Service) -> &'static str {

@@ -20,6 +20,7 @@ pub(crate) struct World {
     pub(crate) graph: Graph,
     pub(crate) inputs: Inputs,
     pub(crate) resources: Resources,
+    layers: [Layer; 2],
 }
 
 impl World {
@@ -28,7 +29,7 @@ impl World {
         let inputs = Inputs::new(&mut graph);
         let model = Model::new(&mut graph, inputs, Arc::new(settings));
         let resources = resources(&mut graph, &model);
-        Self { graph, inputs, resources }
+        Self { graph, inputs, resources, layers: Default::default() }
     }
 
     pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
@@ -36,26 +37,30 @@ impl World {
             self.inputs.apply(&mut self.graph, change);
         }
         self.graph.commit();
+        let tables = [&self.resources.addresses, &self.resources.authorizations];
+        for (layer, tables) in self.layers.iter_mut().zip(tables) {
+            if let Some(newer) = tables.update(&self.graph) {
+                *layer = newer;
+            }
+        }
     }
 
     /// Everything that is sent, by type and name.
-    pub(crate) fn sent(&self) -> BTreeMap<(ResourceType, Arc<str>), Arc<Resource>> {
-        let tables = [
-            (ResourceType::Address, &self.resources.addresses),
-            (ResourceType::Authorization, &self.resources.authorizations),
-        ];
-        let rows = tables.into_iter().flat_map(|(ty, tables)| {
-            let rows = tables.iter().flat_map(|table| self.graph.rows(*table));
-            rows.map(move |(name, resource)| ((ty, name.clone()), resource.clone()))
-        });
-        rows.collect()
+    pub(crate) fn sent(&self) -> BTreeMap<(ResourceType, String), Resource> {
+        let types = [ResourceType::Address, ResourceType::Authorization].into_iter().zip(&self.layers);
+        let all = types.flat_map(|(ty, layer)| layer.iter().map(move |one| ((ty, one.name().to_owned()), one)));
+        all.collect()
     }
 
     /// What is sent and said, for people.
     fn text(&self) -> String {
         let mut text = String::new();
         for ((ty, name), resource) in self.sent() {
-            assert_eq!(&*name, resource.name(), "a resource is kept under its name");
+            if let Ok(message) = fairway_proto::workload::Address::decode(resource.message(ty))
+                && let Some(proto::address::Type::Workload(workload)) = message.r#type
+            {
+                assert_eq!(name, workload.uid, "a workload is kept under its uid");
+            }
             text += &format!("{} {name}:\n", ty.label());
             yaml_lines(&mut text, 1, &render::resource(ty, &resource));
         }

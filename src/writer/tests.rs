@@ -16,7 +16,8 @@ impl World {
     fn new() -> Self {
         let (sender, events) = crate::source::channel();
         let pace = Pace::Window(Duration::from_millis(5));
-        let (published, questions, end) = start(Arc::default(), pace, events).unwrap();
+        let proxies = vec!["x/one".parse().unwrap()];
+        let (published, questions, end) = start(Arc::default(), pace, proxies, events).unwrap();
         Self { sender, published, questions, end }
     }
 
