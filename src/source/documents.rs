@@ -33,9 +33,14 @@ pub enum Document {
 
 /// Reads all documents of a text, and the items of any `List`.
 pub fn read(text: &str) -> Vec<Document> {
+    read_behind(0, text)
+}
+
+/// The same for a part of a text that has so many lines before it.
+pub fn read_behind(lines: usize, text: &str) -> Vec<Document> {
     let mut found = Vec::new();
     for (line, document) in split(text) {
-        read_document(line, document, &mut found);
+        read_document(lines + line, document, &mut found);
     }
     found
 }
