@@ -3,7 +3,8 @@
 //! Reading order: an `identity` is a name; `authenticate` finds which one a
 //! caller has; a `bundle` is the key that vouches for names, made by
 //! `self_signed` or read from `files`, kept by a `root_store`, held by an
-//! `authority`; `csr` and `issue` (with `der`) turn a request into a certificate, `node`
+//! `authority`; `csr` and `issue` (with `der` and `p256`) turn a request into a certificate
+//! on the threads of `signing`, `node`
 //! says when one may ask for another's, `service` puts it on the wire, and
 //! `serving` and `listener` are the control plane's own end of TLS.
 //!
@@ -23,10 +24,12 @@ pub mod issue;
 pub mod listener;
 pub mod metrics;
 pub mod node;
+mod p256;
 pub mod root_store;
 pub mod self_signed;
 pub mod service;
 pub mod serving;
+pub mod signing;
 
 #[cfg(test)]
 mod testing;

@@ -11,6 +11,7 @@ mod dev;
 mod jwks;
 mod jwt;
 mod kubernetes;
+mod remembered;
 
 pub use chain::{AuthenticatorChain, Bearer, TokenAuthenticator};
 pub use dev::DevIssuer;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use openssl::ec::EcKey;
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
@@ -31,6 +32,8 @@ const MAX_CERTIFICATES: usize = 64;
 pub struct CaBundle {
     pub(super) cert: X509,
     pub(super) key: PKey<Private>,
+    /// The same key, if it is on P-256.
+    pub(super) p256: Option<EcKey<Private>>,
     pub(super) digest: MessageDigest,
     pub(super) not_after: Timestamp,
     pub(super) template: Template,
@@ -126,6 +129,7 @@ impl CaBundle {
             root_pem: root_pem.into(),
             crl: files.crl.clone(),
             fingerprint: files.fingerprint(),
+            p256: p256_key(&key),
             cert,
             key,
         })
@@ -243,6 +247,11 @@ fn digest(key: &PKeyRef<Private>) -> MessageDigest {
         Id::EC if key.bits() > 256 => MessageDigest::sha384(),
         _ => MessageDigest::sha256(),
     }
+}
+
+fn p256_key(key: &PKeyRef<Private>) -> Option<EcKey<Private>> {
+    let key = key.ec_key().ok()?;
+    (key.group().curve_name() == Some(Nid::X9_62_PRIME256V1)).then_some(key)
 }
 
 pub(super) fn check_validity(what: &'static str, cert: &X509Ref, now: Timestamp) -> Result<(), BundleError> {

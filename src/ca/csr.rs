@@ -2,6 +2,8 @@
 //! key and the proof of its possession are used. Names, extensions and
 //! attributes of a request are never read.
 
+mod usual;
+
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKeyRef, Public};
@@ -46,7 +48,15 @@ impl Csr {
             return Err(CsrError::Size(text.len()));
         }
         let der = only_pem_block(text).ok_or(CsrError::Pem)?;
-        let request = X509Req::from_der(&der).map_err(refuse(CsrError::Der))?;
+        if let Some(key) = usual::key(&der) {
+            return Ok(Self { key: key.to_vec() });
+        }
+        Self::parse_fully(&der)
+    }
+
+    /// Whatever it may be, as OpenSSL sees it.
+    fn parse_fully(der: &[u8]) -> Result<Self, CsrError> {
+        let request = X509Req::from_der(der).map_err(refuse(CsrError::Der))?;
         // DER has one encoding for each value: if it differs, the input had
         // trailing bytes or was not DER.
         if request.to_der().map_err(refuse(CsrError::Der))? != der {
@@ -56,7 +66,7 @@ impl Csr {
         // Before the signature, whose cost grows with the key.
         check_key(&key)?;
         match request.verify(&key) {
-            Ok(true) => Ok(Self { key: public_key_info(&der).ok_or(CsrError::Der)?.to_vec() }),
+            Ok(true) => Ok(Self { key: public_key_info(der).ok_or(CsrError::Der)?.to_vec() }),
             Ok(false) => Err(CsrError::Signature),
             Err(error) => Err(refuse(CsrError::Signature)(error)),
         }

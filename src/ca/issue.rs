@@ -23,6 +23,7 @@ use super::bundle::CaBundle;
 use super::csr::Csr;
 use super::der;
 use super::identity::SpiffeId;
+use super::p256;
 
 /// How far certificates are dated back, for peers whose clocks are behind.
 pub(super) const BACKDATE: SignedDuration = SignedDuration::from_mins(2);
@@ -148,13 +149,20 @@ impl CaBundle {
             der::SEQUENCE,
             &[VERSION_3, &serial, algorithm, issuer, &validity, NO_SUBJECT, key, &extensions],
         );
+        let signature = der::element(der::BIT_STRING, &[&[0], &self.signature(&unsigned)?]);
+        Ok(der::element(der::SEQUENCE, &[&unsigned, algorithm, &signature]))
+    }
+
+    fn signature(&self, unsigned: &[u8]) -> Result<Vec<u8>, ErrorStack> {
+        if let Some(key) = &self.p256 {
+            return p256::sign(key, unsigned);
+        }
         let mut signer = match self.key.id() {
             // EdDSA hashes by itself.
             Id::ED25519 => Signer::new_without_digest(&self.key)?,
             _ => Signer::new(self.digest, &self.key)?,
         };
-        let signature = der::element(der::BIT_STRING, &[&[0], &signer.sign_oneshot_to_vec(&unsigned)?]);
-        Ok(der::element(der::SEQUENCE, &[&unsigned, algorithm, &signature]))
+        signer.sign_oneshot_to_vec(unsigned)
     }
 }
 

@@ -11,7 +11,6 @@ use fairway_proto::auth::istio_certificate_service_server::{IstioCertificateServ
 use fairway_proto::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use jiff::Timestamp;
 use prost_types::value::Kind;
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::authenticate::{Authenticate, Caller, Denial, Peer};
@@ -21,6 +20,7 @@ use super::identity::SpiffeId;
 use super::issue::{IssueError, Lifetimes};
 use super::metrics::{CaMetrics, SignErrorLabels};
 use super::node::NodeAuthorizer;
+use super::signing::Signing;
 
 /// A CSR, its framing and a SPIFFE ID, with room to spare. Read before the
 /// caller is known, so it is small.
@@ -33,7 +33,7 @@ pub struct CertificateService {
     nodes: Option<NodeAuthorizer>,
     lifetimes: Lifetimes,
     metrics: CaMetrics,
-    signing: Arc<Semaphore>,
+    signing: Signing,
 }
 
 /// Everything that can be wrong with a request once the caller is known.
@@ -55,13 +55,7 @@ impl CertificateService {
         lifetimes: Lifetimes,
         metrics: CaMetrics,
     ) -> Self {
-        // A signature costs 0.1 ms with a P-256 key and 3 ms with RSA-4096, and
-        // the strangest acceptable CSR as much again. That is too long for the
-        // threads that carry xDS, so signing has its own, at most one for each
-        // core: a renewal storm then shares the machine instead of taking it.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let signing = Arc::new(Semaphore::new(cores));
-        Self { authority, authenticator, nodes, lifetimes, metrics, signing }
+        Self { authority, authenticator, nodes, lifetimes, metrics, signing: Signing::new() }
     }
 
     /// The service with the size of requests bounded.
@@ -109,13 +103,9 @@ impl CertificateService {
     }
 
     async fn signed(&self, request: IstioCertificateRequest, identity: SpiffeId) -> Result<Vec<String>, Status> {
-        // Waiting here, and not in the blocking pool's queue, lets a client
-        // that hangs up leave the line. The semaphore is never closed.
-        let permit = self.signing.clone().acquire_owned().await;
         let (authority, lifetimes) = (self.authority.clone(), self.lifetimes);
         let subject = identity.clone();
-        let signed = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+        let signed = self.signing.run(move || {
             let csr = Csr::parse(&request.csr)?;
             let bundle = authority.bundle();
             Ok(bundle.workload_chain(&csr, &subject, request.validity_duration, lifetimes, Timestamp::now())?)

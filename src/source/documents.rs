@@ -1,6 +1,8 @@
 //! A YAML text as Kubernetes objects: documents divided by `---`, each read on
 //! its own so that a broken one leaves its neighbours alone.
 
+mod block_style;
+
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -31,31 +33,65 @@ pub enum Document {
 
 /// Reads all documents of a text, and the items of any `List`.
 pub fn read(text: &str) -> Vec<Document> {
+    read_behind(0, text)
+}
+
+/// The same for a part of a text that has so many lines before it.
+pub fn read_behind(lines: usize, text: &str) -> Vec<Document> {
     let mut found = Vec::new();
     for (line, document) in split(text) {
-        read_document(line, document, &mut found);
+        read_document(lines + line, document, &mut found);
     }
     found
 }
 
 /// The documents of a text, with the line each begins at.
-fn split(text: &str) -> Vec<(usize, &str)> {
-    let mut documents = Vec::new();
-    let (mut start, mut start_line, mut offset) = (0, 1, 0);
-    for (at, line) in text.split_inclusive('\n').enumerate() {
-        let rest = line.strip_prefix("---").map(|rest| rest.trim_end_matches(['\r', '\n']));
-        if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t'])) {
-            documents.push((start_line, &text[start..offset]));
-            // What follows the marker on its line belongs to the document.
-            let skip = if rest.trim_start().starts_with('#') { line.len() } else { 3 };
-            (start, start_line) = (offset + skip, at + 1);
+fn split(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let (mut rest, mut line) = (Some(text), 1);
+    let documents = std::iter::from_fn(move || {
+        let text = rest?;
+        let (document, next) = match marker(text) {
+            // What follows the marker on its line belongs to the next
+            // document, unless it is a remark.
+            Some(at) => {
+                let behind = &text[at + MARKER.len()..];
+                let remark = behind.trim_start_matches([' ', '\t']).starts_with('#');
+                let skipped = if remark { behind.find('\n').map_or(behind.len(), |end| end + 1) } else { 0 };
+                (&text[..at], Some((&behind[skipped..], at + MARKER.len() + skipped)))
+            }
+            None => (text, None),
+        };
+        let begins = line;
+        if let Some((next, from)) = next {
+            line += text.as_bytes()[..from].iter().filter(|byte| **byte == b'\n').count();
+            rest = Some(next);
+        } else {
+            rest = None;
         }
-        offset += line.len();
+        Some((begins, document))
+    });
+    documents.filter(|(_, document)| !document.lines().all(is_blank))
+}
+
+/// What divides documents, on a line of its own or before a space.
+const MARKER: &str = "---";
+
+/// Where the first marker in a text is.
+fn marker(text: &str) -> Option<usize> {
+    let is_marker = |at: usize| {
+        let line = text[at..].split('\n').next().unwrap_or_default();
+        let behind = line.strip_prefix(MARKER).map(|behind| behind.trim_end_matches('\r'));
+        behind.is_some_and(|behind| behind.is_empty() || behind.starts_with([' ', '\t']))
+    };
+    if is_marker(0) {
+        return Some(0);
     }
-    documents.push((start_line, &text[start..]));
-    let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#') || line.trim() == "...";
-    documents.retain(|(_, document)| !document.lines().all(blank));
-    documents
+    text.match_indices("\n---").map(|(at, _)| at + 1).find(|at| is_marker(*at))
+}
+
+/// Whether a line says nothing.
+fn is_blank(line: &str) -> bool {
+    line.trim().is_empty() || line.trim_start().starts_with('#') || line.trim() == "..."
 }
 
 #[derive(Deserialize, Default)]
@@ -82,6 +118,10 @@ impl Header {
 }
 
 fn read_document(line: usize, text: &str, found: &mut Vec<Document>) {
+    if let Some(object) = read_block_style(text) {
+        found.push(Document::Object(object));
+        return;
+    }
     let broken = |object, error| Document::Broken { line, object, error };
     let header = match sniff(text) {
         Some(header) => header,
@@ -118,6 +158,24 @@ fn read_document(line: usize, text: &str, found: &mut Vec<Document>) {
     }
 }
 
+/// The object in a document that is nothing special: its kind comes first, and
+/// all of it is in block style.
+fn read_block_style(text: &str) -> Option<Object> {
+    let mut lines = text.lines().filter(|line| !is_blank(line));
+    // That there is no second of these, decoding will see.
+    let api_version = lines.next()?.strip_prefix("apiVersion:").and_then(plain)?;
+    let kind = Kind::of(api_version, lines.next()?.strip_prefix("kind:").and_then(plain)?)?;
+    let object = block_style::decode(text, |node| kind.decode(node)).ok()?;
+    Some(with_namespace(kind, object)).filter(|object| !object.meta().name.is_empty())
+}
+
+/// A value that needs no parser.
+fn plain(value: &str) -> Option<&str> {
+    let value = value.trim();
+    let plain = value.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'/' | b'-'));
+    (plain && !value.is_empty()).then_some(value)
+}
+
 fn read_list(line: usize, text: &str, found: &mut Vec<Document>) {
     #[derive(Deserialize)]
     struct List {
@@ -139,9 +197,8 @@ fn read_list(line: usize, text: &str, found: &mut Vec<Document>) {
 fn sniff(text: &str) -> Option<Header> {
     let value = |key: &str| {
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        let value = lines.next()?.trim();
-        let plain = value.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'/' | b'-'));
-        (plain && !value.is_empty() && lines.next().is_none()).then(|| value.to_string())
+        let value = plain(lines.next()?)?;
+        lines.next().is_none().then(|| value.to_string())
     };
     Some(Header { api_version: Some(value("apiVersion")?), kind: Some(value("kind")?), metadata: None })
 }
@@ -159,6 +216,12 @@ fn decode(kind: Kind, line: usize, text: &str) -> Result<Object, DecodeError> {
 }
 
 fn decode_yaml(kind: Kind, line: usize, text: &str) -> Result<Object, DecodeError> {
+    // Also for a document that merely does not begin with its kind.
+    block_style::decode(text, |node| kind.decode(node)).or_else(|_| decode_fully(kind, line, text))
+}
+
+/// Decodes what may be any YAML.
+fn decode_fully(kind: Kind, line: usize, text: &str) -> Result<Object, DecodeError> {
     let result = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |yaml| kind.decode(yaml));
     result.map_err(|error| {
         let mut field = ".".to_string();

@@ -5,6 +5,14 @@
 //! may be a mounted ConfigMap, whose files are links into a hidden directory
 //! that is swapped. A file that cannot be read, or a document in it, keeps its
 //! last good objects; a file that is gone takes its objects with it.
+//!
+//! The first reading says objects as they are found, so that a large folder
+//! passes through and is never here as a whole. Later ones say all that changed
+//! at once.
+
+mod objects;
+mod parallel;
+mod pieces;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,8 +25,10 @@ use tokio::sync::mpsc;
 
 use crate::api::{Change, Kind, Object, ObjectKey};
 
-use super::documents::{Document, read};
+use super::documents::Document;
 use super::{Event, Problem, Problems, Sender};
+use objects::{KeyHash, Objects};
+use parallel::read_files;
 
 /// How long nothing must change before the folder is read: whoever copies
 /// files in should be done.
@@ -28,13 +38,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the folder is looked at where changes are not announced.
 const POLL: Duration = Duration::from_secs(5);
 
-/// Objects by kind and key.
-type Objects = BTreeMap<(Kind, ObjectKey), Object>;
-
 /// A folder as it was last read.
 pub struct Folder {
     path: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    /// Whether it was read before.
+    read: bool,
     problems: Problems,
 }
 
@@ -77,45 +86,50 @@ pub enum FolderError {
 impl Folder {
     /// A folder that has not been read yet.
     pub fn new(path: PathBuf, problems: Problems) -> Self {
-        Self { path, files: BTreeMap::new(), problems }
+        Self { path, files: BTreeMap::new(), read: false, problems }
     }
 
-    /// Reads what has changed, and returns the difference to the last time.
-    pub fn scan(&mut self) -> Result<Vec<Change>, FolderError> {
+    /// Reads what has changed, and says the difference to the last time. The
+    /// first time that is everything, in many parts; `say` tells whether to go
+    /// on.
+    pub fn scan(&mut self, mut say: impl FnMut(Vec<Change>) -> bool) -> Result<(), FolderError> {
         let mut paths = BTreeSet::new();
         list(&self.path, &mut paths).map_err(|source| FolderError::Read { path: self.path.clone(), source })?;
         let gone: Vec<_> = self.files.keys().filter(|path| !paths.contains(*path)).cloned().collect();
-        let changed: Vec<_> = paths
-            .into_iter()
-            .filter_map(|path| {
-                let stamp = stamp(&path)?;
-                let same = self.files.get(&path).is_some_and(|file| file.stamp == stamp);
-                (!same).then_some((path, stamp))
-            })
-            .collect();
+        let changed = paths.into_iter().filter_map(|path| {
+            let stamp = stamp(&path)?;
+            let same = self.files.get(&path).is_some_and(|file| file.stamp == stamp);
+            (!same).then_some((path, stamp))
+        });
+        let (changed, stamps): (Vec<_>, Vec<_>) = changed.unzip();
+        if !std::mem::replace(&mut self.read, true) {
+            self.read_first(&changed, stamps, say);
+            return Ok(());
+        }
+        let mut admitted = BTreeMap::new();
+        read_files(&changed, |at, documents| {
+            let path = &changed[at];
+            let none = Objects::default();
+            let old = self.files.get(path).map_or(&none, |file| &file.objects);
+            let objects = admit(&self.problems, path, documents, old);
+            admitted.insert(path.clone(), File { stamp: stamps[at].clone(), objects });
+            true
+        });
         // Only objects of files that changed can be said differently now.
-        let mut keys: RapidHashSet<(Kind, ObjectKey)> = RapidHashSet::default();
-        let mut admitted = Vec::with_capacity(changed.len());
-        for (path, stamp, documents) in read_all(changed) {
-            let old = self.files.get(&path).map(|file| file.objects.clone()).unwrap_or_default();
-            keys.extend(old.keys().cloned());
-            let objects = self.admit(&path, documents, old);
-            keys.extend(objects.keys().cloned());
-            admitted.push((path, File { stamp, objects }));
+        let mut keys = Keys::default();
+        for path in gone.iter().chain(&changed) {
+            let (old, new) = (self.files.get(path), admitted.get(path));
+            keys.extend(old.into_iter().chain(new).flat_map(|file| file.objects.iter()));
         }
         for path in &gone {
-            keys.extend(self.files.get(path).iter().flat_map(|file| file.objects.keys().cloned()));
             self.problems.retain(&format!("{}:", path.display()), &[]);
-        }
-        if keys.is_empty() && gone.is_empty() && admitted.is_empty() {
-            return Ok(Vec::new());
         }
         let before = self.said(&keys);
         self.files.retain(|path, _| !gone.contains(path));
         self.files.extend(admitted);
         let now = self.said(&keys);
-        let mut changes = Vec::with_capacity(keys.len());
-        for key in keys {
+        let mut changes = Vec::with_capacity(keys.exact.len());
+        for key in keys.exact {
             match (before.get(&key), now.get(&key)) {
                 (Some(old), Some(new)) if old == new => {}
                 (_, Some(new)) => changes.push(Change::Put(new.clone())),
@@ -123,89 +137,123 @@ impl Folder {
                 (None, None) => {}
             }
         }
-        Ok(changes)
+        if !changes.is_empty() {
+            say(changes);
+        }
+        Ok(())
+    }
+
+    /// The first reading, when nothing has been said.
+    fn read_first(&mut self, paths: &[PathBuf], stamps: Vec<Stamp>, mut say: impl FnMut(Vec<Change>) -> bool) {
+        // Files are not done in their order. An object that is in two is said
+        // as it came first, and in the end once more as it counts.
+        let (mut seen, mut twice) = (RapidHashSet::<KeyHash>::default(), RapidHashSet::<KeyHash>::default());
+        read_files(paths, |at, documents| {
+            let objects = admit(&self.problems, &paths[at], documents, &Objects::default());
+            let mut changes = Vec::new();
+            for (hash, object) in objects.iter() {
+                match seen.insert(*hash) {
+                    true => changes.push(Change::Put(object.clone())),
+                    false => drop(twice.insert(*hash)),
+                }
+            }
+            self.files.insert(paths[at].clone(), File { stamp: stamps[at].clone(), objects });
+            changes.is_empty() || say(changes)
+        });
+        let mut keys = Keys::default();
+        keys.extend(self.files.values().flat_map(|file| file.objects.iter()).filter(|(hash, _)| twice.contains(hash)));
+        let changes: Vec<_> = self.said(&keys).into_values().map(Change::Put).collect();
+        if !changes.is_empty() {
+            say(changes);
+        }
     }
 
     /// Of the objects with these keys, those that are said. Of two files with
     /// the same object, the first by name counts.
-    fn said(&self, keys: &RapidHashSet<(Kind, ObjectKey)>) -> RapidHashMap<(Kind, ObjectKey), Object> {
+    fn said(&self, keys: &Keys) -> RapidHashMap<(Kind, ObjectKey), Object> {
         let mut said = RapidHashMap::default();
+        if keys.exact.is_empty() {
+            return said;
+        }
         for (path, file) in &self.files {
-            for (key, object) in file.objects.iter().filter(|(key, _)| keys.contains(key)) {
-                let first = said.entry(key.clone()).or_insert_with(|| object.clone());
+            // The hash spares us to look at most objects.
+            for (_, object) in file.objects.iter().filter(|(hash, _)| keys.hashes.contains(hash)) {
+                let key = (object.kind(), object.meta().key());
+                if !keys.exact.contains(&key) {
+                    continue;
+                }
+                let first = said.entry(key).or_insert_with(|| object.clone());
                 if !std::ptr::eq(first.meta(), object.meta()) {
-                    let (kind, object) = (key.0.info().kind, &key.1);
+                    let (kind, object) = (object.kind().info().kind, object.meta().key());
                     tracing::debug!(file = %path.display(), kind, %object, "is in an earlier file too, which counts");
                 }
             }
         }
         said
     }
+}
 
-    /// What a file says now: its good documents, and the last good version of
-    /// those that are broken.
-    fn admit(&self, path: &Path, read: Result<Vec<Document>, std::io::Error>, mut old: Objects) -> Objects {
-        let place = |line: usize| format!("{}:{line}", path.display());
-        let documents = match read {
-            Ok(documents) => documents,
-            Err(error) => {
-                let problem = Problem { place: place(0), field: String::new(), reason: error.to_string() };
-                self.problems.open(place(0), problem);
-                return old;
-            }
-        };
-        let (mut objects, mut open, mut nameless) = (Objects::new(), Vec::new(), false);
-        for document in documents {
-            match document {
-                Document::Object(object) => {
-                    objects.insert((object.kind(), object.meta().key()), object);
-                }
-                Document::Other { kind } => tracing::debug!(file = %path.display(), kind, "kind is not read"),
-                Document::Broken { line, object, error } => {
-                    let place = place(line);
-                    let named = object.as_ref().map(|(kind, key)| format!(" ({} {key})", kind.info().kind));
-                    let problem = Problem {
-                        place: place.clone() + &named.unwrap_or_default(),
-                        field: error.field,
-                        reason: error.reason,
-                    };
-                    self.problems.open(place.clone(), problem);
-                    open.push(place);
-                    match object {
-                        Some(key) => objects.extend(old.remove_entry(&key)),
-                        // It may be any of the objects that are missing now.
-                        None => nameless = true,
-                    }
-                }
-            }
+/// Kinds and keys of objects.
+#[derive(Default)]
+struct Keys {
+    exact: RapidHashSet<(Kind, ObjectKey)>,
+    hashes: RapidHashSet<KeyHash>,
+}
+
+impl Keys {
+    fn extend<'a>(&mut self, objects: impl Iterator<Item = &'a (KeyHash, Object)>) {
+        for (hash, object) in objects {
+            self.hashes.insert(*hash);
+            self.exact.insert((object.kind(), object.meta().key()));
         }
-        self.problems.retain(&format!("{}:", path.display()), &open);
-        if nameless {
-            for (key, object) in old {
-                objects.entry(key).or_insert(object);
-            }
-        }
-        objects
     }
 }
 
-/// Reads and decodes files, on as many threads as there are cores.
-fn read_all(files: Vec<(PathBuf, Stamp)>) -> Vec<(PathBuf, Stamp, Result<Vec<Document>, std::io::Error>)> {
-    let one = |(path, stamp): (PathBuf, Stamp)| {
-        let documents = std::fs::read_to_string(&path).map(|text| read(&text));
-        (path, stamp, documents)
+/// What a file says now: its good documents, and the last good version of
+/// those that are broken.
+fn admit(problems: &Problems, path: &Path, read: Result<Vec<Document>, std::io::Error>, old: &Objects) -> Objects {
+    let place = |line: usize| format!("{}:{line}", path.display());
+    let documents = match read {
+        Ok(documents) => documents,
+        Err(error) => {
+            let problem = Problem { place: place(0), field: String::new(), reason: error.to_string() };
+            problems.open(place(0), problem);
+            return old.clone();
+        }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().max(1));
-    let queue = std::sync::Mutex::new(files.into_iter());
-    // Each takes the next file; big and small ones even out.
-    let work = || {
-        let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
-        std::iter::from_fn(next).map(one).collect::<Vec<_>>()
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
-    })
+    let (mut objects, mut open, mut nameless) = (Vec::with_capacity(documents.len()), Vec::new(), false);
+    for document in documents {
+        match document {
+            Document::Object(object) => {
+                // One that has not changed need not be there twice.
+                let same = old.get(object.kind(), &object.meta().key()).filter(|old| **old == object);
+                objects.push(same.cloned().unwrap_or(object));
+            }
+            Document::Other { kind } => tracing::debug!(file = %path.display(), kind, "kind is not read"),
+            Document::Broken { line, object, error } => {
+                let place = place(line);
+                let named = object.as_ref().map(|(kind, key)| format!(" ({} {key})", kind.info().kind));
+                let problem = Problem {
+                    place: place.clone() + &named.unwrap_or_default(),
+                    field: error.field,
+                    reason: error.reason,
+                };
+                problems.open(place.clone(), problem);
+                open.push(place);
+                match object {
+                    Some((kind, key)) => objects.extend(old.get(kind, &key).cloned()),
+                    // It may be any of the objects that are missing now.
+                    None => nameless = true,
+                }
+            }
+        }
+    }
+    problems.retain(&format!("{}:", path.display()), &open);
+    if nameless {
+        // What the file still says comes later, hence counts.
+        objects.splice(0..0, old.iter().map(|(_, object)| object.clone()));
+    }
+    Objects::new(objects)
 }
 
 fn list(folder: &Path, found: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
@@ -250,29 +298,22 @@ pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<()
     watcher.watch(&path, RecursiveMode::Recursive).map_err(watch)?;
 
     let mut folder = Folder::new(path.clone(), problems.clone());
-    let (first, returned) = scan(folder).await;
+    let (first, returned) = scan(folder, sender.clone()).await;
     folder = returned;
-    let events = [Event::Changes(first?), Event::Synced(Kind::ALL.to_vec())];
-    for event in events {
-        if sender.send(event).await.is_err() {
-            return Ok(());
-        }
+    first?;
+    if sender.send(Event::Synced(Kind::ALL.to_vec())).await.is_err() {
+        return Ok(());
     }
     loop {
         tokio::select! {
             () = sender.closed() => return Ok(()),
             _ = tokio::time::timeout(POLL, quiet(&mut woken)) => {}
         }
-        let (changes, returned) = scan(folder).await;
+        let (scanned, returned) = scan(folder, sender.clone()).await;
         folder = returned;
         let key = path.display().to_string();
-        match changes {
-            Ok(changes) => {
-                problems.close(&key);
-                if !changes.is_empty() && sender.send(Event::Changes(changes)).await.is_err() {
-                    return Ok(());
-                }
-            }
+        match scanned {
+            Ok(()) => problems.close(&key),
             Err(error) => {
                 let problem = Problem { place: key.clone(), field: String::new(), reason: error.to_string() };
                 problems.open(key, problem);
@@ -282,9 +323,11 @@ pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<()
 }
 
 /// Reading and decoding take CPU time and must not hold up a runtime thread.
-async fn scan(mut folder: Folder) -> (Result<Vec<Change>, FolderError>, Folder) {
+async fn scan(mut folder: Folder, sender: Sender) -> (Result<(), FolderError>, Folder) {
     let fallback = Folder::new(folder.path.clone(), folder.problems.clone());
-    let task = tokio::task::spawn_blocking(move || (folder.scan(), folder));
+    // Without a receiver there is no reason to go on.
+    let say = move |changes| sender.blocking_send(Event::Changes(changes)).is_ok();
+    let task = tokio::task::spawn_blocking(move || (folder.scan(say), folder));
     match task.await {
         Ok(done) => done,
         Err(error) => {

@@ -4,7 +4,7 @@
 //! The algorithms are a closed set of public-key signatures, so "none" and a
 //! MAC keyed with a public key are not refused but unknown.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt};
 use jiff::Timestamp;
@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use super::chain::{Bearer, MAX_TOKEN, TokenAuthenticator};
 use super::jwks::{Jwks, RemoteJwks};
+use super::remembered::{Remembered, lifetime, token_hash};
 use super::{Caller, Denial, PodBinding, Proof, service_account};
-use crate::ca::identity::{SpiffeId, TrustDomains};
+use crate::ca::identity::{SpiffeId, TrustDomain, TrustDomains};
 
 /// How far the clocks of issuer and verifier may differ, in seconds.
 const SKEW: f64 = 60.0;
@@ -172,6 +173,9 @@ pub struct JwtAuthenticator {
     keys: Keys,
     trust_domains: Arc<TrustDomains>,
     pods: bool,
+    /// Who showed which token, in which trust domain. Locked for single map
+    /// operations only.
+    known: Mutex<Remembered<(TrustDomain, Caller)>>,
 }
 
 enum Keys {
@@ -194,7 +198,15 @@ impl JwtAuthenticator {
             }
         };
         let audiences = if rule.audiences.is_empty() { audiences.to_vec() } else { rule.audiences };
-        Ok(Self { name: "JWT", issuer: rule.issuer, audiences, keys, trust_domains, pods: false })
+        Ok(Self {
+            name: "JWT",
+            issuer: rule.issuer,
+            audiences,
+            keys,
+            trust_domains,
+            pods: false,
+            known: Mutex::new(Remembered::new()),
+        })
     }
 
     /// An authenticator for an issuer of our own, whose statements about pods
@@ -207,6 +219,7 @@ impl JwtAuthenticator {
             keys: Keys::Fixed(keys),
             trust_domains,
             pods: true,
+            known: Mutex::new(Remembered::new()),
         }
     }
 
@@ -218,6 +231,11 @@ impl JwtAuthenticator {
             return Err(Denial(format!("issuer {:?} is unknown", clip(&jwt.claims.iss))));
         }
         Ok(jwt)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Remembered<(TrustDomain, Caller)>> {
+        // No operation on the table leaves it half changed.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn verified(&self, jwt: &Jwt<'_>, keys: &Jwks, now: Timestamp) -> Result<Caller, Denial> {
@@ -241,12 +259,19 @@ impl TokenAuthenticator for JwtAuthenticator {
 
     fn caller<'a>(&'a self, bearer: Bearer<'a>) -> BoxFuture<'a, Result<Caller, Denial>> {
         async move {
+            let (key, now) = (token_hash(bearer.token), Timestamp::now());
+            let trust_domain = self.trust_domains.own();
+            // The name that an identity gets may have changed meanwhile.
+            if let Some((_, caller)) = self.known().get(&key).filter(|(known, _)| *known == trust_domain) {
+                return Ok(caller);
+            }
             let jwt = self.unverified(bearer.token)?;
-            let now = Timestamp::now();
-            match &self.keys {
+            let caller = match &self.keys {
                 Keys::Fixed(keys) => self.verified(&jwt, keys, now),
                 Keys::Remote(remote) => self.verified(&jwt, &*remote.keys(jwt.header.kid.as_deref()).await?, now),
-            }
+            }?;
+            self.known().insert(key, (trust_domain, caller.clone()), lifetime(&jwt.claims, now));
+            Ok(caller)
         }
         .boxed()
     }

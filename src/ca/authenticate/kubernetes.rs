@@ -5,7 +5,6 @@
 //! the question is open wait for its answer: a node that renews a hundred
 //! certificates asks once.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,21 +13,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Api;
 use kube::api::PostParams;
-use openssl::sha::sha256;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::chain::{Bearer, TokenAuthenticator};
 use super::jwt::{Jwt, clip};
+use super::remembered::{Remembered, TokenHash, lifetime, token_hash};
 use super::{Caller, Denial, PodBinding, Proof, service_account};
 use crate::ca::identity::{SpiffeId, TrustDomains};
 
-/// How long an answer is believed: a deleted pod's token works so long.
-const REMEMBERED: Duration = Duration::from_secs(60);
-/// One entry is some 300 bytes; a mesh has a token for each proxy.
-const MAX_ENTRIES: usize = 50_000;
-/// How often a full table is swept.
-const SWEEP: Duration = Duration::from_secs(1);
 /// How many questions are open at the API server at a time.
 const MAX_REVIEWS: usize = 32;
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,19 +59,6 @@ impl TokenReviewer for KubeReviewer {
 
 type Answer = Shared<BoxFuture<'static, Result<Caller, Denial>>>;
 
-struct Entry {
-    answer: Answer,
-    until: Instant,
-}
-
-struct Answers {
-    /// By the hash of the token, so that no memory dump of the cache yields
-    /// one.
-    entries: HashMap<[u8; 32], Entry>,
-    /// When the entries that have run out were last taken away.
-    swept: Instant,
-}
-
 /// Accepts the service account tokens of one cluster.
 pub struct KubernetesTokens {
     reviewer: Arc<dyn TokenReviewer>,
@@ -87,7 +66,7 @@ pub struct KubernetesTokens {
     cluster: String,
     trust_domains: Arc<TrustDomains>,
     /// Locked for single map operations only.
-    answers: Mutex<Answers>,
+    answers: Mutex<Remembered<Answer>>,
     permits: Arc<Semaphore>,
 }
 
@@ -105,7 +84,7 @@ impl KubernetesTokens {
             audiences,
             cluster: cluster.to_owned(),
             trust_domains,
-            answers: Mutex::new(Answers { entries: HashMap::new(), swept: Instant::now() }),
+            answers: Mutex::new(Remembered::new()),
             permits: Arc::new(Semaphore::new(MAX_REVIEWS)),
         }
     }
@@ -118,40 +97,24 @@ impl KubernetesTokens {
         // question.
         let claims = Jwt::parse(bearer.token)?.claims;
         claims.check_time(now)?;
-        let left = (claims.exp.unwrap_or_default() - now.as_second() as f64).clamp(0.0, REMEMBERED.as_secs_f64());
-        let key = sha256(bearer.token.as_bytes());
-        let answer = self.answer(key, bearer.token, Duration::from_secs_f64(left));
+        let key = token_hash(bearer.token);
+        let answer = self.answer(key, bearer.token, lifetime(&claims, now));
         let caller = answer.clone().await;
         if caller.is_err() {
-            let entries = &mut self.answers().entries;
             // Only this refusal: a newer question may be open by now.
-            if entries.get(&key).is_some_and(|entry| entry.answer.ptr_eq(&answer)) {
-                entries.remove(&key);
-            }
+            self.answers().forget(&key, |other| other.ptr_eq(&answer));
         }
         caller
     }
 
     /// The answer that is known or awaited, or a new question.
-    fn answer(&self, key: [u8; 32], token: &str, remembered: Duration) -> Answer {
-        let now = Instant::now();
+    fn answer(&self, key: TokenHash, token: &str, lifetime: Duration) -> Answer {
         let mut answers = self.answers();
-        let Answers { entries, swept } = &mut *answers;
-        if let Some(entry) = entries.get(&key).filter(|entry| now < entry.until) {
-            return entry.answer.clone();
-        }
-        // Now and then, not for every token: what a flood of them costs must
-        // not grow with the table.
-        if now.duration_since(*swept) >= REMEMBERED || (entries.len() >= MAX_ENTRIES && now > *swept + SWEEP) {
-            entries.retain(|_, entry| now < entry.until);
-            *swept = now;
+        if let Some(answer) = answers.get(&key) {
+            return answer;
         }
         let answer = self.question(token).shared();
-        // A full table means fifty thousand tokens in a minute: go on without
-        // remembering.
-        if entries.len() < MAX_ENTRIES {
-            entries.insert(key, Entry { answer: answer.clone(), until: now + remembered });
-        }
+        answers.insert(key, answer.clone(), lifetime);
         answer
     }
 
@@ -174,7 +137,7 @@ impl KubernetesTokens {
         .boxed()
     }
 
-    fn answers(&self) -> MutexGuard<'_, Answers> {
+    fn answers(&self) -> MutexGuard<'_, Remembered<Answer>> {
         // No operation on the map leaves it half changed.
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -312,6 +312,25 @@ async fn keys_are_found_by_discovery_and_a_failure_refuses() {
 }
 
 #[tokio::test]
+async fn a_token_shown_again_is_that_token_in_the_mesh_of_today() {
+    let dir = tempfile::tempdir().unwrap();
+    let (issuer, trust) = (DevIssuer::open(dir.path()).unwrap(), trust_domains());
+    let authenticator = issuer.authenticator(&["istio-ca".to_owned()], trust.clone()).unwrap();
+    let chain = AuthenticatorChain::new(trust.clone(), vec![Arc::new(authenticator)]);
+    let ttl = Duration::from_secs(600);
+    let token = issuer.mint("default", "alice", None, "istio-ca", ttl, Timestamp::now()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(&chain, &token).await.unwrap().identities, [id(ALICE)]);
+    }
+    // Same claims, another signature.
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let forged = format!("{signed}.{}", signature.chars().rev().collect::<String>());
+    assert!(ask(&chain, &forged).await.is_err());
+    trust.set("new.example".parse().unwrap(), vec![]);
+    assert_eq!(ask(&chain, &token).await.unwrap().identities, [id("spiffe://new.example/ns/default/sa/alice")]);
+}
+
+#[tokio::test]
 async fn the_development_issuer_accepts_its_own_tokens() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");

@@ -1,3 +1,4 @@
+use openssl::ec::EcKey;
 use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::X509ReqBuilder;
@@ -110,5 +111,101 @@ proptest! {
         let body = openssl::base64::encode_block(&der);
         let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----");
         prop_assert!(Csr::parse(&pem).is_err());
+    }
+}
+
+/// A request as agents make it: a subject, and extensions it asks for.
+fn usual_requests() -> Vec<Vec<u8>> {
+    let request = |organization: &str, extensions: bool| {
+        let key = p256();
+        let mut builder = X509ReqBuilder::new().unwrap();
+        builder.set_pubkey(&key).unwrap();
+        let mut name = openssl::x509::X509NameBuilder::new().unwrap();
+        if !organization.is_empty() {
+            name.append_entry_by_text("O", organization).unwrap();
+        }
+        builder.set_subject_name(&name.build()).unwrap();
+        if extensions {
+            let mut names = openssl::x509::extension::SubjectAlternativeName::new();
+            let names = names.uri("spiffe://cluster.local/ns/a/sa/b").build(&builder.x509v3_context(None)).unwrap();
+            let mut stack = openssl::stack::Stack::new().unwrap();
+            stack.push(names).unwrap();
+            builder.add_extensions(&stack).unwrap();
+        }
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        builder.build().to_der().unwrap()
+    };
+    vec![request("", false), request("", true), request("istio", false), request("cluster.local", true)]
+}
+
+#[test]
+fn the_usual_request_is_read_without_openssl() {
+    for request in usual_requests() {
+        let key = usual::key(&request).expect("it is the usual one");
+        assert_eq!(key, Csr::parse_fully(&request).unwrap().key);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever is changed: what is taken for the usual request is one to
+    /// OpenSSL, too.
+    #[test]
+    fn a_request_read_without_openssl_is_one_that_openssl_accepts(
+        which in 0..4_usize,
+        changes in proptest::collection::vec((any::<u16>(), any::<u8>(), 0..3_u8), 1..4),
+        unsigned in any::<bool>(),
+    ) {
+        static REQUESTS: std::sync::LazyLock<Vec<Vec<u8>>> = std::sync::LazyLock::new(usual_requests);
+        let mut request = REQUESTS[which].clone();
+        // Changes in the first bytes are caught by lengths, so spare those.
+        let from = if unsigned { 0 } else { 4 };
+        for (place, value, how) in changes {
+            let place = from + usize::from(place) % (request.len() - from);
+            match how {
+                0 => request[place] = value,
+                1 => request.insert(place, value),
+                _ => drop(request.remove(place)),
+            }
+        }
+        if let Some(key) = usual::key(&request) {
+            let full = Csr::parse_fully(&request);
+            prop_assert_eq!(full.map(|csr| csr.key).ok(), Some(key.to_vec()));
+        }
+    }
+
+    /// The same for requests whose signature is right: what is signed is
+    /// changed before.
+    #[test]
+    fn a_changed_request_with_a_good_signature_is_one_to_openssl(
+        which in 0..4_usize,
+        changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..3),
+    ) {
+        static REQUESTS: std::sync::LazyLock<Vec<Vec<u8>>> = std::sync::LazyLock::new(usual_requests);
+        static KEY: std::sync::LazyLock<(EcKey<Private>, Vec<u8>)> = std::sync::LazyLock::new(|| {
+            let key = p256();
+            (key.ec_key().unwrap(), key.public_key_to_der().unwrap())
+        });
+        let parts = |bytes: &[u8]| der::elements(bytes).map(|part| part.whole.to_vec()).collect::<Vec<_>>();
+        let request = der::elements(&REQUESTS[which]).next().unwrap().content.to_vec();
+        let info = der::elements(&request).next().unwrap();
+        let mut fields = parts(info.content);
+        fields[2] = KEY.1.clone();
+        for (place, value) in changes {
+            // The version, the subject or the attributes.
+            let field = &mut fields[[0, 1, 3][usize::from(place) % 3]];
+            let at = usize::from(place) / 3 % field.len();
+            field[at] = value;
+        }
+        let fields: Vec<_> = fields.iter().map(Vec::as_slice).collect();
+        let info = der::element(der::SEQUENCE, &fields);
+        let signature = crate::ca::p256::sign(&KEY.0, &info).unwrap();
+        let signature = der::element(der::BIT_STRING, &[&[0], &signature]);
+        let request = der::element(der::SEQUENCE, &[&info, crate::ca::p256::ECDSA_WITH_SHA256, &signature]);
+        if let Some(key) = usual::key(&request) {
+            let full = Csr::parse_fully(&request);
+            prop_assert_eq!(full.map(|csr| csr.key).ok(), Some(key.to_vec()));
+        }
     }
 }

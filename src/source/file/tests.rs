@@ -31,7 +31,14 @@ impl World {
             Change::Delete(_, key) => format!("delete {}", key.name),
             Change::Reset(..) => "reset".into(),
         };
-        let mut said: Vec<_> = self.folder.scan().unwrap().into_iter().map(said).collect();
+        let mut changes = Vec::new();
+        self.folder
+            .scan(|part| {
+                changes.extend(part);
+                true
+            })
+            .unwrap();
+        let mut said: Vec<_> = changes.into_iter().map(said).collect();
         said.sort();
         said
     }
@@ -87,7 +94,17 @@ fn of_two_files_with_one_object_the_first_counts() {
     let mut world = World::new();
     world.write("a.yaml", &pod("a", "first"));
     world.write("b.yaml", &pod("a", "second"));
-    assert_eq!(world.scan(), ["put a"]);
+    // Said as they are read, and in the end as it counts.
+    let mut account = String::new();
+    let say = |changes: Vec<Change>| {
+        for change in changes {
+            let Change::Put(Object::Pod(pod)) = change else { panic!("{change:?}") };
+            account = pod.spec.service_account_name.to_string();
+        }
+        true
+    };
+    world.folder.scan(say).unwrap();
+    assert_eq!(account, "first");
     fs::remove_file(world.dir.path().join("a.yaml")).unwrap();
     assert_eq!(world.scan(), ["put a"], "now the other one");
     fs::remove_file(world.dir.path().join("b.yaml")).unwrap();
@@ -122,7 +139,7 @@ fn an_unreadable_file_and_a_lost_folder_withdraw_nothing() {
     assert!(world.scan().is_empty());
     assert_eq!(world.places(), ["a.yaml:0"]);
     fs::remove_dir_all(world.dir.path()).unwrap();
-    assert!(world.folder.scan().is_err());
+    assert!(world.folder.scan(|_| true).is_err());
     fs::create_dir(world.dir.path()).unwrap();
     world.write("a.yaml", &pod("a", "y"));
     assert_eq!(world.scan(), ["put a"]);
@@ -141,4 +158,36 @@ async fn a_running_source_says_everything_once_and_then_what_changes() {
     assert!(matches!(wait().await, Event::Changes(changes) if changes.len() == 1));
     drop(events);
     tokio::time::timeout(Duration::from_secs(20), source).await.unwrap().unwrap().unwrap();
+}
+
+#[test]
+fn many_objects_in_many_files_and_pieces_are_all_said_once() {
+    let mut world = World::new();
+    // More than a piece in one file, and files around it.
+    let large: String = (0..30_000).map(|at| pod(&format!("large-{at}"), "x")).collect();
+    assert!(large.len() > 2 << 20);
+    world.write("b.yaml", &large);
+    for at in 0..20 {
+        world.write(&format!("a-{at}.yaml"), &pod(&format!("small-{at}"), "x"));
+    }
+    let said = world.scan();
+    assert_eq!(said.len(), 30_020);
+    assert!(said.windows(2).all(|pair| pair[0] != pair[1]));
+    world.write("b.yaml", &large.replacen("large-7}", "other}", 1));
+    assert_eq!(world.scan(), ["delete large-7", "put other"]);
+}
+
+#[test]
+fn who_hears_no_more_is_told_no_more() {
+    let mut world = World::new();
+    for at in 0..50 {
+        world.write(&format!("{at}.yaml"), &pod(&format!("{at}"), "x"));
+    }
+    let mut parts = 0;
+    let say = |_| {
+        parts += 1;
+        false
+    };
+    world.folder.scan(say).unwrap();
+    assert_eq!(parts, 1);
 }

@@ -50,7 +50,7 @@ impl Lines {
             };
             match chunk {
                 Some(Ok(bytes)) => {
-                    if let Some(at) = bytes.iter().rposition(|byte| *byte == b'\n') {
+                    if let Some(at) = memchr::memrchr(b'\n', &bytes) {
                         self.complete = self.buffer.len() + at + 1;
                     }
                     self.buffer.extend_from_slice(&bytes);
@@ -72,7 +72,7 @@ impl Lines {
     /// The next of the lines that are there.
     pub fn next_line(&mut self) -> Option<Result<&str, Failure>> {
         let rest = &self.buffer[self.start..self.complete];
-        let length = rest.iter().position(|byte| *byte == b'\n')?;
+        let length = memchr::memchr(b'\n', rest)?;
         self.start += length + 1;
         Some(std::str::from_utf8(&rest[..length]).map_err(|error| Failure::Garbled(error.to_string())))
     }

@@ -23,7 +23,7 @@ use super::backoff::Backoff;
 use super::failure::Failure;
 use super::known::Known;
 use super::lines::Lines;
-use super::requests::{Frame, Page, Place, Selection};
+use super::requests::{Frame, Page, Place, Selection, usual_put};
 
 /// A watch is taken for dead when nothing comes for so long. The API server
 /// sends a bookmark every minute; one that sends none is asked for a new watch
@@ -269,7 +269,12 @@ impl Reflector {
         let mut news = Vec::new();
         while lines.wait(LIST_IDLE).await? {
             while let Some(line) = lines.next_line() {
-                match Frame::read(line?, self.known.newest)? {
+                let line = line?;
+                if let Some(object) = self.decode_usual(line) {
+                    news.extend(self.known.listed(object));
+                    continue;
+                }
+                match Frame::read(line, self.known.newest)? {
                     Frame::Put(json) => news.extend(self.decode(json).and_then(|object| self.known.listed(object))),
                     // The API server may still be catching up with changes
                     // when it begins to list.
@@ -364,7 +369,13 @@ impl Reflector {
     fn read(&mut self, lines: &mut Lines) -> Result<bool, Failure> {
         let mut any = false;
         while let Some(line) = lines.next_line() {
-            let change = match Frame::read(line?, self.known.newest)? {
+            let line = line?;
+            any = true;
+            if let Some(object) = self.decode_usual(line) {
+                self.changes.extend(self.known.put(object));
+                continue;
+            }
+            let change = match Frame::read(line, self.known.newest)? {
                 Frame::Put(json) => self.decode(json).and_then(|object| self.known.put(object)),
                 Frame::Delete(meta) => {
                     self.mend(&meta.key());
@@ -380,9 +391,20 @@ impl Reflector {
                 Frame::Other => None,
             };
             self.changes.extend(change);
-            any = true;
         }
         Ok(any)
+    }
+
+    /// Decodes the object in a line as nearly all are, in one pass. None says
+    /// nothing about the line.
+    fn decode_usual(&mut self, line: &str) -> Option<Object> {
+        let mut json = serde_json::Deserializer::from_str(usual_put(line)?);
+        let object = self.selection.kind.decode(&mut json).ok()?;
+        json.end().ok()?;
+        if !self.broken.is_empty() {
+            self.mend(&object.meta().key());
+        }
+        Some(object)
     }
 
     /// Decodes an object. One that cannot be read keeps its last good version.

@@ -250,6 +250,17 @@ pub enum Frame<'a> {
     Other,
 }
 
+/// The object in a line that says that one was created or changed, as the API
+/// server writes it. Only who decodes the object to its last byte knows that
+/// the line is in order; else it is for [`Frame::read`], which costs a second
+/// pass over the object.
+pub fn usual_put(line: &str) -> Option<&str> {
+    let object = line
+        .strip_prefix(r#"{"type":"ADDED","object":"#)
+        .or_else(|| line.strip_prefix(r#"{"type":"MODIFIED","object":"#))?;
+    object.strip_suffix('}')
+}
+
 impl<'a> Frame<'a> {
     /// Reads a line of a watch that began at a version. An error that the API
     /// server reports inside the watch is a failure.

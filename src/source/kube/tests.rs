@@ -232,6 +232,21 @@ async fn an_error_inside_a_watch_is_not_an_object() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_line_that_only_looks_usual_is_read_with_care() {
+    let (mut test, stream) = Test::pods(7, &[]).await;
+    stream.bytes(&format!("{{\"type\":\"ADDED\",\"object\":{},\"more\":{{}}}}\n", object("x", 8)));
+    assert_eq!(test.said().await, ["+a/x@8"]);
+    stream.bytes(&format!("{{\"object\":{},\"type\":\"MODIFIED\"}}\n", object("x", 9)));
+    assert_eq!(test.said().await, ["+a/x@9"]);
+    assert_eq!(test.reasons(), "");
+    // A brace too many: nothing in the line is believed.
+    stream.bytes(&format!("{{\"type\":\"ADDED\",\"object\":{}}}}}\n", object("y", 10)));
+    settle().await;
+    assert!(!test.reasons().is_empty());
+    test.silent();
+}
+
+#[tokio::test(start_paused = true)]
 async fn bookmarks_keep_a_watch_alive_and_move_it() {
     let (mut test, stream) = Test::pods(7, &[]).await;
     for minute in 0..60 {
