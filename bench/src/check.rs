@@ -245,7 +245,11 @@ impl Checker {
 
     /// Connects with what is held.
     pub fn resume(target: &Target, credentials: &Credentials, hello: &Hello, table: Rc<RefCell<Table>>) -> Self {
-        table.borrow_mut().synced = false;
+        {
+            let mut table = table.borrow_mut();
+            // Whoever held it before may have seen its connection end.
+            (table.synced, table.failure) = (false, None);
+        }
         let (target, credentials, hello) = (target.clone(), credentials.clone(), hello.clone());
         let sink = table.clone();
         let (pace, mut paced) = watch::channel(Pace::Full);
@@ -335,3 +339,6 @@ impl Drop for Checker {
         self.task.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -309,3 +309,6 @@ impl Clients {
         self.tasks.shutdown().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::mesh::{Holder, Kind, Mesh};
-use crate::progress::Progress;
+use crate::progress::{Progress, say};
 use crate::watch::Watch;
 use crate::world::{Op, Timed};
 
@@ -129,13 +129,19 @@ impl Kube {
         let handle = self.runtime()?.handle();
         let (api, watch) = (self.api(), Watch::start(self.api(), handle).await?);
         let writes: Vec<_> = schedule.iter().map(|(due, op)| (*due, Write::of(mesh, op))).collect();
+        let pods: Vec<_> = schedule.iter().map(|(_, op)| op.pod()).collect();
         let begin = Instant::now() + Duration::from_millis(50);
         let made = handle.spawn(async move {
             let mut tasks = JoinSet::new();
+            // Changes of one pod stay in order, however slow the API server is.
+            let mut turns: HashMap<usize, Arc<tokio::sync::Mutex<()>>> = HashMap::new();
             for (number, (due, write)) in writes.into_iter().enumerate() {
                 tokio::time::sleep_until((begin + due).into()).await;
-                let api = api.clone();
-                tasks.spawn(async move { write.make(&api).await.map(|()| (number, Instant::now())) });
+                let (api, turn) = (api.clone(), turns.entry(pods[number]).or_default().clone());
+                tasks.spawn(async move {
+                    let _turn = turn.lock().await;
+                    write.make(&api).await.map(|()| (number, Instant::now()))
+                });
             }
             let mut answered = HashMap::new();
             while let Some(done) = tasks.join_next().await {
@@ -152,6 +158,10 @@ impl Kube {
             let seen = watch.when(&pod, begin, |seen| op.is(seen)).await?;
             let answered = *answered.get(&number).context("a change without an answer")?;
             timed.push(Timed { due: begin + due, answered, seen: Some(seen), op });
+        }
+        if watch.restarts() > 0 {
+            // A control plane beside it was probably treated the same.
+            say(&format!("  the API server ended our watch {} times", watch.restarts()));
         }
         Ok(timed)
     }

@@ -181,6 +181,17 @@ impl Plane {
         self.child.id()
     }
 
+    /// Has it end by itself, so that it gives up its Leases, unless that takes
+    /// too long.
+    pub async fn stop(mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let deadline = Instant::now() + STOP;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            // Meanwhile its clients notice that they are dropped.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Where it serves gRPC without TLS.
     pub fn grpc(&self) -> SocketAddr {
         self.addresses[0]

@@ -138,6 +138,14 @@ struct Running {
     hello: Hello,
 }
 
+impl Running {
+    /// Ends it, clients first.
+    async fn stop(self) {
+        drop(self.checker);
+        self.plane.stop().await;
+    }
+}
+
 impl Bench {
     /// A bench that keeps its files in a folder of its own until it ends.
     pub fn new(options: Options) -> anyhow::Result<Self> {

@@ -33,8 +33,15 @@ pub struct Seen {
     pub gone: bool,
 }
 
-/// Events of each pod in the order in which they were seen.
-type Watched = HashMap<String, Vec<Seen>>;
+/// What a watch has shown.
+#[derive(Default)]
+struct Watched {
+    /// Events of each pod in the order in which they were seen.
+    pods: HashMap<String, Vec<Seen>>,
+    restarts: usize,
+    /// Something else than an event of a pod, or the end.
+    trouble: Option<String>,
+}
 
 /// A watch that is running.
 pub struct Watch {
@@ -48,35 +55,50 @@ impl Watch {
     pub async fn start(api: Api, handle: &Handle) -> anyhow::Result<Self> {
         let list = api.request("GET", "/api/v1/pods?limit=1", None).await.map_err(|refused| anyhow!("{refused:?}"))?;
         let version = list["metadata"]["resourceVersion"].as_str().context("a list without a version")?;
-        let path = format!("/api/v1/pods?watch=true&resourceVersion={version}");
-        let body = api.stream(&path).await.map_err(|refused| anyhow!("{refused:?}"))?;
+        // The first is opened here: what happens from now on is to be seen.
+        let mut body = open(&api, version).await?;
+        let mut newest = version.to_string();
         let seen = Arc::<Mutex<Watched>>::default();
         let sink = seen.clone();
         let task = handle.spawn(async move {
-            lines(body, |line| {
-                let at = Instant::now();
-                let Ok(event) = serde_json::from_slice::<Event>(line) else { return };
-                let (name, seen) = event.seen(at);
-                sink.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().push(seen);
-            })
-            .await;
+            loop {
+                lines(body, |line| note(&sink, line, &mut newest)).await;
+                // The API server ends the watch of whoever it takes to be too
+                // slow, and goes on where that one was.
+                sink.lock().unwrap_or_else(PoisonError::into_inner).restarts += 1;
+                body = match open(&api, &newest).await {
+                    Ok(body) => body,
+                    Err(error) => {
+                        let mut watched = sink.lock().unwrap_or_else(PoisonError::into_inner);
+                        watched.trouble = Some(format!("{error:#}"));
+                        return;
+                    }
+                };
+            }
         });
         Ok(Self { seen, task })
+    }
+
+    /// How often it had to be opened again.
+    pub fn restarts(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).restarts
     }
 
     /// When a pod was first seen to be so, at or after an instant.
     pub async fn when(&self, pod: &str, after: Instant, is: impl Fn(&Seen) -> bool) -> anyhow::Result<Instant> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let found = self
-                .seen
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(pod)
-                .and_then(|events| events.iter().find(|seen| seen.at >= after && is(seen)).map(|seen| seen.at));
+            let (found, trouble) = {
+                let watched = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut events = watched.pods.get(pod).into_iter().flatten();
+                let found = events.find(|seen| seen.at >= after && is(seen)).map(|seen| seen.at);
+                (found, format!("opened {} times, {:?}", watched.restarts + 1, watched.trouble))
+            };
             match found {
                 Some(at) => return Ok(at),
-                None if Instant::now() > deadline => return Err(anyhow!("the watch has not shown a change of {pod}")),
+                None if Instant::now() > deadline => {
+                    return Err(anyhow!("the watch has not shown a change of {pod} ({trouble})"));
+                }
                 None => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
@@ -86,6 +108,28 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+async fn open(api: &Api, version: &str) -> anyhow::Result<tonic::body::Body> {
+    let path = format!("/api/v1/pods?watch=true&resourceVersion={version}");
+    api.stream(&path).await.map_err(|refused| anyhow!("{refused:?}"))
+}
+
+fn note(watched: &Mutex<Watched>, line: &[u8], newest: &mut String) {
+    let at = Instant::now();
+    let event = serde_json::from_slice::<Event>(line);
+    let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+    match event {
+        Ok(event) => {
+            newest.clone_from(&event.object.metadata.resource_version);
+            let (name, seen) = event.seen(at);
+            watched.pods.entry(name).or_default().push(seen);
+        }
+        Err(error) => {
+            let line = String::from_utf8_lossy(&line[..line.len().min(300)]).into_owned();
+            watched.trouble = Some(format!("{error}: {line}"));
+        }
     }
 }
 
@@ -106,6 +150,7 @@ struct Pod {
 #[serde(rename_all = "camelCase")]
 struct Metadata {
     name: String,
+    resource_version: String,
     #[serde(default)]
     labels: Labels,
     deletion_timestamp: Option<String>,

@@ -77,7 +77,7 @@ pub async fn run(load: Load, bench: &mut Bench, who: Who<'_>) -> anyhow::Result<
     clients.synced(SYNC).await?;
     let sample = churn(bench, &running, &clients, &mut world, load).await?;
     clients.stop().await;
-    drop(running);
+    running.stop().await;
     bench.keep(world);
     Ok(Some(sample))
 }

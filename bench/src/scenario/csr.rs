@@ -103,7 +103,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     let running = bench.serve(&world, launch, true).await?;
     let duration = Duration::from_secs(bench.options.seconds.unwrap_or(SECONDS));
     for (way, impersonates) in WAYS.into_iter().zip([true, false]) {
-        let mut wave = Wave::new(&running.plane, &world, bench.options.callers, impersonates).await?;
+        let wave = Wave::new(&running.plane, &world, bench.options.callers, impersonates).await?;
         let mut rate = wave.closed(running.plane.pid(), duration).await?;
         say(&format!(
             "  {way}: {:.0} CSR/s, {:.0} us of server CPU each",
@@ -116,7 +116,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
         sample.add(format!("{way}: latency p99"), percentile(&mut rate.latency, 0.99), "ms");
     }
     running.checker.agrees(&world, super::AGREE).await?;
-    drop(running);
+    running.stop().await;
     bench.keep(world);
     // So that what openssl did in this run is in the table.
     sample.add("raw signatures a second, one core", raw(1, false)?, "/s");
@@ -149,7 +149,7 @@ impl Wave {
     }
 
     /// Every caller asks again as soon as it is answered.
-    pub async fn closed(&mut self, pid: u32, duration: Duration) -> anyhow::Result<Rate> {
+    pub async fn closed(&self, pid: u32, duration: Duration) -> anyhow::Result<Rate> {
         measure(pid, &self.target, &self.callers, &self.requests, &self.root, duration).await
     }
 

@@ -57,7 +57,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     running.checker.agrees(&world, AGREE).await?;
     bench.recorded.update.clone_from(&running.checker.table.borrow().updates);
     bench.recorded.messages = expected;
-    drop(running);
+    running.stop().await;
     // The folder is as it was, for the next round.
     world.set_waypoint(0, false)?;
     bench.keep(world);

@@ -39,7 +39,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     let running = bench.serve(&world, launch, true).await?;
     let sample = idle(running.plane.pid(), &running.target, &running.credentials, count, &running.hello).await?;
     running.checker.agrees(&world, AGREE).await?;
-    drop(running);
+    running.stop().await;
     bench.keep(world);
     Ok(Some(sample))
 }

@@ -52,7 +52,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
             sample.add("RSS of the largest", now.rss / 1e6, "MB");
             sample.add("peak RSS of the largest", now.peak / 1e6, "MB");
         }
-        drop(running);
+        running.stop().await;
         // The largest of these are much of a disk.
         if let Some(folder) = world.folder() {
             std::fs::remove_dir_all(folder)?;

@@ -86,7 +86,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     sample.add("versions accepted in one request", if answered.is_ok() { accepted as f64 } else { 0.0 }, "");
     // Without this an answer that ignores the names would pass.
     anyhow::ensure!(answered.is_err() || told == gone as u64, "void: {told} names removed or sent, {gone} are gone");
-    drop(running);
+    running.stop().await;
     bench.keep(world);
     Ok(Some(sample))
 }

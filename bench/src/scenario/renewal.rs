@@ -60,7 +60,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     let busy = churn::churn(bench, &running, &clients, &mut world, load).await?;
     let mut certificates = wave.await??;
     clients.stop().await;
-    drop(running);
+    running.stop().await;
     bench.keep(world);
     let mut sample = Sample::default();
     for part in ["p50", "p99"] {

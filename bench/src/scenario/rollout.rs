@@ -8,13 +8,13 @@ use tokio::time::sleep;
 
 use super::churn::{PODS, STREAMS};
 use super::{AGREE, Bench, SYNC, Who};
-use crate::check::Event;
+use crate::check::{Event, Table};
 use crate::client::Clients;
 use crate::options::{Driver, Options};
 use crate::process::Meter;
 use crate::report::{Budget, Budgets, Sample};
 use crate::stats::percentile;
-use crate::world::{Op, World};
+use crate::world::{Op, Timed, World};
 
 pub const LIMIT: &str = "for bytes, each state that was told once";
 /// How many pods are replaced.
@@ -80,10 +80,21 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     clients.check()?;
     clients.stop().await;
 
-    let table = running.checker.table.borrow();
+    let mut sample = judge(&running.checker.table.borrow(), &world, &played);
+    let least = running.checker.table.borrow().needed_bytes as f64;
+    sample.add("all bytes over the least", bytes as f64 / streams as f64 / least, "x");
+    sample.add("server CPU", cpu.as_secs_f64(), "s");
+    running.stop().await;
+    // This mesh is not what other scenarios take it for.
+    drop(world);
+    Ok(Some(sample))
+}
+
+/// What the checking client was told of what was seen to happen.
+fn judge(table: &Table, world: &World, played: &[Timed]) -> Sample {
     let told = told(&table.events);
     let (mut latency, mut hidden) = (Vec::new(), 0);
-    for timed in &played {
+    for timed in played {
         let at = timed.seen.unwrap_or(timed.answered);
         let (namespace, name) = world.mesh.pod_name(timed.op.pod());
         let uid = format!("Kubernetes//Pod/{namespace}/{name}");
@@ -111,14 +122,8 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     sample.add("unhealthy states hidden longer than the window", f64::from(hidden), "");
     let least = table.needed_bytes as f64;
     sample.add("bytes of resources over the least", table.resource_bytes as f64 / least, "x");
-    sample.add("all bytes over the least", bytes as f64 / streams as f64 / least, "x");
     sample.add("messages", table.messages as f64, "");
-    sample.add("server CPU", cpu.as_secs_f64(), "s");
-    drop(table);
-    drop(running);
-    // This mesh is not what other scenarios take it for.
-    drop(world);
-    Ok(Some(sample))
+    sample
 }
 
 /// When each workload was told to be what.

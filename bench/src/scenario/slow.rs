@@ -76,7 +76,8 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
     clients.stop().await;
-    drop((slow, running));
+    drop(slow);
+    running.stop().await;
     bench.keep(world);
     bench.recorded.decoding = alone.get("latency p99").context("no latency")?;
     for part in ["p50", "p99", "max"] {

@@ -44,7 +44,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     let running = bench.serve(&world, launch, false).await?;
     let sample = sync(running.plane.pid(), &running.target, &running.credentials, count, &running.hello).await?;
     running.checker.agrees(&world, super::AGREE).await?;
-    drop(running);
+    running.stop().await;
     bench.keep(world);
     Ok(Some(sample))
 }
