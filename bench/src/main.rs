@@ -1,35 +1,52 @@
 //! Measures control planes on this machine: `make bench`, or
 //! `cargo run --release -p fairway-bench -- [SCENARIO...] [--pods N] ...`.
 //!
-//! Each scenario starts the release binary on a generated folder, drives it
-//! over loopback and prints one line of JSON; at the end comes a table.
+//! Scenarios are in [`scenario`], which has the table of them. Each starts a
+//! control plane on a mesh, drives it over loopback and prints a line of JSON;
+//! at the end comes a table.
+//!
+//! # Contenders
+//! * **The control plane** is a command line (`--cp-cmd`); if none is given, the
+//!   release binary beside this program.
+//! * **A peer** (`--peer-cmd`) is any other: an older build, or whatever takes
+//!   istiod's flags. The two take turns, only one of them alive at a time, and
+//!   are compared by the median of the ratios of pairs, with a 95 % interval
+//!   from resampling. What reads no folders needs `--driver kube`.
+//! * **The limit** has its turn right after: the same stack (tonic, hyper, h2)
+//!   sending the bytes that the control plane has sent, prepared and shared, to
+//!   as many clients, without knowing what they mean; or decoding, or signing
+//!   alone.
 //!
 //! # How to read the numbers
-//! * **Beside a limit.** The same binary is twice as fast in one minute as in
-//!   the next on a shared machine, so each scenario measures in the same run
-//!   what would be possible: reading the same bytes, or the same stack (tonic,
-//!   hyper, h2) sending prepared bytes without knowing what they mean. Trust
-//!   the ratio before the number.
+//! * **Trust the ratio before the number.** The same binary is twice as fast in
+//!   one minute as in the next on a shared machine.
 //! * **CPU is the server's alone**, as the kernel accounts for it, and hardly
-//!   depends on how many cores the clients have left to it. Wall time does:
-//!   clients and server share the machine.
+//!   depends on how many cores the clients have left to it. Wall time and
+//!   latency do: clients, API server and control plane share the machine.
 //! * **Latency is open loop.** Changes are made by the clock, whether or not
-//!   the last one has arrived. It ends with the last byte at the client. A
-//!   folder is read only after 50 ms of quiet, which no cluster source waits
-//!   for, so latency is given raw and with those 50 ms subtracted.
+//!   the last one has arrived, so a server that stalls is late for all of them.
+//!   It ends with the last byte at the client, and all clients count. It is
+//!   given from when a raw watch of ours showed the change, from when the API
+//!   server had answered the write, and from when the change was due. The first
+//!   can be negative: there is no saying whose watch is served first.
+//! * **A folder is read only after 50 ms of quiet**, which no cluster source
+//!   waits for; those 50 ms are subtracted.
 //! * **Clients are cheap and uncritical**: they walk field lengths, count and
-//!   acknowledge. One that is neither ([`check`]) decodes everything and
-//!   compares it with what was generated; if it disagrees, the run is void and
-//!   fails.
+//!   acknowledge. One that is neither ([`check`]) decodes and applies everything
+//!   and compares what it holds with what the objects mean, before and after
+//!   the changes; if it disagrees, the run is void and fails.
 //! * **Memory** is what the process holds ("RSS"), without the kernel's socket
 //!   buffers. Differences are taken between states that both have been reached
 //!   after a first client, so that what is built once is not blamed on streams.
-//! * The page cache is warm, and generated objects have no `managedFields`.
+//! * The page cache is warm. Objects in folders have no `managedFields`; those
+//!   in the API server have.
 //!
 //! # Code
-//! [`mesh`] generates, [`fairway`] runs the server, [`limit`] is the other
-//! server, [`http2`], [`message`] and [`client`] are the clients, [`process`]
-//! reads what processes cost, [`report`] prints; [`scenario`] has the rest.
+//! [`mesh`] says what there is, [`world`] keeps it in a folder or, through
+//! [`kube`] and [`watch`], in a kube-apiserver; [`plane`] runs control planes,
+//! [`limit`] is the other server, [`http2`], [`message`] and [`client`] are the
+//! clients, [`process`] reads what processes cost, [`stats`] and [`report`]
+//! make numbers of it.
 
 mod stats;
 mod progress;

@@ -65,21 +65,22 @@ macro_rules! scenarios {
     };
 }
 
-/// All scenarios.
+/// All scenarios. Those that can share a mesh are next to each other, and the
+/// one that wears it out is the last.
 pub const SCENARIOS: &[Scenario] = scenarios! {
     "s1", "cold-sync", "many clients connect at once and know nothing", sync::run, ();
-    "s2", "quiet", "one pod changes each second", churn::run, churn::QUIET;
-    "s3", "churn", "a hundred pods change each second", churn::run, churn::BUSY;
-    "s4", "rollout", "a thousand pods are replaced in half a minute", rollout::run, ();
     "s5", "reconnect", "the control plane crashes; everybody comes back with versions", reconnect::run, ();
     "s6", "fan-out", "a namespace gets a waypoint, which changes half of all workloads", fanout::run, ();
     "s9", "start", "from exec to the first complete client, from files", start::run, Driver::Files;
-    "s9k", "start-kube", "the same from a kube-apiserver", start::run, Driver::Kube;
     "s10", "idle", "the memory of streams on which nothing happens", idle::run, ();
     "s11", "memory", "the memory of workloads", memory::run, ();
+    "s9k", "start-kube", "the same from a kube-apiserver", start::run, Driver::Kube;
+    "s2", "quiet", "one pod changes each second", churn::run, churn::QUIET;
+    "s3", "churn", "a hundred pods change each second", churn::run, churn::BUSY;
     "s12", "csr", "certificates, closed loop", csr::run, ();
     "s13", "renewal", "certificates are renewed while pods change", renewal::run, ();
     "s14", "slow-readers", "some clients hardly read or do not read at all", slow::run, ();
+    "s4", "rollout", "a thousand pods are replaced in half a minute", rollout::run, ();
 };
 
 /// The scenarios, for `--help`.
