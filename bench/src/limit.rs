@@ -60,7 +60,8 @@ impl Limit {
             let framed: Vec<u8> = messages.iter().flat_map(|message| grpc(message)).collect();
             std::fs::write(folder.join(name), framed)?;
         }
-        let mut command = Command::new(std::env::current_exe()?);
+        // This program, even if another has been built in its place meanwhile.
+        let mut command = Command::new("/proc/self/exe");
         command.arg("limit-server").arg(&folder).args(tls.then_some("--tls"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         allow_open_files(child.id());
