@@ -55,6 +55,11 @@ impl Watch {
     pub async fn start(api: Api, handle: &Handle) -> anyhow::Result<Self> {
         let list = api.request("GET", "/api/v1/pods?limit=1", None).await.map_err(|refused| anyhow!("{refused:?}"))?;
         let version = list["metadata"]["resourceVersion"].as_str().context("a list without a version")?;
+        // Within the runtime on which its connection is to live.
+        let api = {
+            let _entered = handle.enter();
+            api.apart()
+        };
         // The first is opened here: what happens from now on is to be seen.
         let mut body = open(&api, version).await?;
         let mut newest = version.to_string();

@@ -40,6 +40,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Api {
     channel: Channel,
     token: String,
+    address: SocketAddr,
+    roots: String,
 }
 
 /// An answer that is not a success.
@@ -54,8 +56,14 @@ pub struct Refused {
 impl Api {
     /// Access with a token.
     pub fn new(address: SocketAddr, roots: String, token: &str) -> Self {
-        let tls = Tls { roots, server_name: "127.0.0.1".into() };
-        Self { channel: ztunnel::lazy_channel(address, tls), token: token.into() }
+        let tls = Tls { roots: roots.clone(), server_name: "127.0.0.1".into() };
+        Self { channel: ztunnel::lazy_channel(address, tls), token: token.into(), address, roots }
+    }
+
+    /// The same access over a connection of its own, for a watch that must not
+    /// wait behind answers.
+    pub fn apart(&self) -> Self {
+        Self::new(self.address, self.roots.clone(), &self.token)
     }
 
     /// One request with its answer in JSON.

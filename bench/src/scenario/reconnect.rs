@@ -23,7 +23,7 @@ const MANY: usize = 240_000;
 pub fn setting((): (), options: &Options) -> String {
     let (pods, streams) = (options.pods.unwrap_or(PODS), options.streams.unwrap_or(STREAMS));
     format!(
-        "{pods} pods from files, {streams} streams that hold everything, SIGKILL, start; then {MANY} versions, most of them of names that are gone, on one TLS stream"
+        "{pods} pods from files, {streams} TLS streams that hold everything, SIGKILL, start; then {MANY} versions on one stream, most of names that are gone"
     )
 }
 
@@ -42,14 +42,15 @@ pub fn budgets((): (), options: &Options) -> Budgets {
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     let count = bench.options.streams.unwrap_or(STREAMS);
     let Who::Plane(launch) = who else {
-        let (tls, recorded) = (bench.options.tls, &bench.recorded);
-        let limit = Limit::start(bench.work(), tls, &recorded.first, &[])?;
+        let recorded = &bench.recorded;
+        let limit = Limit::start(bench.work(), true, &recorded.first, &[])?;
         let credentials = [Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
-        return storm(limit.pid(), &limit.target(tls)?, &credentials, count, &recorded.hello).await.map(Some);
+        return storm(limit.pid(), &limit.target(true)?, &credentials, count, &recorded.hello).await.map(Some);
     };
     let size = bench.options.size(PODS, true);
     let world = bench.world(Driver::Files, size).await?;
-    let mut running = bench.serve(&world, launch, false).await?;
+    // Who has not shown who it is may not send this much.
+    let mut running = bench.serve(&world, launch, true).await?;
     let clients = Clients::start(&running.target, &running.credentials, count, &running.hello);
     clients.synced(SYNC).await?;
     let versions = running.checker.table.borrow().versions();
@@ -71,15 +72,13 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     running.checker.agrees(&world, AGREE).await?;
     sample.add("exec to ready after the crash", start.as_secs_f64(), "s");
 
-    // As many as anybody may hold, on an authenticated stream.
-    let target = world.target(&running.plane, true).await?;
-    let credentials = world.credentials(&running.plane, true).await?;
+    // As many as anybody may hold.
     let [mut addresses, policies] = versions;
     let gone = MANY.saturating_sub(addresses.len());
     addresses
         .extend((0..gone).map(|at| (format!("Kubernetes//Pod/gone/gone-7d9f8c6b5-{at:06}"), format!("{at:016x}"))));
     let accepted = addresses.len();
-    let many = Clients::start(&target, &credentials, 1, &Hello::resuming([addresses, policies]));
+    let many = Clients::start(&running.target, &running.credentials, 1, &Hello::resuming([addresses, policies]));
     let answered = many.synced(SYNC).await;
     let told = many.tally.resources.get();
     many.stop().await;
