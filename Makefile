@@ -12,7 +12,9 @@ CARGO_FLAGS ?=
 CONFIG ?= examples/bookinfo
 # RELEASE=0: `make run` builds faster and runs slower.
 RELEASE ?= 1
-# Arguments of `make bench`; `ARGS=--help` lists them.
+# What `make bench` runs, such as s3 or churn; everything if empty. Its other
+# arguments are in ARGS; `ARGS=--help` lists them.
+SCENARIO ?=
 ARGS ?=
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -62,9 +64,9 @@ integration: controlplane binary ## Fairway against a real Kubernetes API
 python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf and Prometheus
 	.cache/venv/bin/python -m pytest integration-tests/python
 
-bench: tools ## measure (ARGS="...")
+bench: controlplane ## measure (SCENARIO=s3 ARGS="...")
 	cargo build $(CARGO_FLAGS) --release -p fairway -p fairway-bench
-	$(target)/release/fairway-bench $(ARGS)
+	$(target)/release/fairway-bench $(SCENARIO) $(ARGS)
 
 ##@ Parts
 .PHONY: tools controlplane binary certs clean

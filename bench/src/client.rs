@@ -14,10 +14,11 @@ use tokio::task::JoinSet;
 
 use crate::http2::{Connection, Receiver, Target, grpc};
 use crate::mesh::{Holder, node_name};
-use crate::message::{Message, Walker};
+use crate::message::Walker;
+use crate::progress::Progress;
 
 /// The method ztunnel calls.
-pub const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Workloads and services.
 pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// Policies.
@@ -44,60 +45,149 @@ impl Credentials {
     }
 }
 
+/// How clients begin, and what they wait for.
+#[derive(Clone, Default)]
+pub struct Hello {
+    /// How many addresses and policies make a client complete.
+    pub complete: [usize; 2],
+    /// Names and versions of addresses and policies that it has already, as
+    /// they are in requests.
+    versions: Rc<[Vec<u8>; 2]>,
+}
+
+impl Hello {
+    /// Clients that know nothing and are to be told this much.
+    pub fn empty(addresses: usize, policies: usize) -> Self {
+        Self { complete: [addresses, policies], versions: Rc::default() }
+    }
+
+    /// Clients that have names and versions already, and wait for nothing but
+    /// to be told so.
+    pub fn resuming(versions: [Vec<(String, String)>; 2]) -> Self {
+        // Messages that are put one after the other are one message.
+        let encode = |versions: Vec<(String, String)>| {
+            let initial_resource_versions = versions.into_iter().collect();
+            DeltaDiscoveryRequest { initial_resource_versions, ..Default::default() }.encode_to_vec()
+        };
+        Self { complete: [0; 2], versions: Rc::new(versions.map(encode)) }
+    }
+
+    /// The first requests of a ztunnel.
+    fn requests(&self, credentials: &Credentials) -> Vec<u8> {
+        let Credentials { node, pod, .. } = credentials;
+        let text = |value: &str| Value { kind: Some(value::Kind::StringValue(value.into())) };
+        let metadata = [
+            ("NAME", text(pod)),
+            ("NAMESPACE", text("istio-system")),
+            ("INSTANCE_IPS", text("10.0.0.1")),
+            ("NODE_NAME", text(&node_name(*node))),
+            ("SERVICE_ACCOUNT", text("ztunnel")),
+            ("ISTIO_VERSION", text("1.30.0")),
+        ];
+        let node = Node {
+            id: format!("ztunnel~10.0.0.1~{pod}.istio-system~istio-system.svc.cluster.local"),
+            metadata: Some(Struct { fields: metadata.into_iter().map(|(key, value)| (key.into(), value)).collect() }),
+            ..Default::default()
+        };
+        let requests = [ADDRESS, AUTHORIZATION].into_iter().zip(&*self.versions).map(|(type_url, versions)| {
+            let request =
+                DeltaDiscoveryRequest { node: Some(node.clone()), type_url: type_url.into(), ..Default::default() };
+            let mut request = request.encode_to_vec();
+            request.extend_from_slice(versions);
+            grpc(&request)
+        });
+        requests.collect::<Vec<_>>().concat()
+    }
+}
+
+/// Connects and begins the stream.
+pub async fn begin(target: &Target, credentials: &Credentials, hello: &Hello) -> anyhow::Result<Connection> {
+    let mut connection = Connection::open(target).await?;
+    connection.call(DELTA, credentials.token.as_deref(), &hello.requests(credentials), false);
+    Ok(connection)
+}
+
+/// Which type a message is of: 0 is addresses, 1 is policies.
+pub fn place(type_url: &[u8]) -> anyhow::Result<usize> {
+    match type_url {
+        url if url == ADDRESS.as_bytes() => Ok(0),
+        url if url == AUTHORIZATION.as_bytes() => Ok(1),
+        url => bail!("a response of type {}", String::from_utf8_lossy(url)),
+    }
+}
+
 /// What all clients report to.
-#[derive(Default)]
 pub struct Tally {
-    /// Clients that have both first responses.
+    /// Clients that are complete.
     pub synced: Cell<usize>,
-    /// When the last of them had.
+    /// When the last of them was.
     pub last_synced: Cell<Option<Instant>>,
     /// Bytes of all bodies.
     pub bytes: Cell<u64>,
-    /// When each client had each change completely.
-    pub arrivals: RefCell<Vec<Vec<Instant>>>,
-    /// The latest message with a change in it.
-    pub update: RefCell<Message>,
+    /// Messages.
+    pub messages: Cell<u64>,
+    /// Resources, and names that were removed.
+    pub resources: Cell<u64>,
+    /// When each client had each change completely, in microseconds of `since`.
+    pub arrivals: RefCell<Vec<Vec<u32>>>,
+    /// When the clients were started.
+    pub since: Instant,
     /// Why clients ended; none should.
     pub failures: RefCell<Vec<String>>,
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self {
+            synced: Cell::default(),
+            last_synced: Cell::default(),
+            bytes: Cell::default(),
+            messages: Cell::default(),
+            resources: Cell::default(),
+            arrivals: RefCell::default(),
+            since: Instant::now(),
+            failures: RefCell::default(),
+        }
+    }
+}
+
+fn add(cell: &Cell<u64>, more: u64) {
+    cell.set(cell.get() + more);
 }
 
 /// One stream.
 struct Session {
     walker: Walker,
     tally: Rc<Tally>,
-    first: [Option<Message>; 2],
+    /// Messages and resources of each type.
+    had: [(usize, usize); 2],
+    complete: [usize; 2],
     synced: bool,
 }
 
 impl Receiver for Session {
     fn data(&mut self, bytes: &[u8], reply: &mut Vec<u8>) -> anyhow::Result<()> {
-        let Self { walker, tally, first, .. } = self;
-        tally.bytes.set(tally.bytes.get() + bytes.len() as u64);
+        let Self { walker, tally, had, synced, .. } = self;
+        add(&tally.bytes, bytes.len() as u64);
         walker.read(bytes, |message| {
             reply.extend(grpc(&message.ack()));
-            let at = match message.type_url.as_slice() {
-                url if url == ADDRESS.as_bytes() => 0,
-                url if url == AUTHORIZATION.as_bytes() => 1,
-                url => bail!("a response of type {}", String::from_utf8_lossy(url)),
-            };
-            if first[at].is_none() {
-                first[at] = Some(message);
-                return Ok(());
-            }
-            let changes = message.changes()?;
-            if !changes.is_empty() {
-                let now = Instant::now();
+            let (messages, resources) = &mut had[place(&message.type_url)?];
+            (*messages, *resources) = (*messages + 1, *resources + message.resources);
+            add(&tally.messages, 1);
+            add(&tally.resources, (message.resources + message.removed) as u64);
+            if *synced {
+                let now = tally.since.elapsed().as_micros() as u32;
                 let mut arrivals = tally.arrivals.borrow_mut();
-                for change in changes {
+                for change in message.changes()? {
                     if let Some(arrivals) = arrivals.get_mut(change) {
                         arrivals.push(now);
                     }
                 }
-                tally.update.replace(message);
             }
             Ok(())
         })?;
-        if !self.synced && self.first.iter().all(Option::is_some) {
+        let complete = |(had, least): (&(usize, usize), &usize)| had.0 > 0 && had.1 >= *least;
+        if !self.synced && self.had.iter().zip(&self.complete).all(complete) {
             self.synced = true;
             self.tally.synced.set(self.tally.synced.get() + 1);
             self.tally.last_synced.set(Some(Instant::now()));
@@ -115,59 +205,6 @@ pub fn printable(headers: &[u8]) -> String {
     headers.iter().map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' }).collect()
 }
 
-/// The first requests of a ztunnel.
-fn hello(credentials: &Credentials) -> Vec<u8> {
-    let Credentials { node, pod, .. } = credentials;
-    let text = |value: &str| Value { kind: Some(value::Kind::StringValue(value.into())) };
-    let metadata = [
-        ("NAME", text(pod)),
-        ("NAMESPACE", text("istio-system")),
-        ("INSTANCE_IPS", text("10.0.0.1")),
-        ("NODE_NAME", text(&node_name(*node))),
-        ("SERVICE_ACCOUNT", text("ztunnel")),
-        ("ISTIO_VERSION", text("1.30.0")),
-    ];
-    let node = Node {
-        id: format!("ztunnel~10.0.0.1~{pod}.istio-system~istio-system.svc.cluster.local"),
-        metadata: Some(Struct { fields: metadata.into_iter().map(|(key, value)| (key.into(), value)).collect() }),
-        ..Default::default()
-    };
-    let requests = [ADDRESS, AUTHORIZATION].map(|type_url| {
-        let request =
-            DeltaDiscoveryRequest { node: Some(node.clone()), type_url: type_url.into(), ..Default::default() };
-        grpc(&request.encode_to_vec())
-    });
-    requests.concat()
-}
-
-async fn begin(
-    target: &Target,
-    credentials: &Credentials,
-    tally: Rc<Tally>,
-    keep: bool,
-) -> anyhow::Result<(Connection, Session)> {
-    let mut connection = Connection::open(target).await?;
-    connection.call(DELTA, credentials.token.as_deref(), &hello(credentials), false);
-    Ok((connection, Session { walker: Walker::new(keep), tally, first: [None, None], synced: false }))
-}
-
-/// One client that keeps both first responses, addresses first.
-pub async fn first_responses(
-    target: &Target,
-    credentials: &Credentials,
-    limit: Duration,
-) -> anyhow::Result<(Message, Message)> {
-    let sync = async {
-        let (mut connection, mut session) = begin(target, credentials, Rc::default(), true).await?;
-        while !session.synced {
-            connection.exchange(&mut session).await?;
-        }
-        let [Some(addresses), Some(policies)] = session.first else { bail!("synced without responses") };
-        Ok((addresses, policies))
-    };
-    tokio::time::timeout(limit, sync).await.context("no complete first responses in time")?
-}
-
 /// Many clients, which live until this is dropped.
 pub struct Clients {
     /// What they report.
@@ -178,18 +215,24 @@ pub struct Clients {
 
 impl Clients {
     /// Starts clients. To be called within a `LocalSet`.
-    pub fn start(target: &Target, credentials: &[Credentials], count: usize) -> Self {
-        let tally = Rc::<Tally>::default();
+    pub fn start(target: &Target, credentials: &[Credentials], count: usize, hello: &Hello) -> Self {
+        let tally = Rc::new(Tally::new());
         let places = Rc::new(tokio::sync::Semaphore::new(OPENING));
         let mut tasks = JoinSet::new();
         for at in 0..count {
             let (target, credentials) = (target.clone(), credentials[at % credentials.len()].clone());
-            let (tally, places) = (tally.clone(), places.clone());
+            let (tally, places, hello) = (tally.clone(), places.clone(), hello.clone());
             tasks.spawn_local(async move {
                 let run = async {
-                    let place = places.acquire().await?;
-                    let (mut connection, mut session) = begin(&target, &credentials, tally.clone(), false).await?;
-                    let mut place = Some(place);
+                    let mut place = Some(places.acquire().await?);
+                    let mut connection = begin(&target, &credentials, &hello).await?;
+                    let mut session = Session {
+                        walker: Walker::new(false),
+                        tally: tally.clone(),
+                        had: [(0, 0); 2],
+                        complete: hello.complete,
+                        synced: false,
+                    };
                     loop {
                         connection.exchange(&mut session).await?;
                         // Its handshake is done and its first bytes are here.
@@ -205,17 +248,17 @@ impl Clients {
         Self { tally, tasks, count }
     }
 
-    /// Waits until all have their first responses.
+    /// Waits until all are complete.
     pub async fn synced(&self, limit: Duration) -> anyhow::Result<Instant> {
         let deadline = Instant::now() + limit;
+        let mut progress = (self.count > 1).then(|| Progress::start("clients synced", self.count));
         while self.tally.synced.get() < self.count {
             self.check()?;
-            ensure!(
-                Instant::now() < deadline,
-                "only {} of {} clients have synced after {limit:?}",
-                self.tally.synced.get(),
-                self.count
-            );
+            let synced = self.tally.synced.get();
+            ensure!(Instant::now() < deadline, "only {synced} of {} clients have synced after {limit:?}", self.count);
+            if let Some(progress) = &mut progress {
+                progress.at(synced);
+            }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         self.tally.last_synced.get().context("nobody has synced")
@@ -229,8 +272,43 @@ impl Clients {
         }
     }
 
+    /// Begins to note when changes before this number arrive.
+    pub fn expect(&self, changes: usize) {
+        self.tally.arrivals.replace(vec![Vec::new(); changes]);
+    }
+
+    /// Waits until every one of these changes has reached all.
+    pub async fn arrived(&self, changes: std::ops::Range<usize>, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.check()?;
+            let arrivals =
+                self.tally.arrivals.borrow()[changes.clone()].iter().filter(|at| at.len() < self.count).count();
+            if arrivals == 0 {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "void: {arrivals} changes did not reach all clients");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// How long each change took to reach each client, in milliseconds from
+    /// an instant for each.
+    pub fn latencies(&self, from: impl Iterator<Item = (usize, Instant)>) -> Vec<f64> {
+        let arrivals = self.tally.arrivals.borrow();
+        let mut latencies = Vec::new();
+        for (change, from) in from {
+            let from = from.saturating_duration_since(self.tally.since).as_secs_f64() * 1e3;
+            latencies.extend(arrivals[change].iter().map(|at| f64::from(*at) / 1e3 - from));
+        }
+        latencies
+    }
+
     /// Ends all of them.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

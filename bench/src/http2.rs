@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use openssl::x509::X509;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
@@ -19,6 +20,10 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
 /// What both windows are before anything is said.
 const INITIAL_WINDOW: u32 = 65_535;
+/// The largest frame that everybody accepts.
+const MAX_FRAME: usize = 16_384;
+/// The number of the setting for the window of new streams.
+const SETTING_WINDOW: u16 = 4;
 
 mod kind {
     pub const DATA: u8 = 0;
@@ -42,8 +47,8 @@ const PADDED: u8 = 8;
 pub struct Target {
     /// The port on loopback.
     pub port: u16,
-    /// TLS, if it is wanted.
-    pub tls: Option<Arc<SslConnector>>,
+    /// TLS, if it is wanted, and the name that is asked for.
+    pub tls: Option<(Arc<SslConnector>, &'static str)>,
 }
 
 impl Target {
@@ -52,13 +57,15 @@ impl Target {
         Self { port, tls: None }
     }
 
-    /// A server whose certificate must come from this root.
-    pub fn tls(port: u16, root: &std::path::Path) -> anyhow::Result<Self> {
+    /// A server whose certificate must come from this root and have a name.
+    pub fn tls(port: u16, root: &[u8], name: &'static str) -> anyhow::Result<Self> {
         let mut builder = SslConnector::builder(SslMethod::tls_client())?;
-        builder.set_ca_file(root).with_context(|| format!("cannot read {}", root.display()))?;
+        for root in X509::stack_from_pem(root)? {
+            builder.cert_store_mut().add_cert(root)?;
+        }
         builder.set_verify(SslVerifyMode::PEER);
         builder.set_alpn_protos(b"\x02h2")?;
-        Ok(Self { port, tls: Some(Arc::new(builder.build())) })
+        Ok(Self { port, tls: Some((Arc::new(builder.build()), name)) })
     }
 }
 
@@ -87,6 +94,20 @@ pub struct Connection {
     frame: Frame,
     /// Bytes received and not yet given back to the windows.
     owed: [u32; 2],
+    /// Bytes of the request that the windows of the server had no room for.
+    waiting: Vec<u8>,
+    /// How many of them are sent.
+    sent: usize,
+    /// Whether nothing follows them.
+    end: bool,
+    /// Bytes that are taken from the socket at a time, for clients that are
+    /// slow on purpose.
+    pub read_at_most: usize,
+    /// What the server's windows still allow: the stream's and the
+    /// connection's.
+    room: [i64; 2],
+    /// The window that the server gives to new streams.
+    stream_window: i64,
     headers: Vec<u8>,
 }
 
@@ -113,8 +134,8 @@ impl Connection {
         tcp.set_nodelay(true)?;
         let socket = match &target.tls {
             None => Socket::Plain(tcp),
-            Some(connector) => {
-                let mut stream = SslStream::new(connector.configure()?.into_ssl("localhost")?, tcp)?;
+            Some((connector, name)) => {
+                let mut stream = SslStream::new(connector.configure()?.into_ssl(name)?, tcp)?;
                 Pin::new(&mut stream).connect().await.context("TLS handshake failed")?;
                 Socket::Tls(stream)
             }
@@ -137,6 +158,12 @@ impl Connection {
             reply: Vec::new(),
             frame: Frame::default(),
             owed: [0; 2],
+            waiting: Vec::new(),
+            sent: 0,
+            read_at_most: usize::MAX,
+            end: false,
+            room: [INITIAL_WINDOW.into(); 2],
+            stream_window: INITIAL_WINDOW.into(),
             headers: Vec::new(),
         })
     }
@@ -157,19 +184,69 @@ impl Connection {
             literal(&mut headers, &[], "Kubernetes");
         }
         frame(&mut self.outgoing, kind::HEADERS, END_HEADERS, self.stream, &headers);
-        frame(&mut self.outgoing, kind::DATA, if end { END_STREAM } else { 0 }, self.stream, body);
+        self.room[0] = self.stream_window;
+        self.end = end;
+        (self.sent, self.waiting) = (0, Vec::new());
+        self.waiting.extend_from_slice(body);
+        self.send_waiting();
+    }
+
+    /// Sends as much of the request as the server has room for.
+    fn send_waiting(&mut self) {
+        while self.sent < self.waiting.len() {
+            let room = self.room[0].min(self.room[1]).clamp(0, MAX_FRAME as i64) as usize;
+            let part = &self.waiting[self.sent..self.waiting.len().min(self.sent + room)];
+            if part.is_empty() {
+                return;
+            }
+            self.sent += part.len();
+            let last = self.end && self.sent == self.waiting.len();
+            frame(&mut self.outgoing, kind::DATA, if last { END_STREAM } else { 0 }, self.stream, part);
+            self.room = self.room.map(|room| room - part.len() as i64);
+        }
+        // A request may have been large.
+        self.waiting.clear();
+        self.waiting.shrink_to(MAX_FRAME);
+        self.sent = 0;
+    }
+
+    /// What the server changes about its windows.
+    fn settings(&mut self) {
+        for setting in self.frame.payload.chunks_exact(6) {
+            let (number, value) = (u16::from_be_bytes([setting[0], setting[1]]), &setting[2..]);
+            if number == SETTING_WINDOW {
+                let window = i64::from(u32::from_be_bytes([value[0], value[1], value[2], value[3]]));
+                self.room[0] += window - self.stream_window;
+                self.stream_window = window;
+            }
+        }
+        frame(&mut self.outgoing, kind::SETTINGS, ACK, 0, &[]);
+        self.send_waiting();
+    }
+
+    fn window_update(&mut self) {
+        let [.., a, b, c, d] = self.frame.payload[..] else { return };
+        let more = i64::from(u32::from_be_bytes([a, b, c, d]) & 0x7fff_ffff);
+        let [.., e, f, g, h] = self.frame.head;
+        match u32::from_be_bytes([e, f, g, h]) & 0x7fff_ffff {
+            0 => self.room[1] += more,
+            stream if stream == self.stream => self.room[0] += more,
+            _ => {}
+        }
+        self.send_waiting();
     }
 
     /// Sends what there is to send, and then whatever arrives next to the
     /// receiver.
     pub async fn exchange(&mut self, receiver: &mut impl Receiver) -> anyhow::Result<()> {
         self.flush().await?;
-        let Self { socket, .. } = self;
+        let Self { socket, read_at_most, .. } = self;
+        let most = (*read_at_most).min(128 << 10);
         // The buffer is taken while nothing else can run, and only then.
         let (buffer, read) = std::future::poll_fn(|cx| {
             let mut buffer = BUFFER.take();
             buffer.resize(128 << 10, 0);
-            let mut free = ReadBuf::new(&mut buffer);
+            let mut free = ReadBuf::new(&mut buffer[..most]);
             let polled = match socket {
                 Socket::Plain(socket) => Pin::new(socket).poll_read(cx, &mut free),
                 Socket::Tls(socket) => Pin::new(socket).poll_read(cx, &mut free),
@@ -234,8 +311,8 @@ impl Connection {
             }
         }
         if !self.reply.is_empty() {
-            frame(&mut self.outgoing, kind::DATA, 0, self.stream, &self.reply);
-            self.reply.clear();
+            self.waiting.append(&mut self.reply);
+            self.send_waiting();
         }
         Ok(())
     }
@@ -255,7 +332,8 @@ impl Connection {
         let (kind, flags) = (self.frame.head[3], self.frame.head[4]);
         let payload = &self.frame.payload;
         match kind {
-            kind::SETTINGS if flags & ACK == 0 => frame(&mut self.outgoing, kind::SETTINGS, ACK, 0, &[]),
+            kind::SETTINGS if flags & ACK == 0 => self.settings(),
+            kind::WINDOW_UPDATE => self.window_update(),
             kind::PING if flags & ACK == 0 => frame(&mut self.outgoing, kind::PING, ACK, 0, payload),
             kind::GOAWAY => bail!("GOAWAY {:?}", String::from_utf8_lossy(payload)),
             kind::RST_STREAM => bail!("stream reset, code {payload:?}"),
@@ -266,6 +344,7 @@ impl Connection {
         }
         if matches!(kind, kind::DATA | kind::HEADERS) && flags & END_STREAM != 0 {
             self.owed[0] = 0;
+            (self.sent, self.waiting) = (0, Vec::new());
             receiver.ended(&self.headers)?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The least a server of this stack can do: tonic, hyper and h2 around a body
-//! that hands out prepared bytes. It knows no protocol, looks at no request and
-//! is a process of its own, so that what it costs can be told apart.
+//! that hands out prepared bytes, shared by all streams. It takes requests and
+//! acknowledgements off the connection without looking at them, knows no protocol,
+//! and is a process of its own, so that what it costs can be told apart.
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
@@ -33,9 +34,9 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::fairway::end;
 use crate::http2::{Target, grpc};
 use crate::mesh::{MARK, mark};
+use crate::plane::{allow_open_files, end};
 
 /// The size of what is handed to the transport at a time: Fairway's.
 const CHUNK: usize = 32 * 1024;
@@ -50,16 +51,20 @@ pub struct Limit {
 
 impl Limit {
     /// Starts this program as a limit server that sends the given messages to
-    /// every stream first, and `update` whenever it is told to.
-    pub fn start(work: &Path, tls: bool, first: &[&[u8]], update: &[u8]) -> anyhow::Result<Self> {
+    /// every stream first, and those of `update` whenever it is told to.
+    pub fn start(work: &Path, tls: bool, first: &[Vec<u8>], update: &[Vec<u8>]) -> anyhow::Result<Self> {
         let number = std::fs::read_dir(work)?.count();
         let folder = work.join(format!("limit-{number}"));
         std::fs::create_dir(&folder)?;
-        std::fs::write(folder.join("first"), first.iter().flat_map(|message| grpc(message)).collect::<Vec<_>>())?;
-        std::fs::write(folder.join("update"), grpc(update))?;
-        let mut command = Command::new(std::env::current_exe()?);
+        for (name, messages) in [("first", first), ("update", update)] {
+            let framed: Vec<u8> = messages.iter().flat_map(|message| grpc(message)).collect();
+            std::fs::write(folder.join(name), framed)?;
+        }
+        // This program, even if another has been built in its place meanwhile.
+        let mut command = Command::new("/proc/self/exe");
         command.arg("limit-server").arg(&folder).args(tls.then_some("--tls"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        allow_open_files(child.id());
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let mut limit = Self { child, input, port: 0, folder };
         let mut line = String::new();
@@ -75,7 +80,10 @@ impl Limit {
 
     /// Where it listens.
     pub fn target(&self, tls: bool) -> anyhow::Result<Target> {
-        if tls { Target::tls(self.port, &self.folder.join("cert.pem")) } else { Ok(Target::plain(self.port)) }
+        match tls {
+            true => Target::tls(self.port, &std::fs::read(self.folder.join("cert.pem"))?, "localhost"),
+            false => Ok(Target::plain(self.port)),
+        }
     }
 
     /// Has it send an update with the mark of a change to all streams.

@@ -1,143 +1,85 @@
-//! Measures a Fairway on this machine: `make bench`, or
+//! Measures control planes on this machine: `make bench`, or
 //! `cargo run --release -p fairway-bench -- [SCENARIO...] [--pods N] ...`.
 //!
-//! Each scenario starts the release binary on a generated folder, drives it
-//! over loopback and prints one line of JSON; at the end comes a table.
+//! Scenarios are in [`scenario`], which has the table of them. Each starts a
+//! control plane on a mesh, drives it over loopback and prints a line of JSON;
+//! at the end comes a table.
+//!
+//! # Contenders
+//! * **The control plane** is a command line (`--cp-cmd`); if none is given, the
+//!   release binary beside this program.
+//! * **A peer** (`--peer-cmd`) is any other: an older build, or whatever takes
+//!   istiod's flags. The two take turns, only one of them alive at a time, and
+//!   are compared by the median of the ratios of pairs, with a 95 % interval
+//!   from resampling. What reads no folders needs `--driver kube`.
+//! * **The limit** has its turn right after: the same stack (tonic, hyper, h2)
+//!   sending the bytes that the control plane has sent, prepared and shared, to
+//!   as many clients, without knowing what they mean; or decoding, or signing
+//!   alone.
 //!
 //! # How to read the numbers
-//! * **Beside a limit.** The same binary is twice as fast in one minute as in
-//!   the next on a shared machine, so each scenario measures in the same run
-//!   what would be possible: reading the same bytes, or the same stack (tonic,
-//!   hyper, h2) sending prepared bytes without knowing what they mean. Trust
-//!   the ratio before the number.
+//! * **Trust the ratio before the number.** The same binary is twice as fast in
+//!   one minute as in the next on a shared machine.
 //! * **CPU is the server's alone**, as the kernel accounts for it, and hardly
-//!   depends on how many cores the clients have left to it. Wall time does:
-//!   clients and server share the machine.
+//!   depends on how many cores the clients have left to it. Wall time and
+//!   latency do: clients, API server and control plane share the machine.
 //! * **Latency is open loop.** Changes are made by the clock, whether or not
-//!   the last one has arrived. It ends with the last byte at the client. A
-//!   folder is read only after 50 ms of quiet, which no cluster source waits
-//!   for, so latency is given raw and with those 50 ms subtracted.
+//!   the last one has arrived, so a server that stalls is late for all of them.
+//!   It ends with the last byte at the client, and all clients count. It is
+//!   given from when a raw watch of ours showed the change, from when the API
+//!   server had answered the write, and from when the change was due. The first
+//!   can be negative: there is no saying whose watch is served first.
+//! * **A folder is read only after 50 ms of quiet**, which no cluster source
+//!   waits for; those 50 ms are subtracted.
 //! * **Clients are cheap and uncritical**: they walk field lengths, count and
-//!   acknowledge. One that is neither ([`check`]) decodes everything and
-//!   compares it with what was generated; if it disagrees, the run is void and
-//!   fails.
+//!   acknowledge. One that is neither ([`check`]) decodes and applies everything
+//!   and compares what it holds with what the objects mean, before and after
+//!   the changes; if it disagrees, the run is void and fails.
 //! * **Memory** is what the process holds ("RSS"), without the kernel's socket
 //!   buffers. Differences are taken between states that both have been reached
 //!   after a first client, so that what is built once is not blamed on streams.
-//! * The page cache is warm, and generated objects have no `managedFields`.
+//! * The page cache is warm. Objects in folders have no `managedFields`; those
+//!   in the API server have.
 //!
 //! # Code
-//! [`mesh`] generates, [`fairway`] runs the server, [`limit`] is the other
-//! server, [`http2`], [`message`] and [`client`] are the clients, [`process`]
-//! reads what processes cost, [`report`] prints; [`scenario`] has the rest.
+//! [`mesh`] says what there is, [`world`] keeps it in a folder or, through
+//! [`kube`] and [`watch`], in a kube-apiserver; [`plane`] runs control planes,
+//! [`limit`] is the other server, [`http2`], [`message`] and [`client`] are the
+//! clients, [`process`] reads what processes cost, [`stats`] and [`report`]
+//! make numbers of it.
 
+mod stats;
+mod progress;
+mod options;
 mod mesh;
-mod fairway;
+mod plane;
 mod limit;
 mod http2;
 mod message;
 mod client;
 mod check;
+mod watch;
+mod kube;
+mod world;
 mod process;
 mod report;
 mod scenario;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::Parser;
 
+use options::{Arguments, Hidden, Options};
+use plane::{Launch, allow_open_files};
 use process::Neighbours;
-use report::Report;
-use scenario::Bench;
+use progress::say;
+use report::{Report, Round};
+use scenario::{Bench, SCENARIOS, Scenario, Who};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// A scenario that hangs is given up after this long.
-const PATIENCE: Duration = Duration::from_secs(600);
-
-/// Measures Fairway beside what this machine can do at best.
-#[derive(Parser, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
-struct Arguments {
-    #[command(subcommand)]
-    hidden: Option<Hidden>,
-    /// What to measure; everything if nothing is named
-    #[arg(value_enum)]
-    scenarios: Vec<Scenario>,
-    #[command(flatten)]
-    options: Options,
-}
-
-/// How much of everything.
-#[derive(clap::Args, Clone, Debug)]
-pub struct Options {
-    /// Pods of the large mesh
-    #[arg(long, default_value_t = 20_000)]
-    pods: usize,
-    /// Services of the large mesh
-    #[arg(long, default_value_t = 1000)]
-    services: usize,
-    /// Pods of the mesh that push and idle use
-    #[arg(long, default_value_t = 2000)]
-    small_pods: usize,
-    /// Clients of cold-sync
-    #[arg(long, default_value_t = 50)]
-    clients: usize,
-    /// Streams of push
-    #[arg(long, default_value_t = 500)]
-    streams: usize,
-    /// Streams of idle
-    #[arg(long, default_value_t = 1000)]
-    idle_streams: usize,
-    /// Changes a second in push
-    #[arg(long, default_value_t = 5)]
-    rate: u32,
-    /// How long push and csr go on
-    #[arg(long, default_value_t = 10)]
-    seconds: u64,
-    /// Concurrent callers of csr
-    #[arg(long, default_value_t = 16)]
-    callers: usize,
-    /// How often start-to-serve is repeated; the median counts
-    #[arg(long, default_value_t = 3)]
-    repeat: usize,
-    /// The control plane; the one beside this program if not given
-    #[arg(long)]
-    fairway: Option<PathBuf>,
-    /// Also write the table to a file
-    #[arg(long)]
-    output: Option<PathBuf>,
-}
-
-#[derive(Subcommand, Debug)]
-enum Hidden {
-    /// The other server.
-    #[command(hide = true)]
-    LimitServer {
-        folder: PathBuf,
-        #[arg(long)]
-        tls: bool,
-    },
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Scenario {
-    /// From exec to the first complete client
-    StartToServe,
-    /// Many clients at once
-    ColdSync,
-    /// One change at a time to many clients
-    Push,
-    /// The memory of streams
-    Idle,
-    /// The memory of workloads
-    Memory,
-    /// Certificates
-    Csr,
-}
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -147,6 +89,7 @@ fn main() -> anyhow::Result<()> {
         runtime.shutdown_background();
         return result;
     }
+    allow_open_files(std::process::id());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     let mut terminated =
@@ -162,61 +105,96 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let beside = std::env::current_exe()?.with_file_name("fairway");
     let options = arguments.options;
-    let binary = options.fairway.clone().unwrap_or(beside);
-    anyhow::ensure!(binary.exists(), "{} is missing: cargo build --release -p fairway", binary.display());
-    let scenarios = match arguments.scenarios.as_slice() {
-        [] => Scenario::value_variants().to_vec(),
-        some => some.to_vec(),
-    };
-    let mut bench = Bench::new(binary, options.clone())?;
-    let mut reports = Vec::new();
+    let mut scenarios: Vec<&Scenario> = Vec::new();
+    for name in &arguments.scenarios {
+        let found = SCENARIOS.iter().find(|scenario| scenario.name == name || scenario.alias == name);
+        scenarios.push(found.with_context(|| format!("there is no scenario {name}; see --help"))?);
+    }
+    if scenarios.is_empty() {
+        scenarios.extend(SCENARIOS);
+    }
+    let (plane, peer) = launches(&options)?;
+    let mut bench = Bench::new(options.clone())?;
+    let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for scenario in scenarios {
-        let name = scenario.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
-        progress(&format!("{name} (load average {})", process::load()));
+        say(&format!("{} {}: {} (load average {})", scenario.name, scenario.alias, scenario.about, process::load()));
         let (load, neighbours, started) = (process::load(), Neighbours::watch(), Instant::now());
-        let run = async {
-            match scenario {
-                Scenario::StartToServe => scenario::start::run(&mut bench).await,
-                Scenario::ColdSync => scenario::sync::run(&mut bench).await,
-                Scenario::Push => scenario::push::run(&mut bench).await,
-                Scenario::Idle => scenario::idle::run(&mut bench).await,
-                Scenario::Memory => scenario::memory::run(&mut bench).await,
-                Scenario::Csr => scenario::csr::run(&mut bench).await,
+        let patience = Duration::from_secs(options.patience);
+        let rounds = tokio::time::timeout(patience, rounds(&mut bench, scenario, &plane, peer.as_ref())).await;
+        let rounds = match rounds.context("took too long").and_then(|rounds| rounds) {
+            Ok(rounds) => rounds,
+            Err(error) => {
+                // The others are worth having all the same.
+                say(&format!("{} failed: {error:#}", scenario.name));
+                failed.push(scenario.name);
+                continue;
             }
         };
-        let outcome = tokio::time::timeout(PATIENCE, run).await.context("took too long").and_then(|outcome| outcome);
-        let scenario::Outcome { setting, limit, findings } = outcome.with_context(|| name.clone())?;
-        let noise = (load, neighbours.cores());
-        let seconds = started.elapsed().as_secs_f64();
-        let report = Report { scenario: scenario_name(scenario), setting, limit, findings, noise, seconds };
+        let report = Report {
+            scenario: format!("{} ({})", scenario.name, scenario.alias),
+            setting: (scenario.setting)(&options),
+            limit: scenario.limit,
+            rounds,
+            budgets: (scenario.budgets)(&options),
+            noise: (load, neighbours.cores()),
+            seconds: started.elapsed().as_secs_f64(),
+        };
         println!("{}", report.json());
         reports.push(report);
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let head =
-        format!("{cores} cores ({}), {}\n", process::model(), jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"));
-    let text = head + &report::table(&reports);
+    let text = heading(&plane, peer.as_ref()) + &report::table(&reports);
     println!("\n{text}");
     if let Some(path) = &options.output {
-        std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, format!("# Results\n\n{text}"))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-fn scenario_name(scenario: Scenario) -> &'static str {
-    match scenario {
-        Scenario::StartToServe => "start-to-serve",
-        Scenario::ColdSync => "cold-sync",
-        Scenario::Push => "push",
-        Scenario::Idle => "idle",
-        Scenario::Memory => "memory",
-        Scenario::Csr => "csr",
+/// The contenders take turns, so that a machine that is slow for a while is
+/// slow for all of them.
+async fn rounds(
+    bench: &mut Bench,
+    scenario: &Scenario,
+    plane: &Launch,
+    peer: Option<&Launch>,
+) -> anyhow::Result<Vec<Round>> {
+    let mut rounds = Vec::new();
+    for number in 0..bench.rounds() {
+        let mut round = Round::default();
+        if let Some(peer) = peer {
+            // Before, so that what the limit repeats is what ours has sent.
+            say(&format!("  round {}: peer", number + 1));
+            round.peer = (scenario.run)(bench, Who::Plane(peer)).await.context("peer")?;
+        }
+        say(&format!("  round {}", number + 1));
+        round.plane = (scenario.run)(bench, Who::Plane(plane)).await?.context("no numbers")?;
+        round.limit = (scenario.run)(bench, Who::Limit).await.context("limit")?;
+        rounds.push(round);
     }
+    Ok(rounds)
 }
 
-/// Says on stderr what is going on.
-fn progress(text: &str) {
-    eprintln!("{} {text}", jiff::Timestamp::now().strftime("%H:%M:%S"));
+fn launches(options: &Options) -> anyhow::Result<(Launch, Option<Launch>)> {
+    let beside = std::env::current_exe()?.with_file_name("fairway").display().to_string();
+    let fixed = [options.grpc, options.secure_grpc, options.http, None, options.metrics];
+    let plane = Launch::new(options.cp_cmd.as_deref().unwrap_or(&beside), fixed)
+        .context("the control plane (cargo build --release -p fairway)")?;
+    let peer =
+        options.peer_cmd.as_deref().map(|command| Launch::new(command, fixed)).transpose().context("the peer")?;
+    Ok((plane, peer))
+}
+
+/// Where and when, and what was measured.
+fn heading(plane: &Launch, peer: Option<&Launch>) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let name = |launch: &Launch| {
+        let program = Path::new(launch.program());
+        program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    };
+    let peer = peer.map(|peer| format!(" beside {} as peer", name(peer))).unwrap_or_default();
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC");
+    format!("{}{peer} on {cores} cores ({}), {now}\n", name(plane), process::model())
 }

@@ -151,7 +151,8 @@ impl Message {
         request
     }
 
-    /// The numbers of the changes whose marks are in a small message.
+    /// The numbers of the changes whose marks are in a small message, each
+    /// once.
     pub fn changes(&self) -> anyhow::Result<Vec<usize>> {
         let mut found = Vec::new();
         let mut rest = self.bytes.as_slice();
@@ -163,6 +164,8 @@ impl Message {
             }
             rest = &rest[at + MARK.len()..];
         }
+        found.sort_unstable();
+        found.dedup();
         Ok(found)
     }
 }

@@ -11,18 +11,22 @@ use anyhow::Context;
 /// know.
 const TICKS: f64 = 100.0;
 
-/// The CPU time of a process: what its threads say, to the nanosecond, or the
-/// sum that the process says, in ticks, which has the threads that have ended.
-/// Both are at most the truth, so the larger one counts.
+/// The kernel counts a tick late, and threads at different times.
+const COARSE: Duration = Duration::from_millis(20);
+
+/// The CPU time of a process: what its threads say, to the nanosecond, and what
+/// those had used that ended before they were asked, which the process knows in
+/// ticks only.
 pub struct Meter {
     pid: u32,
     threads: HashMap<String, u64>,
+    ended: Duration,
 }
 
 impl Meter {
     /// A meter for a process, or for this one.
     pub fn new(pid: u32) -> Self {
-        Self { pid, threads: HashMap::new() }
+        Self { pid, threads: HashMap::new(), ended: Duration::ZERO }
     }
 
     /// What the process has used so far.
@@ -36,7 +40,14 @@ impl Meter {
             self.threads.insert(thread.file_name().to_string_lossy().into_owned(), used);
         }
         let threads = Duration::from_nanos(self.threads.values().sum());
-        Ok(threads.max(Duration::from_secs_f64(ticks(&self.pid.to_string(), 2))))
+        // Only threads that were never seen can make this differ by more than
+        // ticks do; what they used is not to be lost, nor counted in ticks from
+        // then on.
+        let all = Duration::from_secs_f64(ticks(&self.pid.to_string(), 2));
+        if all > threads + self.ended + COARSE {
+            self.ended = all - threads;
+        }
+        Ok(threads + self.ended)
     }
 }
 
@@ -82,7 +93,7 @@ impl Neighbours {
     }
 
     /// How many cores were used by others since. Processes that this one
-    /// started count as its own, once they have ended.
+    /// started count as its own, whether they have ended or not.
     pub fn cores(&self) -> f64 {
         let used = (machine() - self.busy) - (own() - self.own);
         (used / self.since.elapsed().as_secs_f64()).max(0.0)
@@ -98,17 +109,28 @@ fn machine() -> f64 {
     busy.filter_map(|(_, field)| field.parse::<f64>().ok()).sum::<f64>() / TICKS
 }
 
-/// CPU seconds of this process and of those it has waited for.
+/// CPU seconds of this process, of those it has waited for, and of those it
+/// has started that still run.
 fn own() -> f64 {
-    ticks("self", 4)
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = processes.map(|process| process.file_name().to_string_lossy().into_owned());
+    let children = names.filter(|name| fields(name).get(1).is_some_and(|parent| *parent == own));
+    ticks("self", 4) + children.map(|child| ticks(&child, 4)).sum::<f64>()
 }
 
 /// CPU seconds of a process: user and system, and as many of its children.
-fn ticks(pid: &str, fields: usize) -> f64 {
+fn ticks(pid: &str, count: usize) -> f64 {
+    let fields = fields(pid);
+    fields.iter().skip(11).take(count).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS
+}
+
+/// What the kernel says of a process, from its state and its parent on.
+fn fields(pid: &str) -> Vec<String> {
     let text = read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may contain spaces.
-    let after = text.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default().split_whitespace();
-    after.skip(11).take(fields).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS
+    let after = text.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    after.split_whitespace().map(Into::into).collect()
 }
 
 /// The load averages.

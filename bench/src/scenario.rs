@@ -1,107 +1,215 @@
-//! What is measured, one file for each scenario.
+//! What is measured: THE table of scenarios, one file for each, and what they
+//! share.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
+use futures::future::LocalBoxFuture;
 use tempfile::TempDir;
 
-use crate::Options;
-use crate::check::check;
-use crate::client::Credentials;
-use crate::fairway::Fairway;
-use crate::mesh::{Mesh, Size};
-use crate::message::Message;
-use crate::progress;
-use crate::report::Finding;
+use crate::check::Checker;
+use crate::client::{Credentials, Hello};
+use crate::http2::Target;
+use crate::mesh::Size;
+use crate::options::{Driver, Options};
+use crate::plane::{Launch, Plane};
+use crate::progress::say;
+use crate::report::{Budgets, Sample};
+use crate::world::World;
 
-pub mod csr;
-pub mod idle;
-pub mod memory;
-pub mod push;
-pub mod start;
-pub mod sync;
+mod churn;
+mod csr;
+mod fanout;
+mod idle;
+mod memory;
+mod reconnect;
+mod renewal;
+mod rollout;
+mod slow;
+mod start;
+mod sync;
+
+/// A scenario.
+pub struct Scenario {
+    /// Its number.
+    pub name: &'static str,
+    /// What it is about, in a word.
+    pub alias: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// What its limit is.
+    pub limit: &'static str,
+    /// What it is run with.
+    pub setting: fn(&Options) -> String,
+    /// What it should come to.
+    pub budgets: fn(&Options) -> Budgets,
+    /// Runs it once, for one contender; none if this contender has no part.
+    pub run: Run,
+}
+
+/// One contender's turn.
+pub type Run = for<'a> fn(&'a mut Bench, Who<'a>) -> LocalBoxFuture<'a, anyhow::Result<Option<Sample>>>;
+
+macro_rules! scenarios {
+    ($($name:literal, $alias:literal, $about:literal, $module:ident::$run:ident, $with:expr;)+) => {
+        &[$(Scenario {
+            name: $name,
+            alias: $alias,
+            about: $about,
+            limit: $module::LIMIT,
+            setting: |options| $module::setting($with, options),
+            budgets: |options| $module::budgets($with, options),
+            run: |bench, who| Box::pin($module::$run($with, bench, who)),
+        },)+]
+    };
+}
+
+/// All scenarios. Those that can share a mesh are next to each other, and the
+/// one that wears it out is the last.
+pub const SCENARIOS: &[Scenario] = scenarios! {
+    "s1", "cold-sync", "many clients connect at once and know nothing", sync::run, ();
+    "s5", "reconnect", "the control plane crashes; everybody comes back with versions", reconnect::run, ();
+    "s6", "fan-out", "a namespace gets a waypoint, which changes half of all workloads", fanout::run, ();
+    "s9", "start", "from exec to the first complete client, from files", start::run, Driver::Files;
+    "s10", "idle", "the memory of streams on which nothing happens", idle::run, ();
+    "s11", "memory", "the memory of workloads", memory::run, ();
+    "s9k", "start-kube", "the same from a kube-apiserver", start::run, Driver::Kube;
+    "s2", "quiet", "one pod changes each second", churn::run, churn::QUIET;
+    "s3", "churn", "a hundred pods change each second", churn::run, churn::BUSY;
+    "s12", "csr", "certificates, closed loop", csr::run, ();
+    "s13", "renewal", "certificates are renewed while pods change", renewal::run, ();
+    "s14", "slow-readers", "some clients hardly read or do not read at all", slow::run, ();
+    "s4", "rollout", "a thousand pods are replaced in half a minute", rollout::run, ();
+};
+
+/// The scenarios, for `--help`.
+pub fn help() -> String {
+    let lines =
+        SCENARIOS.iter().map(|scenario| format!("  {:5}{:14}{}", scenario.name, scenario.alias, scenario.about));
+    format!("Scenarios:\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
 
 /// How long clients may take to sync.
-const SYNC: Duration = Duration::from_secs(120);
+pub const SYNC: Duration = Duration::from_secs(180);
+/// How long a client may take to hold what the objects mean.
+const AGREE: Duration = Duration::from_secs(20);
+/// How long changes may take to reach everybody.
+const ARRIVAL: Duration = Duration::from_secs(30);
 /// How long a process is left alone before its memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// Whose turn it is.
+#[derive(Clone, Copy)]
+pub enum Who<'a> {
+    /// A control plane.
+    Plane(&'a Launch),
+    /// The limit, which does what the control plane before it has done.
+    Limit,
+}
+
+/// What the control plane that ran last has sent, for the limit to send too.
+#[derive(Default)]
+pub struct Recorded {
+    first: Vec<Vec<u8>>,
+    update: Vec<Vec<u8>>,
+    /// Messages to each client, and how long that took.
+    messages: usize,
+    span: Duration,
+    /// What clients said to begin with.
+    hello: Hello,
+    /// Seconds of CPU of merely decoding what it was given.
+    decoding: f64,
+}
+
 /// What scenarios share.
 pub struct Bench {
-    binary: PathBuf,
     options: Options,
     work: TempDir,
-    meshes: HashMap<usize, Rc<Mesh>>,
+    kept: Option<World>,
+    recorded: Recorded,
 }
 
-/// What a scenario found.
-pub struct Outcome {
-    /// What it was run with.
-    pub setting: String,
-    /// What its limit is.
-    pub limit: &'static str,
-    /// What it found.
-    pub findings: Vec<Finding>,
+/// A control plane that serves a world, and has been checked to do so.
+struct Running {
+    plane: Plane,
+    target: Target,
+    credentials: Vec<Credentials>,
+    checker: Checker,
+    hello: Hello,
 }
 
-/// A control plane that serves a mesh, and has been checked to do so.
-struct Served {
-    fairway: Fairway,
-    mesh: Rc<Mesh>,
-    addresses: Message,
-    policies: Message,
+impl Running {
+    /// Ends it, clients first.
+    async fn stop(self) {
+        drop(self.checker);
+        self.plane.stop().await;
+    }
 }
 
 impl Bench {
     /// A bench that keeps its files in a folder of its own until it ends.
-    pub fn new(binary: PathBuf, options: Options) -> anyhow::Result<Self> {
+    pub fn new(options: Options) -> anyhow::Result<Self> {
         let work = tempfile::Builder::new().prefix("fairway-bench-").tempdir()?;
-        Ok(Self { binary, options, work, meshes: HashMap::new() })
+        Ok(Self { options, work, kept: None, recorded: Recorded::default() })
     }
 
-    fn work(&self) -> &Path {
+    /// How often each scenario is run.
+    pub fn rounds(&self) -> usize {
+        self.options.rounds()
+    }
+
+    /// Where files may be put.
+    pub fn work(&self) -> &Path {
         self.work.path()
     }
 
-    /// The mesh with this many pods.
-    fn mesh(&mut self, pods: usize) -> anyhow::Result<Rc<Mesh>> {
-        if let Some(mesh) = self.meshes.get(&pods) {
-            return Ok(mesh.clone());
+    /// A world with this many pods: the one of the last scenario if it will
+    /// do. Whoever takes it gives it back with `keep`.
+    async fn world(&mut self, driver: Driver, size: Size) -> anyhow::Result<World> {
+        let driver = self.options.driver.unwrap_or(driver);
+        let fits = |world: &World| world.mesh.size == size && world.folder().is_none() == (driver == Driver::Kube);
+        if let Some(world) = self.kept.take().filter(fits) {
+            return Ok(world);
         }
-        let size = Size { pods, services: self.services(pods), namespaces: 50 };
-        let mesh = Rc::new(Mesh::write(&self.work().join(format!("mesh-{pods}")), size)?);
-        progress(&format!("  wrote {pods} pods, {:.0} MB", mesh.bytes as f64 / 1e6));
-        self.meshes.insert(pods, mesh.clone());
-        Ok(mesh)
+        match driver {
+            Driver::Kube => World::kube(size).await,
+            Driver::Files => {
+                let number = std::fs::read_dir(self.work())?.count();
+                let world = World::files(self.work().join(format!("mesh-{number}")), size)?;
+                say(&format!("  wrote {} pods, {:.0} MB", size.pods, world.bytes as f64 / 1e6));
+                Ok(world)
+            }
+        }
     }
 
-    /// Services grow with the pods.
-    fn services(&self, pods: usize) -> usize {
-        let Options { pods: full, services, .. } = self.options;
-        (services * pods / full).max(50)
+    fn keep(&mut self, world: World) {
+        self.kept = Some(world);
     }
 
-    /// A control plane that serves a mesh.
-    async fn serve(&mut self, pods: usize) -> anyhow::Result<Served> {
-        let mesh = self.mesh(pods)?;
-        let mut fairway = Fairway::start(&self.binary, &mesh.folder, self.work())?;
-        fairway.ready()?;
-        let credentials = Credentials::new(0, mesh.ztunnel(0), None);
-        let (addresses, policies) = check(&fairway.target(false)?, &credentials, &mesh).await?;
-        Ok(Served { fairway, mesh, addresses, policies })
+    /// A control plane that serves a world.
+    async fn serve(&mut self, world: &World, launch: &Launch, tls: bool) -> anyhow::Result<Running> {
+        let mut plane = Plane::start(launch, &world.objects(), self.work())?;
+        plane.ready().await?;
+        let tls = tls || self.options.tls;
+        let target = world.target(&plane, tls).await?;
+        let credentials = world.credentials(&plane, tls).await?;
+        let hello = Hello::empty(world.addresses(), world.mesh.size.policies());
+        let first = credentials.first().context("no ztunnel")?;
+        let checker = Checker::start(&target, first, &hello);
+        checker.agrees(world, AGREE.max(SYNC)).await?;
+        self.recorded =
+            Recorded { first: checker.table.borrow().first.clone(), hello: hello.clone(), ..Default::default() };
+        Ok(Running { plane, target, credentials, checker, hello })
     }
 }
 
-/// What a row is called.
-fn channel(tls: bool) -> &'static str {
-    if tls { "TLS" } else { "plaintext" }
-}
-
-/// Microseconds.
-fn micros(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
+impl Options {
+    /// A mesh with this many pods, unless another number is wanted.
+    fn size(&self, pods: usize, compact: bool) -> Size {
+        let pods = self.pods.unwrap_or(pods);
+        Size { pods, services: self.services.unwrap_or(pods / 20).max(50), namespaces: 50, compact }
+    }
 }
 
 /// Milliseconds.

@@ -40,6 +40,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Api {
     channel: Channel,
     token: String,
+    address: SocketAddr,
+    roots: String,
 }
 
 /// An answer that is not a success.
@@ -54,8 +56,14 @@ pub struct Refused {
 impl Api {
     /// Access with a token.
     pub fn new(address: SocketAddr, roots: String, token: &str) -> Self {
-        let tls = Tls { roots, server_name: "127.0.0.1".into() };
-        Self { channel: ztunnel::lazy_channel(address, tls), token: token.into() }
+        let tls = Tls { roots: roots.clone(), server_name: "127.0.0.1".into() };
+        Self { channel: ztunnel::lazy_channel(address, tls), token: token.into(), address, roots }
+    }
+
+    /// The same access over a connection of its own, for a watch that must not
+    /// wait behind answers.
+    pub fn apart(&self) -> Self {
+        Self::new(self.address, self.roots.clone(), &self.token)
     }
 
     /// One request with its answer in JSON.
@@ -73,15 +81,16 @@ impl Api {
         serde_json::from_str(&answer).map_err(|error| Refused { code: 0, message: format!("{error}: {answer}") })
     }
 
-    async fn exchange(&self, method: &str, path: &str, media: &str, body: Option<Value>) -> Result<String, Refused> {
+    /// One request with its answer as text, for whoever does not want it read.
+    pub async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        media: &str,
+        body: Option<Value>,
+    ) -> Result<String, Refused> {
         let body = body.map(|body| body.to_string()).unwrap_or_default();
-        let request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header("authorization", format!("Bearer {}", self.token))
-            .header("content-type", media)
-            .body(tonic::body::Body::new(http_body_util::Full::from(body)))
-            .unwrap();
+        let request = self.prepare(method, path, media, body);
         let exchange = async {
             let answer = self.channel.clone().oneshot(request).await.map_err(|error| format!("{error:?}"))?;
             let (head, body) = answer.into_parts();
@@ -96,6 +105,27 @@ impl Api {
             }
             Err(message) => Err(Refused { code: 0, message: format!("{method} {path}: {message}") }),
         }
+    }
+
+    /// A GET whose answer does not end, such as a watch.
+    pub async fn stream(&self, path: &str) -> Result<tonic::body::Body, Refused> {
+        let refused = |code, message| Refused { code, message: format!("GET {path}: {message}") };
+        let request = self.prepare("GET", path, "", String::new());
+        let answer = self.channel.clone().oneshot(request).await.map_err(|error| refused(0, format!("{error:?}")))?;
+        match answer.status() {
+            status if status.is_success() => Ok(answer.into_body()),
+            status => Err(refused(status.as_u16(), status.to_string())),
+        }
+    }
+
+    fn prepare(&self, method: &str, path: &str, media: &str, body: String) -> http::Request<tonic::body::Body> {
+        http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("content-type", media)
+            .body(tonic::body::Body::new(http_body_util::Full::from(body)))
+            .unwrap()
     }
 
     /// An object.

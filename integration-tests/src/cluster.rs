@@ -52,6 +52,13 @@ impl Cluster {
 
     /// Starts one that knows Kubernetes' own kinds only.
     pub async fn start_without_crds() -> Self {
+        let cluster = Self::start_without_controllers().await;
+        cluster.start_controllers().await;
+        cluster
+    }
+
+    /// Starts one in which nothing happens by itself: no controllers, no CRDs.
+    pub async fn start_without_controllers() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let folder = runner::folder().join(format!("cluster-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&folder).unwrap();
@@ -74,21 +81,6 @@ impl Cluster {
         let api = Api::new(address, std::fs::read_to_string(&certificate).unwrap(), &token);
         let cluster = Self { api, folder, etcd, address, children: Mutex::new(children) };
         cluster.until_ready().await;
-        let mut manager = Command::new(controlplane());
-        manager.args([
-            "kube-controller-manager".into(),
-            format!("--kubeconfig={}", cluster.folder.join("admin.kubeconfig").display()),
-            format!("--controllers={CONTROLLERS}"),
-            "--use-service-account-credentials=true".into(),
-            format!("--service-account-private-key-file={}", cluster.folder.join("service-account.key").display()),
-            format!("--root-ca-file={}", certificate.display()),
-            "--leader-elect=false".into(),
-            "--secure-port=0".into(),
-        ]);
-        let log = cluster.folder.join("kube-controller-manager.log");
-        let manager = Child::start("kube-controller-manager", &mut manager, &log);
-        cluster.children.lock().unwrap().push(("kube-controller-manager", manager));
-        eventually("the controllers", || cluster.api.get("v1", "ServiceAccount", "default", "default")).await;
         cluster
             .api
             .apply(json!({
@@ -96,6 +88,24 @@ impl Cluster {
             }))
             .await;
         cluster
+    }
+
+    async fn start_controllers(&self) {
+        let mut manager = Command::new(controlplane());
+        manager.args([
+            "kube-controller-manager".into(),
+            format!("--kubeconfig={}", self.folder.join("admin.kubeconfig").display()),
+            format!("--controllers={CONTROLLERS}"),
+            "--use-service-account-credentials=true".into(),
+            format!("--service-account-private-key-file={}", self.folder.join("service-account.key").display()),
+            format!("--root-ca-file={}", self.certificate().display()),
+            "--leader-elect=false".into(),
+            "--secure-port=0".into(),
+        ]);
+        let log = self.folder.join("kube-controller-manager.log");
+        let manager = Child::start("kube-controller-manager", &mut manager, &log);
+        self.children.lock().unwrap().push(("kube-controller-manager", manager));
+        eventually("the controllers", || self.api.get("v1", "ServiceAccount", "default", "default")).await;
     }
 
     /// Installs the CRDs and waits until they are served.

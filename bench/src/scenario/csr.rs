@@ -16,16 +16,23 @@ use prost::Message as _;
 use prost_types::{Struct, Value, value};
 use tokio::task::JoinSet;
 
-use super::{Bench, Outcome, micros, millis};
+use super::churn::PODS;
+use super::{Bench, Who, millis};
 use crate::client::printable;
 use crate::http2::{Connection, Receiver, Target, grpc};
+use crate::options::{Driver, Options};
+use crate::plane::Plane;
 use crate::process::Meter;
-use crate::progress;
-use crate::report::{Budget, finding, percentile};
+use crate::progress::say;
+use crate::report::{Budget, Budgets, Sample};
+use crate::stats::percentile;
+use crate::world::World;
 
 const METHOD: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 /// How many requests are prepared; callers take turns with them.
 const PREPARED: usize = 256;
+/// How long openssl alone is measured.
+const RAW: Duration = Duration::from_millis(700);
 
 /// One caller: its token, and the identity it wants.
 #[derive(Clone)]
@@ -42,56 +49,144 @@ struct Csr {
 }
 
 /// What came of one way to ask.
-struct Rate {
-    per_second: f64,
-    latency: Vec<f64>,
-    cpu: Duration,
+pub struct Rate {
+    /// Certificates a second.
+    pub per_second: f64,
+    /// Milliseconds.
+    pub latency: Vec<f64>,
+    /// Of the server, for each.
+    pub cpu: Duration,
 }
 
-/// Runs the scenario.
-pub async fn run(bench: &mut Bench) -> anyhow::Result<Outcome> {
-    let served = bench.serve(bench.options.small_pods).await?;
-    let (fairway, mesh) = (&served.fairway, &served.mesh);
-    let requests = Rc::new((0..PREPARED).map(|_| csr()).collect::<anyhow::Result<Vec<_>>>()?);
-    let root = X509::from_pem(&fairway.root()?)?;
-    let target = fairway.target(true)?;
-    let (mut impersonating, mut own) = (Vec::new(), Vec::new());
-    for at in 0..bench.options.callers {
-        let (holder, node) = mesh.holder(at);
-        let identity = format!("spiffe://cluster.local/ns/{}/sa/{}", holder.namespace, holder.service_account);
-        let token = fairway.token(&mesh.ztunnel(node))?;
-        impersonating.push(Caller { token, identity: identity.clone(), impersonates: true });
-        own.push(Caller { token: fairway.token(&holder)?, identity, impersonates: false });
+pub const LIMIT: &str = "one signature and one verification by openssl on all cores, which the CA and the CSR's own \
+                         signature need; the token's is not counted";
+const SECONDS: u64 = 10;
+const CPU: &str = "server CPU each";
+
+pub fn setting((): (), options: &Options) -> String {
+    format!(
+        "{} callers over TLS, each on a connection of its own, P-256 keys, pod-bound tokens reviewed by a \
+         kube-apiserver, {} s each",
+        options.callers,
+        options.seconds.unwrap_or(SECONDS)
+    )
+}
+
+pub fn budgets((): (), _: &Options) -> Budgets {
+    vec![
+        ("ztunnel for a pod: certificates a second", Budget::AtLeast(2500.0)),
+        ("a pod for itself: certificates a second", Budget::AtLeast(2500.0)),
+    ]
+}
+
+pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
+    const WAYS: [&str; 2] = ["ztunnel for a pod", "a pod for itself"];
+    let mut sample = Sample::default();
+    let Who::Plane(launch) = who else {
+        let cores = std::thread::available_parallelism()?.get();
+        let [sign, verify] = [raw(1, false)?, raw(1, true)?];
+        let [sign_all, verify_all] = [raw(cores, false)?, raw(cores, true)?];
+        let both = 1.0 / (1.0 / sign_all + 1.0 / verify_all);
+        say(&format!(
+            "  openssl P-256: {sign:.0} signatures/s on one core, {sign_all:.0} on {cores}, {both:.0} with verification"
+        ));
+        for way in WAYS {
+            sample.add(format!("{way}: certificates a second"), both, "/s");
+            sample.add(format!("{way}: {CPU}"), (1.0 / sign + 1.0 / verify) * 1e6, "us");
+        }
+        sample.add("raw signatures a second, one core", sign, "/s");
+        sample.add("raw signatures a second, all cores", sign_all, "/s");
+        return Ok(Some(sample));
+    };
+    let size = bench.options.size(PODS, false);
+    let world = bench.world(Driver::Kube, size).await?;
+    let running = bench.serve(&world, launch, true).await?;
+    let duration = Duration::from_secs(bench.options.seconds.unwrap_or(SECONDS));
+    for (way, impersonates) in WAYS.into_iter().zip([true, false]) {
+        let wave = Wave::new(&running.plane, &world, bench.options.callers, impersonates).await?;
+        let mut rate = wave.closed(running.plane.pid(), duration).await?;
+        say(&format!(
+            "  {way}: {:.0} CSR/s, {:.0} us of server CPU each",
+            rate.per_second,
+            rate.cpu.as_secs_f64() * 1e6
+        ));
+        sample.add(format!("{way}: certificates a second"), rate.per_second, "/s");
+        sample.add(format!("{way}: {CPU}"), rate.cpu.as_secs_f64() * 1e6, "us");
+        sample.add(format!("{way}: latency p50"), percentile(&mut rate.latency, 0.5), "ms");
+        sample.add(format!("{way}: latency p99"), percentile(&mut rate.latency, 0.99), "ms");
     }
-    let (sign, verify) = signatures()?;
-    let limit = sign + verify;
-    let mut findings = vec![
-        finding("openssl: P-256 signature, one core", micros(sign), "us"),
-        finding("openssl: P-256 verification, one core", micros(verify), "us"),
-    ];
-    for (name, callers) in [("ztunnel for a pod", impersonating), ("a pod for itself", own)] {
-        let seconds = Duration::from_secs(bench.options.seconds);
-        let mut rate = measure(fairway.pid(), &target, &callers, &requests, &root, seconds).await?;
-        progress(&format!("  {name}: {:.0} CSR/s, {:.0} us of server CPU each", rate.per_second, micros(rate.cpu)));
-        findings.push(
-            finding(format!("{name}: certificates a second"), rate.per_second, "/s").budget(Budget::AtLeast(2500.0)),
-        );
-        findings.push(
-            finding(format!("{name}: certificates per second of server CPU"), 1.0 / rate.cpu.as_secs_f64(), "/s")
-                .limit(1.0 / limit.as_secs_f64()),
-        );
-        findings.push(finding(format!("{name}: server CPU each"), micros(rate.cpu), "us").limit(micros(limit)));
-        findings.push(finding(format!("{name}: latency p50"), percentile(&mut rate.latency, 0.5), "ms"));
-        findings.push(finding(format!("{name}: latency p99"), percentile(&mut rate.latency, 0.99), "ms"));
+    running.checker.agrees(&world, super::AGREE).await?;
+    running.stop().await;
+    bench.keep(world);
+    // So that what openssl did in this run is in the table.
+    sample.add("raw signatures a second, one core", raw(1, false)?, "/s");
+    let cores = std::thread::available_parallelism()?.get();
+    sample.add("raw signatures a second, all cores", raw(cores, false)?, "/s");
+    Ok(Some(sample))
+}
+
+/// Callers and what they need to ask.
+pub struct Wave {
+    target: Target,
+    callers: Vec<Caller>,
+    requests: Rc<Vec<Csr>>,
+    root: X509,
+}
+
+impl Wave {
+    /// Prepares keys, requests and tokens.
+    pub async fn new(plane: &Plane, world: &World, callers: usize, impersonates: bool) -> anyhow::Result<Self> {
+        let requests = Rc::new((0..PREPARED).map(|_| csr()).collect::<anyhow::Result<Vec<_>>>()?);
+        let (root, target) = (X509::from_pem(&world.root(plane).await?)?, world.target(plane, true).await?);
+        let mut wave = Self { target, callers: vec![], requests, root };
+        for at in 0..callers {
+            let (holder, node) = world.mesh.holder(at);
+            let identity = format!("spiffe://cluster.local/ns/{}/sa/{}", holder.namespace, holder.service_account);
+            let whose = if impersonates { world.mesh.ztunnel(node) } else { holder };
+            wave.callers.push(Caller { token: world.token(plane, &whose).await?, identity, impersonates });
+        }
+        Ok(wave)
     }
-    Ok(Outcome {
-        setting: format!(
-            "{} callers over TLS, each on a connection of its own, P-256 keys, pod-bound tokens, {} s each",
-            bench.options.callers, bench.options.seconds
-        ),
-        limit: "one signature and one verification by openssl, which the CA and the CSR's own signature need; the token's is not counted",
-        findings,
-    })
+
+    /// Every caller asks again as soon as it is answered.
+    pub async fn closed(&self, pid: u32, duration: Duration) -> anyhow::Result<Rate> {
+        measure(pid, &self.target, &self.callers, &self.requests, &self.root, duration).await
+    }
+
+    /// Asks by the clock for a while, whether or not the last was answered,
+    /// and returns milliseconds from when each should have been asked for.
+    pub async fn open(self, rate: f64, duration: Duration) -> anyhow::Result<Vec<f64>> {
+        let lanes = self.callers.len();
+        let period = Duration::from_secs_f64(lanes as f64 / rate);
+        let rounds = (duration.as_secs_f64() / period.as_secs_f64()).ceil() as u32;
+        let start = tokio::time::Instant::now();
+        let mut tasks = JoinSet::new();
+        for (lane, caller) in self.callers.into_iter().enumerate() {
+            let (target, requests, root) = (self.target.clone(), self.requests.clone(), self.root.clone());
+            tasks.spawn_local(async move {
+                let mut connection = Connection::open(&target).await?;
+                let mut latency = Vec::new();
+                for round in 0..rounds {
+                    let due = start + period.mul_f64(lane as f64 / lanes as f64) + period * round;
+                    tokio::time::sleep_until(due).await;
+                    let csr = &requests[(lane + round as usize * callers_step(&requests)) % requests.len()];
+                    let chain = ask(&mut connection, &caller, csr).await?;
+                    // Counted from when it was due: a caller that is still
+                    // waiting for its last answer asks late.
+                    latency.push(millis(due.elapsed()));
+                    if round == 0 {
+                        verify(&chain, csr, &caller.identity, &root)?;
+                    }
+                }
+                anyhow::Ok(latency)
+            });
+        }
+        let mut latency = Vec::new();
+        while let Some(ended) = tasks.join_next().await {
+            latency.extend(ended??);
+        }
+        Ok(latency)
+    }
 }
 
 fn csr() -> anyhow::Result<Csr> {
@@ -103,31 +198,31 @@ fn csr() -> anyhow::Result<Csr> {
     Ok(Csr { pem: String::from_utf8(builder.build().to_pem()?)?, key })
 }
 
-/// What one signature and one verification take.
-fn signatures() -> anyhow::Result<(Duration, Duration)> {
-    let key = EcKey::generate(EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?.as_ref())?;
-    let digest = openssl::sha::sha256(b"to be signed");
-    let signature = EcdsaSig::sign(&digest, &key)?;
-    let mut meter = Meter::new(std::process::id());
-    let mut time = |work: &mut dyn FnMut() -> anyhow::Result<()>| {
-        let (used, started, mut count) = (meter.read()?, Instant::now(), 0_u32);
-        while started.elapsed() < Duration::from_secs(1) {
+/// Signatures or verifications that openssl does a second on some threads.
+fn raw(threads: usize, verify: bool) -> anyhow::Result<f64> {
+    let work = move || -> anyhow::Result<f64> {
+        let key = EcKey::generate(EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?.as_ref())?;
+        let digest = openssl::sha::sha256(b"to be signed");
+        let signature = EcdsaSig::sign(&digest, &key)?;
+        let (started, mut count) = (Instant::now(), 0_u32);
+        while started.elapsed() < RAW {
             for _ in 0..100 {
-                work()?;
+                if verify {
+                    ensure!(signature.verify(&digest, &key)?, "signature does not verify");
+                } else {
+                    EcdsaSig::sign(&digest, &key)?;
+                }
             }
             count += 100;
         }
-        anyhow::Ok((meter.read()? - used) / count)
+        Ok(f64::from(count) / started.elapsed().as_secs_f64())
     };
-    let sign = time(&mut || {
-        EcdsaSig::sign(&digest, &key)?;
-        Ok(())
-    })?;
-    let verify = time(&mut || {
-        ensure!(signature.verify(&digest, &key)?, "signature does not verify");
-        Ok(())
-    })?;
-    Ok((sign, verify))
+    let running: Vec<_> = (0..threads).map(|_| std::thread::spawn(work)).collect();
+    let mut sum = 0.0;
+    for thread in running {
+        sum += thread.join().map_err(|_| anyhow::anyhow!("a thread that signs panicked"))??;
+    }
+    Ok(sum)
 }
 
 async fn measure(

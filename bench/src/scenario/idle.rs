@@ -4,74 +4,76 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Bench, Outcome, SETTLE, SYNC, channel};
-use crate::client::{Clients, Credentials};
+use super::{AGREE, Bench, SETTLE, SYNC, Who};
+use crate::client::{Clients, Credentials, Hello};
 use crate::http2::Target;
 use crate::limit::Limit;
+use crate::options::{Driver, Options};
 use crate::process::{Meter, memory};
-use crate::progress;
-use crate::report::{Budget, finding};
+use crate::report::{Budget, Budgets, Sample};
 
+pub const LIMIT: &str = "a server that has sent as many streams the same bytes and keeps nothing";
+const PODS: usize = 2000;
+const STREAMS: usize = 2000;
 /// How long the CPU of idle streams is watched.
 const WATCH: Duration = Duration::from_secs(5);
 
-/// What one stream costs while it is idle.
-struct Cost {
-    /// KiB.
-    rss: f64,
-    /// KiB.
-    pss: f64,
-    /// Microseconds of CPU a second.
-    cpu: f64,
+pub fn setting((): (), options: &Options) -> String {
+    let streams = options.streams.unwrap_or(STREAMS);
+    format!("{streams} TLS streams, all synced with {} pods, then left alone", options.pods.unwrap_or(PODS))
 }
 
-/// Runs the scenario.
-pub async fn run(bench: &mut Bench) -> anyhow::Result<Outcome> {
-    let count = bench.options.idle_streams;
-    let pods = bench.options.small_pods;
-    let mut findings = Vec::new();
-    for tls in [false, true] {
-        // A process of its own for each row: memory that was used and given
-        // back would otherwise be counted as free.
-        let served = bench.serve(pods).await?;
-        let credentials = served.fairway.credentials(&served.mesh, tls)?;
-        let fairway = idle(served.fairway.pid(), &served.fairway.target(tls)?, &credentials, count).await?;
-        let first = [served.addresses.bytes.as_slice(), &served.policies.bytes];
-        let limit = Limit::start(bench.work(), tls, &first, &[])?;
-        let limit = idle(limit.pid(), &limit.target(tls)?, &credentials, count).await?;
-        let name = channel(tls);
-        progress(&format!("  {name}: {:.1} KiB per stream, limit {:.1}", fairway.rss, limit.rss));
-        findings.push(
-            finding(format!("{name}: RSS per stream"), fairway.rss, "KiB")
-                .limit(limit.rss)
-                .budget(Budget::AtMost(64.0)),
-        );
-        findings.push(finding(format!("{name}: PSS per stream"), fairway.pss, "KiB").limit(limit.pss));
-        findings.push(finding(format!("{name}: CPU per stream and second"), fairway.cpu, "us").limit(limit.cpu));
-    }
-    Ok(Outcome {
-        setting: format!("{count} streams, all synced with {pods} pods, then left alone"),
-        limit: "a server that has sent as many streams the same bytes and keeps nothing",
-        findings,
-    })
+pub fn budgets((): (), _: &Options) -> Budgets {
+    vec![("RSS per stream", Budget::AtMost(40.0)), ("kept after all have left, of the growth", Budget::AtMost(0.2))]
 }
 
-async fn idle(pid: u32, target: &Target, credentials: &[Credentials], count: usize) -> anyhow::Result<Cost> {
-    let one = Clients::start(target, credentials, 1);
+pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
+    let count = bench.options.streams.unwrap_or(STREAMS);
+    let Who::Plane(launch) = who else {
+        let limit = Limit::start(bench.work(), true, &bench.recorded.first, &[])?;
+        let credentials = [Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
+        return idle(limit.pid(), &limit.target(true)?, &credentials, count, &bench.recorded.hello).await.map(Some);
+    };
+    let size = bench.options.size(PODS, false);
+    let world = bench.world(Driver::Files, size).await?;
+    let running = bench.serve(&world, launch, true).await?;
+    let sample = idle(running.plane.pid(), &running.target, &running.credentials, count, &running.hello).await?;
+    running.checker.agrees(&world, AGREE).await?;
+    running.stop().await;
+    bench.keep(world);
+    Ok(Some(sample))
+}
+
+async fn idle(
+    pid: u32,
+    target: &Target,
+    credentials: &[Credentials],
+    count: usize,
+    hello: &Hello,
+) -> anyhow::Result<Sample> {
+    let one = Clients::start(target, credentials, 1, hello);
     one.synced(SYNC).await?;
     one.stop().await;
     sleep(SETTLE).await;
     let before = memory(pid)?;
-    let clients = Clients::start(target, credentials, count);
+    let clients = Clients::start(target, credentials, count, hello);
     clients.synced(SYNC).await?;
     sleep(SETTLE).await;
-    let after = memory(pid)?;
+    let during = memory(pid)?;
     let mut meter = Meter::new(pid);
     let used = meter.read()?;
     sleep(WATCH).await;
     let cpu = (meter.read()? - used).as_secs_f64() * 1e6 / WATCH.as_secs_f64() / count as f64;
     clients.check()?;
     clients.stop().await;
-    let each = |after: f64, before: f64| (after - before) / 1024.0 / count as f64;
-    Ok(Cost { rss: each(after.rss, before.rss), pss: each(after.pss, before.pss), cpu })
+    sleep(2 * SETTLE).await;
+    let after = memory(pid)?;
+    let each = |bytes: f64| bytes / 1024.0 / count as f64;
+    let mut sample = Sample::default();
+    sample.add("RSS per stream", each(during.rss - before.rss), "KiB");
+    sample.add("PSS per stream", each(during.pss - before.pss), "KiB");
+    sample.add("CPU per stream and second", cpu, "us");
+    let kept = (after.rss - before.rss) / (during.rss - before.rss);
+    sample.add("kept after all have left, of the growth", kept.max(0.0), "x");
+    Ok(sample)
 }

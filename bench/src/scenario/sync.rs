@@ -2,77 +2,81 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Bench, Outcome, SYNC, channel, millis};
-use crate::client::{Clients, Credentials};
+use super::{Bench, SYNC, Who, millis};
+use crate::client::{Clients, Credentials, Hello};
 use crate::http2::Target;
 use crate::limit::Limit;
+use crate::options::{Driver, Options};
 use crate::process::{Meter, memory, reset_peak};
-use crate::progress;
-use crate::report::{Budget, finding};
+use crate::report::{Budget, Budgets, Sample};
 
-/// What one server needed.
-struct Cost {
-    /// CPU for each client.
-    cpu: Duration,
-    wall: Duration,
-    /// Peak beyond what it had before.
-    growth: f64,
-    bytes: u64,
+pub const LIMIT: &str = "a server that sends the same bytes to as many clients from one buffer";
+const PODS: usize = 50_000;
+const CLIENTS: usize = 100;
+/// What a client may hold while it is sent everything.
+const EACH: f64 = 64.0 * 1024.0;
+
+pub fn setting((): (), options: &Options) -> String {
+    format!("{} pods from files, {} clients", options.pods.unwrap_or(PODS), options.streams.unwrap_or(CLIENTS))
 }
 
-/// Runs the scenario.
-pub async fn run(bench: &mut Bench) -> anyhow::Result<Outcome> {
-    let served = bench.serve(bench.options.pods).await?;
-    let count = bench.options.clients;
-    let mut findings = Vec::new();
-    let mut bytes = 0;
-    for tls in [false, true] {
-        let credentials = served.fairway.credentials(&served.mesh, tls)?;
-        let first = [served.addresses.bytes.as_slice(), &served.policies.bytes];
-        let limit = Limit::start(bench.work(), tls, &first, &[])?;
-        // Each once without being measured, for what is built only once.
-        let _ = sync(served.fairway.pid(), &served.fairway.target(tls)?, &credentials, 1).await?;
-        let _ = sync(limit.pid(), &limit.target(tls)?, &credentials, 1).await?;
-        let fairway = sync(served.fairway.pid(), &served.fairway.target(tls)?, &credentials, count).await?;
-        let limit = sync(limit.pid(), &limit.target(tls)?, &credentials, count).await?;
-        bytes = fairway.bytes / count as u64;
-        let name = channel(tls);
-        progress(&format!("  {name}: {:.2} ms, limit {:.2} ms", millis(fairway.cpu), millis(limit.cpu)));
-        findings.push(
-            finding(format!("{name}: server CPU per client"), millis(fairway.cpu), "ms")
-                .limit(millis(limit.cpu))
-                .budget(Budget::TimesLimit(2.0)),
-        );
-        findings.push(
-            finding(format!("{name}: wall until the last client is complete"), fairway.wall.as_secs_f64(), "s")
-                .limit(limit.wall.as_secs_f64()),
-        );
-        findings
-            .push(finding(format!("{name}: growth of the peak"), fairway.growth / 1e6, "MB").limit(limit.growth / 1e6));
+pub fn budgets((): (), options: &Options) -> Budgets {
+    let mut budgets = vec![
+        ("server CPU per client", Budget::TimesLimit(2.0)),
+        ("peak less 64 KiB per client, over steady", Budget::AtMost(1.3)),
+    ];
+    if options.pods.unwrap_or(PODS) <= PODS {
+        budgets.push(("server CPU per client", Budget::AtMost(15.0)));
     }
-    Ok(Outcome {
-        setting: format!(
-            "{count} clients, {} addresses and {} policies, {:.1} MB each",
-            served.mesh.size.addresses(),
-            served.mesh.size.policies(),
-            bytes as f64 / 1e6
-        ),
-        limit: "a server that sends the same bytes to as many clients from one buffer",
-        findings,
-    })
+    budgets
 }
 
-async fn sync(pid: u32, target: &Target, credentials: &[Credentials], count: usize) -> anyhow::Result<Cost> {
+pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
+    let count = bench.options.streams.unwrap_or(CLIENTS);
+    let Who::Plane(launch) = who else {
+        let (tls, recorded) = (bench.options.tls, &bench.recorded);
+        let limit = Limit::start(bench.work(), tls, &recorded.first, &[])?;
+        let credentials = [Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
+        return sync(limit.pid(), &limit.target(tls)?, &credentials, count, &recorded.hello).await.map(Some);
+    };
+    let size = bench.options.size(PODS, true);
+    let world = bench.world(Driver::Files, size).await?;
+    let running = bench.serve(&world, launch, false).await?;
+    let sample = sync(running.plane.pid(), &running.target, &running.credentials, count, &running.hello).await?;
+    running.checker.agrees(&world, super::AGREE).await?;
+    running.stop().await;
+    bench.keep(world);
+    Ok(Some(sample))
+}
+
+async fn sync(
+    pid: u32,
+    target: &Target,
+    credentials: &[Credentials],
+    count: usize,
+    hello: &Hello,
+) -> anyhow::Result<Sample> {
+    // Once without being measured, for what is built only once.
+    let first = Clients::start(target, credentials, 1, hello);
+    first.synced(SYNC).await?;
+    first.stop().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     let mut meter = Meter::new(pid);
     reset_peak(pid)?;
     let (before, used, started) = (memory(pid)?, meter.read()?, Instant::now());
-    let clients = Clients::start(target, credentials, count);
+    let clients = Clients::start(target, credentials, count, hello);
     let wall = clients.synced(SYNC).await? - started;
     // The last acknowledgements are still being read.
     tokio::time::sleep(Duration::from_millis(50)).await;
     clients.check()?;
     let (cpu, after, bytes) = ((meter.read()? - used) / count as u32, memory(pid)?, clients.tally.bytes.get());
     clients.stop().await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    Ok(Cost { cpu, wall, growth: after.peak - before.rss, bytes })
+    let mut sample = Sample::default();
+    sample.add("server CPU per client", millis(cpu), "ms");
+    sample.add("wall until the last client is complete", wall.as_secs_f64(), "s");
+    sample.add("bytes per client", bytes as f64 / count as f64 / 1e6, "MB");
+    sample.add("RSS before", before.rss / 1e6, "MB");
+    sample.add("growth of the peak", (after.peak - before.rss) / 1e6, "MB");
+    sample.add("peak less 64 KiB per client, over steady", (after.peak - EACH * count as f64) / before.rss, "x");
+    Ok(sample)
 }

@@ -45,7 +45,12 @@ pub async fn channel(options: &Options) -> Result<Channel, tonic::Status> {
 
 /// A connection that is made when it is needed, and made again.
 pub(crate) fn lazy_channel(address: SocketAddr, tls: Tls) -> Channel {
-    endpoint(address).connect_with_connector_lazy(connector(address, tls))
+    // The API server ends watches that fall behind, and a window of 64 KiB is a
+    // dozen pods.
+    endpoint(address)
+        .initial_stream_window_size(2 << 20)
+        .initial_connection_window_size(5 << 20)
+        .connect_with_connector_lazy(connector(address, tls))
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {
