@@ -300,7 +300,7 @@ impl PodDirectory {
         let mut table = (**self.current.load()).clone();
         let mut counts: RapidHashMap<Arc<str>, BTreeMap<Account, i64>> = RapidHashMap::default();
         let mut count = |pod: &Pod, by: i64| {
-            if !terminal(pod) {
+            if !pod.status.ended {
                 let account = (pod.meta.namespace.clone(), pod.spec.service_account_name.clone());
                 *counts.entry(pod.spec.node_name.clone()).or_default().entry(account).or_default() += by;
             }
@@ -339,11 +339,6 @@ impl PodDirectory {
     }
 }
 
-/// Whether the pod has ended, hence no longer acts for anyone.
-fn terminal(pod: &Pod) -> bool {
-    matches!(&*pod.status.phase, "Succeeded" | "Failed")
-}
-
 impl Pods for PodDirectory {
     fn pod(&self, namespace: &str, name: &str) -> Option<PodFacts> {
         let table = self.current.load();
@@ -352,7 +347,7 @@ impl Pods for PodDirectory {
             uid: pod.meta.uid.to_string().into(),
             service_account: pod.spec.service_account_name.clone(),
             node: pod.spec.node_name.clone(),
-            terminal: terminal(pod),
+            terminal: pod.status.ended,
         })
     }
 

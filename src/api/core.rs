@@ -28,23 +28,46 @@ pub struct Pod {
 
 /// What of `pod.spec` matters.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(from = "RawPodSpec")]
 pub struct PodSpec {
     /// The service account the pod runs as.
-    #[serde(deserialize_with = "interned")]
     pub service_account_name: Arc<str>,
     /// The node it was scheduled to.
-    #[serde(deserialize_with = "interned")]
     pub node_name: Arc<str>,
     /// Whether it shares the node's network.
-    #[serde(deserialize_with = "nullable")]
     pub host_network: bool,
-    /// Its containers.
-    #[serde(deserialize_with = "containers")]
+    /// The containers that run beside each other, native sidecars last; only
+    /// those with named ports.
     pub containers: Arc<[Container]>,
-    /// Its init containers; those that restart always are sidecars.
-    #[serde(deserialize_with = "containers")]
-    pub init_containers: Arc<[Container]>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawPodSpec {
+    #[serde(deserialize_with = "interned")]
+    service_account_name: Arc<str>,
+    #[serde(deserialize_with = "interned")]
+    node_name: Arc<str>,
+    #[serde(deserialize_with = "nullable")]
+    host_network: bool,
+    #[serde(deserialize_with = "nullable")]
+    containers: Vec<Container>,
+    #[serde(deserialize_with = "nullable")]
+    init_containers: Vec<Container>,
+}
+
+/// What the pods of one template share.
+static CONTAINERS: Pool<[Container]> = Pool::new();
+
+impl From<RawPodSpec> for PodSpec {
+    fn from(raw: RawPodSpec) -> Self {
+        let RawPodSpec { service_account_name, node_name, host_network, mut containers, init_containers } = raw;
+        // Init containers that restart always are sidecars.
+        containers.extend(init_containers.into_iter().filter(|container| &*container.restart_policy == "Always"));
+        containers.retain(|container| container.ports.iter().any(|port| !port.name.is_empty()));
+        let containers = CONTAINERS.shared(&containers, |containers| containers.into());
+        Self { service_account_name, node_name, host_network, containers }
+    }
 }
 
 /// A container, as far as named ports need it.
@@ -74,42 +97,48 @@ pub struct ContainerPort {
     pub protocol: Arc<str>,
 }
 
-/// What the pods of one template share.
-static CONTAINERS: Pool<[Container]> = Pool::new();
-
-/// Containers without named ports say nothing; they are not kept.
-fn containers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[Container]>, D::Error> {
-    let mut containers: Vec<Container> = nullable(deserializer)?;
-    containers.retain(|container| container.ports.iter().any(|port| !port.name.is_empty()));
-    Ok(CONTAINERS.shared(&containers, |containers| containers.into()))
-}
-
 /// What of `pod.status` matters.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(from = "RawPodStatus")]
 pub struct PodStatus {
-    /// `Pending`, `Running`, `Succeeded` or `Failed`.
-    #[serde(deserialize_with = "interned")]
-    pub phase: Arc<str>,
-    /// The first address, on servers that do not list them.
-    #[serde(rename = "podIP")]
-    pub pod_ip: Address,
-    /// All addresses, in order.
-    #[serde(rename = "podIPs", deserialize_with = "addresses")]
-    pub pod_ips: SmallVec<[Address; 1]>,
+    /// Whether it has succeeded or failed, hence no longer acts for anyone.
+    pub ended: bool,
     /// Whether the `Ready` condition is true.
-    #[serde(rename = "conditions", deserialize_with = "ready")]
     pub ready: bool,
+    /// Its addresses, in order.
+    pub addresses: SmallVec<[Address; 1]>,
 }
 
-fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SmallVec<[Address; 1]>, D::Error> {
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct PodIp {
-        ip: Address,
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawPodStatus {
+    #[serde(deserialize_with = "interned")]
+    phase: Arc<str>,
+    #[serde(rename = "podIP")]
+    pod_ip: Address,
+    #[serde(rename = "podIPs", deserialize_with = "nullable")]
+    pod_ips: Vec<PodIp>,
+    #[serde(rename = "conditions", deserialize_with = "ready")]
+    ready: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodIp {
+    ip: Address,
+}
+
+impl From<RawPodStatus> for PodStatus {
+    fn from(raw: RawPodStatus) -> Self {
+        let RawPodStatus { phase, pod_ip, pod_ips, ready } = raw;
+        // Servers that do not list addresses have the first one elsewhere.
+        let mut addresses: SmallVec<[Address; 1]> = pod_ips.into_iter().map(|one| one.ip).collect();
+        if addresses.is_empty() {
+            addresses.push(pod_ip);
+        }
+        addresses.shrink_to_fit();
+        Self { ended: matches!(&*phase, "Succeeded" | "Failed"), ready, addresses }
     }
-    let addresses: Vec<PodIp> = nullable(deserializer)?;
-    Ok(addresses.into_iter().map(|address| address.ip).collect())
 }
 
 fn ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {

@@ -47,6 +47,10 @@ const BACKLOG: usize = 64;
 /// busy, and a bound on how long a large response keeps others waiting.
 const SEND_BUFFER: usize = 256 << 10;
 
+/// How much a client may send before it was read, on all of its streams: the
+/// most that a thousand clients who come back at once make us hold for each.
+const RECEIVE_WINDOW: u32 = 128 << 10;
+
 /// How connections are kept and bounded.
 #[derive(Clone, Copy)]
 pub(super) struct Keepalive {
@@ -76,7 +80,7 @@ impl Port {
             let (end, ended) = tokio::sync::oneshot::channel();
             let (port, drain) = (self.clone(), drain.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            // Its end is noticed below, as is a panic of it: both drop `end`.
+            // Its end is noticed below, as is a panic, which drops `end`.
             std::thread::Builder::new().name(format!("{}-{number}", self.name)).spawn(move || {
                 let result = runtime.block_on(port.take(share, drain));
                 // Nobody waits once the process gives up.
@@ -85,12 +89,19 @@ impl Port {
             takers.push(taker);
             ends.push(ended);
         }
+        let ended = |result: Result<anyhow::Result<()>, _>| {
+            result.unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of {} panicked", self.name)))
+        };
         tokio::select! {
             () = listener::share(bound, takers) => {}
             () = drain.cancelled() => {}
+            (result, ..) = futures::future::select_all(&mut ends) => {
+                ended(result)?;
+                anyhow::bail!("a thread of {} ended before it was told to", self.name);
+            }
         }
-        for ended in ends {
-            ended.await.map_err(|_| anyhow::anyhow!("a thread of {} panicked", self.name))??;
+        for end in ends {
+            ended(end.await)?;
         }
         Ok(())
     }
@@ -133,7 +144,7 @@ impl Edge {
                 () = drain.cancelled() => None,
             };
             match connection {
-                Some(Ok(connection)) => _ = tasks.spawn(self.clone().connection(connection, drain.clone())),
+                Some(Ok(connection)) => _ = tasks.spawn(self.clone().connection(connection)),
                 Some(Err(error)) => tracing::debug!(%error, "connection failed"),
                 None => break,
             }
@@ -143,25 +154,27 @@ impl Edge {
     }
 
     /// Serves a connection until it ends, or the last call on it after drain.
-    async fn connection<C>(self, io: C, drain: CancellationToken)
+    async fn connection<C>(self, io: C)
     where
         C: AsyncRead + AsyncWrite + Connected<ConnectInfo = Peer> + Unpin + Send + 'static,
     {
         let Keepalive { interval, timeout, max_streams } = self.keepalive;
         let peer = io.connect_info();
         let address = peer.address;
+        let closing = self.xds.closing();
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(interval))
             .keep_alive_timeout(timeout)
             .max_concurrent_streams(max_streams)
             .max_send_buf_size(SEND_BUFFER)
+            .initial_stream_window_size(RECEIVE_WINDOW)
+            .initial_connection_window_size(RECEIVE_WINDOW)
             .serve_connection(TokioIo::new(io), Calls { edge: self, peer });
-        // A token of its own: looking at it takes its lock.
-        let (mut connection, drained) = (pin!(connection), drain.child_token().cancelled_owned());
+        let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = drained => {
+            () = closing => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -14,7 +14,9 @@ mod objects;
 mod parallel;
 mod pieces;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -53,13 +55,20 @@ struct File {
     objects: Objects,
 }
 
-/// Changes when the content may have changed.
+/// Changes when the content may have changed. It is that of the file itself,
+/// past all links, so that it also changes when a link leads elsewhere.
 #[derive(Clone, PartialEq)]
 struct Stamp {
-    /// The file itself, past all links.
-    target: PathBuf,
+    device: u64,
+    inode: u64,
     modified: Option<SystemTime>,
     length: u64,
+}
+
+impl Stamp {
+    fn new(meta: &Metadata) -> Self {
+        Self { device: meta.dev(), inode: meta.ino(), modified: meta.modified().ok(), length: meta.len() }
+    }
 }
 
 /// Why a folder cannot be served.
@@ -93,11 +102,10 @@ impl Folder {
     /// first time that is everything, in many parts; `say` tells whether to go
     /// on.
     pub fn scan(&mut self, mut say: impl FnMut(Vec<Change>) -> bool) -> Result<(), FolderError> {
-        let mut paths = BTreeSet::new();
-        list(&self.path, &mut paths).map_err(|source| FolderError::Read { path: self.path.clone(), source })?;
-        let gone: Vec<_> = self.files.keys().filter(|path| !paths.contains(*path)).cloned().collect();
-        let changed = paths.into_iter().filter_map(|path| {
-            let stamp = stamp(&path)?;
+        let mut found = BTreeMap::new();
+        list(&self.path, &mut found).map_err(|source| FolderError::Read { path: self.path.clone(), source })?;
+        let gone: Vec<_> = self.files.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
+        let changed = found.into_iter().filter_map(|(path, stamp)| {
             let same = self.files.get(&path).is_some_and(|file| file.stamp == stamp);
             (!same).then_some((path, stamp))
         });
@@ -175,19 +183,27 @@ impl Folder {
         if keys.exact.is_empty() {
             return said;
         }
-        for (path, file) in &self.files {
-            // The hash spares us to look at most objects.
-            for (_, object) in file.objects.iter().filter(|(hash, _)| keys.hashes.contains(hash)) {
-                let key = (object.kind(), object.meta().key());
-                if !keys.exact.contains(&key) {
-                    continue;
-                }
-                let first = said.entry(key).or_insert_with(|| object.clone());
-                if !std::ptr::eq(first.meta(), object.meta()) {
-                    let (kind, object) = (object.kind().info().kind, object.meta().key());
-                    tracing::debug!(file = %path.display(), kind, %object, "is in an earlier file too, which counts");
-                }
+        let mut say = |path: &Path, object: &Object| {
+            let key = (object.kind(), object.meta().key());
+            let first = said.entry(key).or_insert_with(|| object.clone());
+            if !std::ptr::eq(first.meta(), object.meta()) {
+                let (kind, object) = (object.kind().info().kind, object.meta().key());
+                tracing::debug!(file = %path.display(), kind, %object, "is in an earlier file too, which counts");
             }
+        };
+        // A few keys are looked for, many are compared with all there is.
+        let all: usize = self.files.values().map(|file| file.objects.len()).sum();
+        let few = keys.exact.len().saturating_mul(self.files.len()) < all;
+        for (path, file) in &self.files {
+            if few {
+                let found = keys.exact.iter().filter_map(|(kind, key)| file.objects.get(*kind, key));
+                found.for_each(|object| say(path, object));
+                continue;
+            }
+            // The hash spares us to look at most objects.
+            let likely = file.objects.iter().filter(|(hash, _)| keys.hashes.contains(hash));
+            let exact = |object: &&Object| keys.exact.contains(&(object.kind(), object.meta().key()));
+            likely.map(|(_, object)| object).filter(exact).for_each(|object| say(path, object));
         }
         said
     }
@@ -256,7 +272,8 @@ fn admit(problems: &Problems, path: &Path, read: Result<Vec<Document>, std::io::
     Objects::new(objects)
 }
 
-fn list(folder: &Path, found: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
+/// Finds the files of a folder, by path.
+fn list(folder: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         // Hidden entries are editors' temporary files and ConfigMap versions.
@@ -268,15 +285,10 @@ fn list(folder: &Path, found: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
         if meta.is_dir() {
             list(&path, found)?;
         } else if path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json") {
-            found.insert(path);
+            found.insert(path, Stamp::new(&meta));
         }
     }
     Ok(())
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some(Stamp { target: path.canonicalize().ok()?, modified: meta.modified().ok(), length: meta.len() })
 }
 
 /// Serves a folder until the receiver is gone. Fails only before the first

@@ -32,7 +32,7 @@ pub(super) fn add_workloads(graph: &mut Graph, model: &Model, to: &mut Tables) {
     let (model_of, settings) = (model.clone(), model.settings.clone());
     let uid = move |pod: &ObjectKey| uid(&settings, pod);
     to.add(graph, "pod_workloads", model.inputs.pods, uid, move |cx, key, pod| {
-        if matches!(&*pod.status.phase, "Succeeded" | "Failed") {
+        if pod.status.ended {
             return None;
         }
         let profile = cx.get(profiles, &ProfileKey::of(pod))?;
@@ -125,10 +125,8 @@ fn workload(
 
 /// All addresses, in order; nothing if there are none yet, or one is broken.
 fn addresses(cx: &Ctx<'_>, pod: &Pod) -> Option<Vec<IpAddr>> {
-    let single = std::slice::from_ref(&pod.status.pod_ip);
-    let all = if pod.status.pod_ips.is_empty() { single } else { &*pod.status.pod_ips };
-    let mut addresses = Vec::with_capacity(all.len());
-    for address in all {
+    let mut addresses = Vec::with_capacity(pod.status.addresses.len());
+    for address in &pod.status.addresses {
         match address {
             Address::Ip(address) => addresses.push(*address),
             Address::Text(text) if text.is_empty() => {}
@@ -207,8 +205,7 @@ pub(super) fn port_mapping(service: u16, target: u16) -> proto::Port {
 }
 
 fn container_port(pod: &Pod, name: &str, transport: &str) -> Option<u16> {
-    let sidecars = pod.spec.init_containers.iter().filter(|container| &*container.restart_policy == "Always");
-    let mut ports = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &*container.ports);
+    let mut ports = pod.spec.containers.iter().flat_map(|container| &*container.ports);
     let found = ports.find(|port| {
         let port_transport = if port.protocol.is_empty() { "TCP" } else { &*port.protocol };
         &*port.name == name && port_transport == transport

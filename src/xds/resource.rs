@@ -407,11 +407,17 @@ impl fmt::Debug for Resource {
 
 /// The name in a frame.
 pub(super) fn frame_name(frame: &[u8]) -> &str {
+    // Made from a text by `Resource::new` or `Resource::stub`.
+    std::str::from_utf8(frame_name_bytes(frame)).unwrap_or_default()
+}
+
+/// The name in a frame, for those who only compare it: as bytes names have the
+/// same order.
+pub(super) fn frame_name_bytes(frame: &[u8]) -> &[u8] {
     let field = &frame[field_start(frame)..];
     let mut rest = &field[1..];
     let length = decode_varint(&mut rest).unwrap_or_default() as usize;
-    // Made from a text by `Resource::new` or `Resource::stub`.
-    std::str::from_utf8(&rest[..length]).unwrap_or_default()
+    &rest[..length]
 }
 
 /// The type that the facts of a resource begin with.
@@ -459,8 +465,15 @@ const VERSION_DIGITS: usize = 16;
 impl Version {
     /// Reads what [`Display`](fmt::Display) writes.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(text).ok().filter(|text| text.len() == VERSION_DIGITS)?;
-        u64::from_str_radix(text, 16).ok().map(Self)
+        let digit = |byte: &u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        if text.len() != VERSION_DIGITS {
+            return None;
+        }
+        text.iter().try_fold(0, |number, byte| Some(number << 4 | u64::from(digit(byte)?))).map(Self)
     }
 
     /// Whether this is the version a client wrote.

@@ -19,7 +19,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -33,6 +33,7 @@ use super::view::Views;
 use crate::ca::authenticate::{Authenticate, Caller, Peer};
 pub use body::StreamBody;
 use connections::{ConnectedCollector, Connections};
+pub use fanout::Closing;
 use fanout::Fanout;
 use metrics::Metrics;
 
@@ -105,7 +106,12 @@ struct Shared {
     connections: Arc<Connections>,
     metrics: Metrics,
     drain: CancellationToken,
+    /// For large requests, see [`Reader`].
+    places: Arc<Semaphore>,
 }
+
+/// How many large requests are read at a time: enough to keep all cores busy.
+const LARGE_REQUESTS: usize = 8;
 
 impl Xds {
     /// Serves what is published through `views` until `drain` is cancelled. To
@@ -119,7 +125,17 @@ impl Xds {
     ) -> Self {
         let (connections, metrics) = (Arc::<Connections>::default(), Metrics::new(registry));
         registry.register_collector(Box::new(ConnectedCollector(connections.clone())));
-        Self { shared: Arc::new(Shared { views, authenticate, options, connections, metrics, drain }) }
+        Self {
+            shared: Arc::new(Shared {
+                views,
+                authenticate,
+                options,
+                connections,
+                metrics,
+                drain,
+                places: Arc::new(Semaphore::new(LARGE_REQUESTS)),
+            }),
+        }
     }
 
     /// The live connections, for the debug pages.
@@ -135,6 +151,11 @@ impl Xds {
 }
 
 impl XdsServer {
+    /// Completes when connections of this runtime are to close.
+    pub fn closing(&self) -> Closing {
+        Closing::new(self.fanout.clone())
+    }
+
     /// Whether a path is one of this service.
     pub fn serves(path: &str) -> bool {
         path.strip_prefix('/').is_some_and(|path| path.starts_with(NAME))
@@ -161,7 +182,8 @@ impl XdsServer {
         let caller = shared.caller(peer.as_ref(), &parts.headers).await?;
 
         let limits = (shared.options.max_message, shared.options.max_message_unauthenticated);
-        let reader = Reader::new(body, if caller.is_some() { limits.0 } else { limits.1 });
+        let limit = if caller.is_some() { limits.0 } else { limits.1 };
+        let reader = Reader::new(body, limit, shared.places.clone());
         let address = peer.and_then(|peer| peer.address);
         let body = StreamBody::new(shared, self.fanout, variant, reader, caller, address);
         let mut response = Response::new(body);

@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::codec::request::Listed;
 use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
@@ -263,7 +264,7 @@ impl Layer {
     pub fn compare<'a>(
         &self,
         ty: ResourceType,
-        listed: impl Iterator<Item = (u64, &'a str, &'a [u8])>,
+        listed: impl Iterator<Item = Listed<'a>>,
         mut each: impl FnMut(Listing<'a>),
     ) {
         let mut listed = listed.peekable();
@@ -273,21 +274,27 @@ impl Layer {
                 if !all && !ty.carries(&chunk.resource(at)) {
                     continue;
                 }
-                let hash = chunk.hash(at);
-                // Names are looked at only where hashes agree, as they mostly do.
-                while let Some((_, name, version)) =
-                    listed.next_if(|(other, name, _)| *other < hash || (*other == hash && *name < chunk.name(at)))
-                {
-                    each(Listing::Gone(name, version));
+                let (hash, version) = (chunk.hash(at), chunk.version(at));
+                while let Some(gone) = listed.next_if(|one| one.hash < hash) {
+                    each(Listing::Gone(gone));
                 }
-                match listed.next_if(|(other, name, _)| *other == hash && *name == chunk.name(at)) {
-                    Some((_, _, version)) if chunk.version(at).is(version) => {}
-                    Some((_, name, version)) => each(Listing::Other(name, version)),
+                // Equal hashes of both name and content are one resource; to
+                // look at names would be to visit all frames.
+                if listed.next_if(|one| one.hash == hash && version.is(one.version)).is_some() {
+                    continue;
+                }
+                let name = chunk.name_bytes(at);
+                while let Some(gone) = listed.next_if(|one| one.hash == hash && one.name_bytes() < name) {
+                    each(Listing::Gone(gone));
+                }
+                match listed.next_if(|one| one.hash == hash && one.name_bytes() == name) {
+                    Some(one) if version.is(one.version) => {}
+                    Some(one) => each(Listing::Other(one)),
                     None => each(Listing::Missing(chunk.name(at).into())),
                 }
             }
         }
-        listed.for_each(|(_, name, version)| each(Listing::Gone(name, version)));
+        listed.for_each(|gone| each(Listing::Gone(gone)));
     }
 
     /// What a subscription to `key` is answered with: the resources of that
@@ -329,9 +336,9 @@ impl Layer {
 /// What [`Layer::compare`] finds.
 pub enum Listing<'a> {
     /// The client has it in this other version.
-    Other(&'a str, &'a [u8]),
+    Other(Listed<'a>),
     /// The client has it, and the layer has not.
-    Gone(&'a str, &'a [u8]),
+    Gone(Listed<'a>),
     /// The layer has it, and the client has not.
     Missing(Box<str>),
 }

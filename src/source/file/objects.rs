@@ -31,6 +31,11 @@ impl Objects {
         Self(objects.into())
     }
 
+    /// The number of objects.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// All objects, with the hashes of their keys.
     pub fn iter(&self) -> impl Iterator<Item = &(KeyHash, Object)> {
         self.0.iter()

@@ -80,6 +80,29 @@ struct Entry {
     version: (u32, u32),
 }
 
+/// A resource that a client says it holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// The hash of its name.
+    pub hash: u64,
+    name: &'a [u8],
+    /// Its version, in the client's words.
+    pub version: &'a [u8],
+}
+
+impl<'a> Listed<'a> {
+    /// Its name, for those who only compare it.
+    pub fn name_bytes(&self) -> &'a [u8] {
+        self.name
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'a str {
+        // Was checked when the message was read.
+        std::str::from_utf8(self.name).unwrap_or_default()
+    }
+}
+
 impl DeltaRequest {
     /// Reads a message.
     pub fn decode(message: Bytes) -> Result<Self, Status> {
@@ -149,12 +172,12 @@ impl InitialVersions {
         self.entries.is_empty()
     }
 
-    /// The names with their hashes and versions, in the order of layers.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &str, &[u8])> {
-        self.entries.iter().map(|entry| {
-            let name = &self.message[entry.name.0 as usize..entry.name.1 as usize];
-            let version = &self.message[entry.version.0 as usize..entry.version.1 as usize];
-            (entry.hash, std::str::from_utf8(name).unwrap_or_default(), version)
+    /// What is listed, in the order of layers.
+    pub fn iter(&self) -> impl Iterator<Item = Listed<'_>> {
+        self.entries.iter().map(|entry| Listed {
+            hash: entry.hash,
+            name: &self.message[entry.name.0 as usize..entry.name.1 as usize],
+            version: &self.message[entry.version.0 as usize..entry.version.1 as usize],
         })
     }
 }

@@ -1,13 +1,19 @@
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3 as wire;
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use proptest::prelude::*;
 use prost::Message;
 
+use super::reader::Reader;
 use super::request::{DeltaRequest, InitialVersions, SotwRequest};
 
 fn listed(versions: &InitialVersions) -> Vec<(String, String)> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let mut listed: Vec<_> = versions.iter().map(|(_, name, version)| (name.to_owned(), text(version))).collect();
+    let mut listed: Vec<_> = versions.iter().map(|one| (one.name().to_owned(), text(one.version))).collect();
     listed.sort();
     listed
 }
@@ -76,7 +82,7 @@ fn large_reconnect_is_read_in_place() {
     println!("{} MB", bytes.len() / 1_000_000);
     let request = DeltaRequest::decode(bytes.into()).unwrap();
     assert_eq!(request.initial_versions.len(), 240_000);
-    assert!(request.initial_versions.iter().map(|(hash, name, _)| (hash, name.to_owned())).is_sorted());
+    assert!(request.initial_versions.iter().map(|one| (one.hash, one.name())).is_sorted());
 }
 
 #[test]
@@ -120,4 +126,55 @@ proptest! {
         }
         let _ = DeltaRequest::decode(message.into());
     }
+}
+
+/// A request body that is fed piece by piece.
+fn fed() -> (tokio::sync::mpsc::UnboundedSender<Bytes>, impl super::reader::RequestBody) {
+    let (feed, mut pieces) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+    let frames = futures::stream::poll_fn(move |cx| {
+        pieces
+            .poll_recv(cx)
+            .map(|piece| piece.map(|piece| Ok::<_, std::convert::Infallible>(http_body::Frame::data(piece))))
+    });
+    (feed, http_body_util::StreamBody::new(frames))
+}
+
+/// The beginning of a message that announces some length.
+fn announced(length: u32, sent: usize) -> Bytes {
+    [&[0][..], &length.to_be_bytes(), &vec![7; sent]].concat().into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_messages_take_turns_and_small_ones_do_not_wait() {
+    const LARGE: u32 = 1 << 20;
+    let places = Arc::new(tokio::sync::Semaphore::new(1));
+    let reader = |body| Reader::new(body, 64 << 20, places.clone());
+    let ((first, one), (second, two), (third, three)) = (fed(), fed(), fed());
+    let (mut one, mut two, mut three) = (reader(one), reader(two), reader(three));
+
+    first.send(announced(LARGE, 10)).unwrap();
+    assert!(poll_fn(|cx| Poll::Ready(one.poll_message(cx).is_pending())).await);
+    second.send(announced(LARGE, 10)).unwrap();
+    second.send(vec![7; LARGE as usize - 10].into()).unwrap();
+    assert!(poll_fn(|cx| Poll::Ready(two.poll_message(cx).is_pending())).await, "the place is taken");
+    third.send(announced(3, 3)).unwrap();
+    let small = poll_fn(|cx| three.poll_message(cx)).await.unwrap().unwrap();
+    assert_eq!(&small[..], [7; 3]);
+
+    // Once the first is complete and was looked at, it is the second's turn.
+    first.send(vec![7; LARGE as usize - 10].into()).unwrap();
+    assert_eq!(poll_fn(|cx| one.poll_message(cx)).await.unwrap().unwrap().len(), LARGE as usize);
+    assert!(poll_fn(|cx| Poll::Ready(one.poll_message(cx).is_pending())).await);
+    assert_eq!(poll_fn(|cx| two.poll_message(cx)).await.unwrap().unwrap().len(), LARGE as usize);
+    drop(two);
+
+    // A client that stops within a large message does not keep its place.
+    first.send(announced(LARGE, 10)).unwrap();
+    assert!(poll_fn(|cx| Poll::Ready(one.poll_message(cx).is_pending())).await);
+    third.send(announced(LARGE, 10)).unwrap();
+    third.send(vec![7; LARGE as usize - 10].into()).unwrap();
+    let slow = tokio::spawn(async move { poll_fn(|cx| one.poll_message(cx)).await.is_none() });
+    let waiting = poll_fn(|cx| three.poll_message(cx));
+    assert_eq!(waiting.await.unwrap().unwrap().len(), LARGE as usize);
+    slow.abort();
 }

@@ -4,9 +4,10 @@
 //! own runtime, which costs a push to a local queue for each; to wake a task of
 //! another thread's runtime would cost a system call.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
 use rapidhash::RapidHashMap;
@@ -21,9 +22,36 @@ pub(super) struct Fanout {
     views: Mutex<Arc<Views>>,
     revision: AtomicU64,
     closing: AtomicBool,
+    streams: Listeners,
+    connections: Listeners,
+}
+
+/// Those who are woken together.
+#[derive(Default)]
+struct Listeners {
     // Locked to add or take away one entry, and to wake all.
-    listeners: Mutex<RapidHashMap<u64, Arc<AtomicWaker>>>,
+    wakers: Mutex<RapidHashMap<u64, Arc<AtomicWaker>>>,
     numbers: AtomicU64,
+}
+
+impl Listeners {
+    fn add(&self) -> (u64, Arc<AtomicWaker>) {
+        let (waker, number) = (Arc::<AtomicWaker>::default(), self.numbers.fetch_add(1, Ordering::Relaxed));
+        self.lock().insert(number, waker.clone());
+        (number, waker)
+    }
+
+    fn remove(&self, number: u64) {
+        self.lock().remove(&number);
+    }
+
+    fn wake(&self) {
+        self.lock().values().for_each(|waker| waker.wake());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RapidHashMap<u64, Arc<AtomicWaker>>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Fanout {
@@ -35,8 +63,8 @@ impl Fanout {
             revision: AtomicU64::new(current.revision),
             views: Mutex::new(current),
             closing: AtomicBool::new(false),
-            listeners: Mutex::default(),
-            numbers: AtomicU64::new(0),
+            streams: Listeners::default(),
+            connections: Listeners::default(),
         });
         let weak = Arc::downgrade(&fanout);
         tokio::spawn(async move {
@@ -52,8 +80,9 @@ impl Fanout {
                 } else {
                     fanout.closing.store(true, Ordering::Release);
                 }
-                fanout.wake();
+                fanout.streams.wake();
                 if !open {
+                    fanout.connections.wake();
                     return;
                 }
             }
@@ -72,16 +101,42 @@ impl Fanout {
         self.revision.store(revision, Ordering::Release);
     }
 
-    fn wake(&self) {
-        self.listeners().values().for_each(|listener| listener.wake());
-    }
-
     fn lock_views(&self) -> MutexGuard<'_, Arc<Views>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn listeners(&self) -> MutexGuard<'_, RapidHashMap<u64, Arc<AtomicWaker>>> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    fn closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+}
+
+/// Tells a connection that it is to close. To look costs next to nothing, as
+/// connections do whenever they are woken.
+pub struct Closing {
+    fanout: Arc<Fanout>,
+    waker: Arc<AtomicWaker>,
+    number: u64,
+}
+
+impl Closing {
+    pub(super) fn new(fanout: Arc<Fanout>) -> Self {
+        let (number, waker) = fanout.connections.add();
+        Self { fanout, waker, number }
+    }
+}
+
+impl Future for Closing {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.fanout.closing() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.fanout.connections.remove(self.number);
     }
 }
 
@@ -94,8 +149,7 @@ pub(super) struct Listener {
 
 impl Listener {
     pub(super) fn new(fanout: Arc<Fanout>) -> Self {
-        let (waker, number) = (Arc::<AtomicWaker>::default(), fanout.numbers.fetch_add(1, Ordering::Relaxed));
-        fanout.listeners().insert(number, waker.clone());
+        let (number, waker) = fanout.streams.add();
         Self { fanout, waker, number }
     }
 
@@ -106,7 +160,7 @@ impl Listener {
 
     /// Whether streams are to close.
     pub(super) fn closing(&self) -> bool {
-        self.fanout.closing.load(Ordering::Acquire)
+        self.fanout.closing()
     }
 
     /// The newest views, if they are others than `known`.
@@ -117,6 +171,6 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.fanout.listeners().remove(&self.number);
+        self.fanout.streams.remove(self.number);
     }
 }

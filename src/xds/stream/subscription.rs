@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
-use crate::xds::codec::request::{InitialVersions, Rejection};
+use crate::xds::codec::request::{InitialVersions, Listed, Rejection};
 use crate::xds::resource::{Resource, ResourceType};
 use crate::xds::view::{Difference, Edits, Layer, Listing, Views};
 
@@ -222,26 +222,26 @@ impl Subscription {
         if !self.wildcard {
             // A client that lists a resource and does not name it still has to
             // hear about it: ztunnel in on-demand mode comes back like this.
-            for (_, name, _) in versions.iter() {
-                self.follow(name.into())?;
+            for listed in versions.iter() {
+                self.follow(listed.name().into())?;
             }
         }
-        let stub = |name: &str, version: &[u8]| Resource::stub(self.ty, name, version);
+        let stub = |listed: Listed<'_>| Resource::stub(self.ty, listed.name(), listed.version);
         if self.wildcard && versions.len() >= layer.count(self.ty) / 2 {
             // The usual case: the client has almost everything, so start from
             // the shared layer and note the differences.
             let mut edits = Edits::default();
             layer.compare(self.ty, versions.iter(), |listing| match listing {
-                Listing::Other(name, version) | Listing::Gone(name, version) => edits.upsert(stub(name, version)),
+                Listing::Other(listed) | Listing::Gone(listed) => edits.upsert(stub(listed)),
                 Listing::Missing(name) => edits.remove(&name),
             });
             let mut held = layer.clone();
             held.apply(edits);
             self.held = held;
         } else {
-            let known = versions.iter().map(|(_, name, version)| match layer.get(name) {
-                Some(known) if self.ty.carries(&known) && known.version().is(version) => known,
-                _ => stub(name, version),
+            let known = versions.iter().map(|listed| match layer.get(listed.name()) {
+                Some(known) if self.ty.carries(&known) && known.version().is(listed.version) => known,
+                _ => stub(listed),
             });
             self.held = known.collect();
         }

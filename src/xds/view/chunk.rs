@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::xds::resource::{Resource, Version, frame_name};
+use crate::xds::resource::{Resource, Version, frame_name, frame_name_bytes};
 
 /// What becomes of one name.
 #[derive(Clone, Debug)]
@@ -86,6 +86,11 @@ impl Chunk {
             && self.facts[facts] == other.facts[other_facts]
     }
 
+    /// The bytes of the name, to be compared.
+    pub(super) fn name_bytes(&self, at: usize) -> &[u8] {
+        frame_name_bytes(&self.frames[self.place(at).0])
+    }
+
     /// The resource of that number.
     pub(super) fn resource(&self, at: usize) -> Resource {
         let (frame, facts) = self.place(at);
@@ -101,12 +106,12 @@ impl Chunk {
 
     /// The number of the resource of this name.
     pub(super) fn find(&self, hash: u64, name: &str) -> Option<usize> {
-        self.with_hash(hash).find(|at| self.name(*at) == name)
+        self.with_hash(hash).find(|at| self.name_bytes(*at) == name.as_bytes())
     }
 
     /// How the resource of that number compares with a name.
     fn compare(&self, at: usize, hash: u64, name: &str) -> Ordering {
-        self.entries[at].hash.cmp(&hash).then_with(|| self.name(at).cmp(name))
+        self.entries[at].hash.cmp(&hash).then_with(|| self.name_bytes(at).cmp(name.as_bytes()))
     }
 
     /// The chunk after some edits, in the order of hashes and names, each name

@@ -79,7 +79,7 @@ impl Iterator for Merge<'_> {
                 (None, Some(_)) => Ordering::Greater,
                 (Some((new, ours)), Some((old, theirs))) => {
                     let order = new.hash(ours).cmp(&old.hash(theirs));
-                    let order = order.then_with(|| new.name(ours).cmp(old.name(theirs)));
+                    let order = order.then_with(|| new.name_bytes(ours).cmp(old.name_bytes(theirs)));
                     // Most of two chunks is the same; that is seen without
                     // touching reference counts.
                     if order == Ordering::Equal && new.same(ours, old, theirs) {
