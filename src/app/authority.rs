@@ -96,7 +96,17 @@ impl Setup<'_> {
         tracing::info!(root_expires = %bundle.root_not_after(), signer_expires = %bundle.not_after(), "certificate authority");
         registry.register(|registry| register_expiry(registry, authority.clone()));
         if self.client.is_none() {
-            tasks.spawn("root certificate file", publish_root(authority.clone(), self.flags.state_dir.clone()));
+            // Whoever sees us ready may look for it at once.
+            let (mut changes, state) = (authority.subscribe(), self.flags.state_dir.clone());
+            let root = changes.borrow_and_update().root_pem().clone();
+            write_root(&root, &state).await?;
+            tasks.spawn("root certificate file", async move {
+                loop {
+                    changes.changed().await?;
+                    let root = changes.borrow_and_update().root_pem().clone();
+                    write_root(&root, &state).await?;
+                }
+            });
         }
         Ok(Some(authority))
     }
@@ -250,14 +260,10 @@ pub(super) async fn follow_trust_domains(
     }
 }
 
-/// Keeps the roots where clients on this machine find them.
-async fn publish_root(authority: Arc<Authority>, state: PathBuf) -> anyhow::Result<()> {
-    let mut changes = authority.subscribe();
-    loop {
-        let pem = changes.borrow_and_update().root_pem().clone();
-        let (path, staging) = (state.join("root-cert.pem"), state.join(".root-cert.pem"));
-        tokio::fs::write(&staging, pem.as_bytes()).await.with_context(|| format!("{}", staging.display()))?;
-        tokio::fs::rename(&staging, &path).await.with_context(|| format!("{}", path.display()))?;
-        changes.changed().await?;
-    }
+/// Puts the roots where clients on this machine find them.
+async fn write_root(pem: &str, state: &Path) -> anyhow::Result<()> {
+    let (path, staging) = (state.join("root-cert.pem"), state.join(".root-cert.pem"));
+    tokio::fs::write(&staging, pem.as_bytes()).await.with_context(|| format!("{}", staging.display()))?;
+    tokio::fs::rename(&staging, &path).await.with_context(|| format!("{}", path.display()))?;
+    Ok(())
 }

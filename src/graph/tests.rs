@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 use proptest::prelude::*;
 
@@ -6,7 +7,7 @@ use super::*;
 
 /// A small world with every construct of the engine: keyed reads, indexed
 /// reads, reads of everything, several outputs per row, outputs that several
-/// rows claim, and a merge.
+/// rows claim, a merge, rows for distinct keys, and rows that leave the graph.
 struct World {
     graph: Graph,
     pods: Collection<u8, u16>,
@@ -14,6 +15,9 @@ struct World {
     endpoints: Collection<u16, (u8, u16)>,
     sums: Collection<u8, u32>,
     summary: Collection<u8, Vec<(u16, u8)>>,
+    families: Collection<u16, u32>,
+    /// What has left the graph and was not taken back.
+    handed: Arc<Mutex<BTreeMap<u8, u32>>>,
 }
 
 impl World {
@@ -43,7 +47,32 @@ impl World {
             };
             Some((*key, all))
         });
-        Self { graph, pods, nodes, endpoints, sums, summary }
+        let families = graph.distinct(
+            "families",
+            pods,
+            |_, pod: &u16| (pod % 7 != 6).then_some(pod % 7),
+            move |cx, family: &u16| {
+                let node = u32::from(cx.get(nodes, &((family % 4) as u8)).copied()?);
+                (node != 3).then_some(node * 10 + u32::from(*family))
+            },
+        );
+        let handed = Arc::<Mutex<BTreeMap<u8, u32>>>::default();
+        let taker = handed.clone();
+        graph.output(
+            "handed",
+            pods,
+            move |cx, key: &u8, pod: &u16| Some(cx.get(families, &(pod % 7))? + u32::from(*key % 2)),
+            |value| u64::from(*value),
+            move |key, value| {
+                let mut handed = taker.lock().unwrap();
+                let old = match value {
+                    Some(value) => handed.insert(*key, value),
+                    None => handed.remove(key),
+                };
+                assert!(old != value && (old.is_some() || value.is_some()), "only changes are handed on");
+            },
+        );
+        Self { graph, pods, nodes, endpoints, sums, summary, families, handed }
     }
 
     fn apply(&mut self, fact: &Fact) {
@@ -59,10 +88,24 @@ impl World {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn tables(&self) -> (BTreeMap<u16, (u8, u16)>, BTreeMap<u8, u32>, BTreeMap<u8, Vec<(u16, u8)>>) {
-        (rows(&self.graph, self.endpoints), rows(&self.graph, self.sums), rows(&self.graph, self.summary))
+    fn tables(&self) -> Tables {
+        Tables {
+            endpoints: rows(&self.graph, self.endpoints),
+            sums: rows(&self.graph, self.sums),
+            summary: rows(&self.graph, self.summary),
+            families: rows(&self.graph, self.families),
+            handed: self.handed.lock().unwrap().clone(),
+        }
     }
+}
+
+#[derive(Debug, PartialEq)]
+struct Tables {
+    endpoints: BTreeMap<u16, (u8, u16)>,
+    sums: BTreeMap<u8, u32>,
+    summary: BTreeMap<u8, Vec<(u16, u8)>>,
+    families: BTreeMap<u16, u32>,
+    handed: BTreeMap<u8, u32>,
 }
 
 fn rows<K: Key, V: Value + Clone>(graph: &Graph, collection: Collection<K, V>) -> BTreeMap<K, V> {
