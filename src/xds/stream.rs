@@ -131,7 +131,7 @@ pub enum Contents {
     /// shared layer alive.
     Whole(Layer),
     /// These, without duplicates.
-    Some(Vec<Resource>),
+    Some(Arc<[Resource]>),
 }
 
 /// What is known about one type on a stream, for the debug pages.

@@ -18,7 +18,8 @@ mod index;
 mod trie;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -55,12 +56,53 @@ pub struct Views {
     pub addresses: Layer,
     /// L4 authorization policies.
     pub authorizations: Layer,
+    /// For each layer, what leads to it from the one most streams are at.
+    steps: [OnceLock<Step>; 2],
+}
+
+/// The difference between two layers, found by the first stream that needs it
+/// and shared by all others that are at the same place.
+#[derive(Debug)]
+pub struct Step {
+    from: u64,
+    /// What is new or has changed.
+    pub upserts: Arc<[Resource]>,
+    /// What is gone.
+    pub removed: Box<[Arc<str>]>,
+}
+
+impl Step {
+    fn new(from: &Layer, to: &Layer) -> Self {
+        let (mut upserts, mut removed) = (Vec::new(), Vec::new());
+        for difference in to.diff(from) {
+            match difference {
+                Difference::Added(new) => upserts.push(new),
+                // Subscribers do not see keys.
+                Difference::Updated { old, new } if old.version() == new.version() => {}
+                Difference::Updated { new, .. } => upserts.push(new),
+                Difference::Removed(old) => removed.push(old.name().into()),
+            }
+        }
+        Self { from: from.id, upserts: upserts.into(), removed: removed.into() }
+    }
 }
 
 impl Views {
     /// The view published now.
-    pub fn new(revision: u64, addresses: Layer, authorizations: Layer) -> Self {
-        Self { revision, published: Instant::now(), addresses, authorizations }
+    pub fn new(revision: u64, mut addresses: Layer, mut authorizations: Layer) -> Self {
+        (addresses.published, authorizations.published) = (true, true);
+        Self { revision, published: Instant::now(), addresses, authorizations, steps: Default::default() }
+    }
+
+    /// What leads from `held` to the layer of a type, if that is shared. It is
+    /// for types that are sent as they are stored.
+    pub fn step(&self, ty: ResourceType, held: &Layer) -> Option<&Step> {
+        // What a client came with is its own affair.
+        if !ty.is_whole() || !held.published {
+            return None;
+        }
+        let step = self.steps[ty.layer() as usize].get_or_init(|| Step::new(held, self.layer(ty)));
+        (step.from == held.id).then_some(step)
     }
 
     /// The layer a type is served from.
@@ -78,6 +120,10 @@ pub struct Layer {
     chunks: Trie<Chunk>,
     /// The keys of resources besides their names.
     index: Index,
+    /// Tells the content from that of any other layer, before and after.
+    id: u64,
+    /// Whether it was part of a view as it is.
+    published: bool,
     len: usize,
     sizes: [Size; ResourceType::ALL.len()],
 }
@@ -158,6 +204,10 @@ impl Layer {
             leaves.extend(edited.map(|edited| (number, edited)));
         }
         let changed = !leaves.is_empty();
+        if changed {
+            static IDS: AtomicU64 = AtomicU64::new(1);
+            (self.id, self.published) = (IDS.fetch_add(1, Ordering::Relaxed), false);
+        }
         self.chunks.replace(leaves);
         self.index.apply(gone, new);
         changed

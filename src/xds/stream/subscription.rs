@@ -15,7 +15,7 @@ use tonic::Status;
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
 use crate::xds::codec::request::{InitialVersions, Listed, Rejection};
 use crate::xds::resource::{Resource, ResourceType};
-use crate::xds::view::{Difference, Edits, Layer, Listing, Views};
+use crate::xds::view::{Difference, Edits, Layer, Listing, Step as ViewStep, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
 /// more should use the wildcard.
@@ -275,7 +275,7 @@ impl Subscription {
         };
         // To a client that has nothing everything is new: no need to list it.
         let fresh = all && self.held.is_empty();
-        let mut change = if fresh { Change::default() } else { self.change(&layer, floor) };
+        let mut change = if fresh { Change::default() } else { self.change(&views, &layer, floor) };
         self.answer_owed(views.layer(self.ty), all, &mut change);
         let news = !change.upserts.is_empty() || !change.removed.is_empty();
         let due = asked || news || (fresh && layer.count(self.ty) > 0);
@@ -315,14 +315,19 @@ impl Subscription {
         asked: bool,
     ) -> Step {
         let (mut added, mut removed) = (false, false);
-        for difference in layer.diff(&self.held) {
-            match self.classify(difference, floor) {
-                Some(Due::Upsert(_)) => {
-                    added = true;
-                    break;
+        if let Some(step) = self.shared_step(&views) {
+            added = !step.upserts.is_empty();
+            removed = step.removed.iter().any(|name| floor.confirms(self.ty, name));
+        } else {
+            for difference in layer.diff(&self.held) {
+                match self.classify(difference, floor) {
+                    Some(Due::Upsert(_)) => {
+                        added = true;
+                        break;
+                    }
+                    Some(Due::Remove(_)) => removed = true,
+                    Some(Due::Keep(_)) | None => {}
                 }
-                Some(Due::Remove(_)) => removed = true,
-                Some(Due::Keep(_)) | None => {}
             }
         }
         if added && let Some(reached) = &self.reached {
@@ -338,20 +343,37 @@ impl Subscription {
     }
 
     /// Sorts the differences between what the client has and `layer`.
-    fn change(&self, layer: &Layer, floor: &Floor) -> Change {
+    fn change(&self, views: &Views, layer: &Layer, floor: &Floor) -> Change {
         let mut change = Change::default();
+        if let Some(step) = self.shared_step(views) {
+            change.upserts = step.upserts.clone();
+            for name in &step.removed {
+                match floor.confirms(self.ty, name) {
+                    true => change.removed.push(name.clone()),
+                    false => change.kept.extend(self.held.get(name)),
+                }
+            }
+            change.removed.sort();
+            return change;
+        }
+        let mut upserts = Vec::new();
         for difference in layer.diff(&self.held) {
             match self.classify(difference, floor) {
-                Some(Due::Upsert(resource)) => change.upserts.push(resource),
+                Some(Due::Upsert(resource)) => upserts.push(resource),
                 Some(Due::Remove(resource)) => change.removed.push(resource.name().into()),
                 Some(Due::Keep(resource)) => change.kept.push(resource),
                 None => {}
             }
         }
+        change.upserts = upserts.into();
         // Layers have an order of their own; people read names.
-        change.upserts.sort_by(|a, b| a.name().cmp(b.name()));
         change.removed.sort();
         change
+    }
+
+    /// The way from what the client has to these views, if others take it too.
+    fn shared_step<'a>(&self, views: &'a Views) -> Option<&'a ViewStep> {
+        if self.wildcard { views.step(self.ty, &self.held) } else { None }
     }
 
     fn classify(&self, difference: Difference, floor: &Floor) -> Option<Due> {
@@ -378,8 +400,8 @@ impl Subscription {
         if owed.is_empty() {
             return;
         }
-        let upserts = std::mem::take(&mut change.upserts).into_iter();
-        let mut upserts: BTreeMap<String, _> = upserts.map(|resource| (resource.name().into(), resource)).collect();
+        let known = change.upserts.iter();
+        let mut upserts: BTreeMap<String, _> = known.map(|one| (one.name().into(), one.clone())).collect();
         for key in owed {
             // A key that is not itself the name of a resource is reported as
             // removed even if it is an alias: ztunnel waits until the very
@@ -457,7 +479,7 @@ impl Subscription {
 /// What lies between what a client has and what it should have.
 #[derive(Default)]
 struct Change {
-    upserts: Vec<Resource>,
+    upserts: Arc<[Resource]>,
     removed: Vec<Arc<str>>,
     /// Gone from the view, but something may still refer to it.
     kept: Vec<Resource>,

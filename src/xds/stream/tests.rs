@@ -155,7 +155,7 @@ impl Bench {
 /// The resources of a response as the wire would have them.
 fn contents(response: &Response) -> Vec<Resource> {
     let mut contents = match &response.contents {
-        Contents::Some(resources) => resources.clone(),
+        Contents::Some(resources) => resources.to_vec(),
         Contents::Whole(layer) => layer.iter().filter(|resource| response.ty.carries(resource)).collect(),
     };
     contents.sort_by(|a, b| a.name().cmp(b.name()));
