@@ -125,12 +125,12 @@ impl<G: Key, K: Key, V: Value> AnyIndex<K, V> for IndexTable<G, K, V> {
     }
 }
 
-type Key1<G, K, V> = Box<dyn Fn(&K, &V) -> Option<G> + Send>;
+type OneKey<G, K, V> = Box<dyn Fn(&K, &V) -> Option<G> + Send>;
 
 /// How many rows have each key: an index for those who only ask whether there
 /// are any, at four bytes for a key and none for a row.
 pub(super) struct Counts<G, K, V> {
-    key: Key1<G, K, V>,
+    key: OneKey<G, K, V>,
     counts: RapidHashMap<G, u32>,
     /// Keys that this commit has added or taken away, perhaps only for a while.
     changed: RapidHashSet<G>,
