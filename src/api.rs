@@ -17,6 +17,7 @@ pub mod istio;
 pub mod kinds;
 pub mod mesh;
 pub mod meta;
+pub mod protobuf;
 #[cfg(test)]
 mod tests;
 

@@ -107,6 +107,18 @@ impl Api {
         }
     }
 
+    /// What a GET answers in a media type, whatever that is.
+    pub async fn bytes(&self, path: &str, media: &str) -> Vec<u8> {
+        let mut request = self.prepare("GET", path, "", String::new());
+        request.headers_mut().insert("accept", media.parse().unwrap());
+        let exchange = async {
+            let answer = self.channel.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.headers()["content-type"], media, "{path}");
+            answer.into_body().collect().await.unwrap().to_bytes().into()
+        };
+        tokio::time::timeout(TIMEOUT, exchange).await.unwrap()
+    }
+
     /// A GET whose answer does not end, such as a watch.
     pub async fn stream(&self, path: &str) -> Result<tonic::body::Body, Refused> {
         let refused = |code, message| Refused { code, message: format!("GET {path}: {message}") };

@@ -243,12 +243,42 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error>
     Ok(Option::<serde::de::IgnoredAny>::deserialize(deserializer)?.is_some())
 }
 
-/// For `#[serde(deserialize_with)]`: an RFC 3339 time in seconds. YAML may
-/// have a time that is not quoted, which arrives as text too.
+/// For `#[serde(deserialize_with)]`: a time, in seconds since the epoch. It is
+/// a number in protobuf and RFC 3339 elsewhere. YAML may have a time that is
+/// not quoted, which arrives as text too.
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    let Some(text) = Option::<std::borrow::Cow<'de, str>>::deserialize(deserializer)? else { return Ok(0) };
-    let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
-    Ok(time.as_second())
+    struct Time;
+
+    impl<'de> Visitor<'de> for Time {
+        type Value = i64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a time")
+        }
+
+        fn visit_none<E>(self) -> Result<i64, E> {
+            Ok(0)
+        }
+
+        fn visit_unit<E>(self) -> Result<i64, E> {
+            Ok(0)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<i64, D::Error> {
+            deserializer.deserialize_str(self)
+        }
+
+        fn visit_i64<E>(self, seconds: i64) -> Result<i64, E> {
+            Ok(seconds)
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<i64, E> {
+            let time: jiff::Timestamp = text.parse().map_err(E::custom)?;
+            Ok(time.as_second())
+        }
+    }
+
+    deserializer.deserialize_option(Time)
 }
 
 fn controller<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Owner>>, D::Error> {

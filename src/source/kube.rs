@@ -2,7 +2,8 @@
 //! each watched kind.
 //!
 //! `kube` is only the HTTP client here. Objects are decoded by the slim models
-//! of [`crate::api`], and nothing is kept of them but key and version.
+//! of [`crate::api`], from protobuf where the API server has it, and nothing is
+//! kept of them but key and version.
 //!
 //! Nothing is ever withdrawn on doubt. An object goes when a watch says so,
 //! when a complete list at a version no older than the newest seen lacks it,
@@ -12,8 +13,8 @@
 
 pub mod backoff;
 pub mod failure;
+pub mod frames;
 pub mod known;
-pub mod lines;
 pub mod reflector;
 pub mod requests;
 #[cfg(test)]
@@ -23,7 +24,6 @@ mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
@@ -47,8 +47,6 @@ pub struct Options {
 #[derive(Clone)]
 pub struct Server {
     client: kube::Client,
-    /// Whether it can stream lists; it is believed to until it refuses.
-    streams_lists: Arc<AtomicBool>,
     /// Changes when a definition of one of our kinds does.
     definitions: watch::Sender<()>,
 }
@@ -56,7 +54,7 @@ pub struct Server {
 impl Server {
     /// A server nothing is known of.
     pub fn new(client: kube::Client) -> Self {
-        Self { client, streams_lists: Arc::new(AtomicBool::new(true)), definitions: watch::Sender::new(()) }
+        Self { client, definitions: watch::Sender::new(()) }
     }
 }
 

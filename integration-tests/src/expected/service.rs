@@ -98,19 +98,18 @@ fn of_entry(entry: &Value, host: &str) -> Option<Service> {
         let allocated = list(entry, "/status/addresses").iter();
         addresses.extend(allocated.filter(|one| text(one, "/host") == host).map(|one| text(one, "/value").into()));
     }
-    let ports: Vec<_> = list(entry, "/spec/ports")
-        .iter()
-        .map(|port| {
-            let number = port["number"].as_u64().unwrap() as u32;
-            let target = port["targetPort"].as_u64().filter(|target| *target > 0);
-            Port {
-                name: text(port, "/name").into(),
-                number,
-                transport: if text(port, "/protocol") == "UDP" { "UDP" } else { "TCP" }.into(),
-                target: Target::Number(target.map_or(number, |target| target as u32)),
-            }
-        })
-        .collect();
+    let mut ports = vec![];
+    for port in list(entry, "/spec/ports") {
+        // What cannot be read is not served.
+        let number = port["number"].as_u64()? as u32;
+        let target = port["targetPort"].as_u64().filter(|target| *target > 0);
+        ports.push(Port {
+            name: text(port, "/name").into(),
+            number,
+            transport: if text(port, "/protocol") == "UDP" { "UDP" } else { "TCP" }.into(),
+            target: Target::Number(target.map_or(number, |target| target as u32)),
+        });
+    }
     Some(Service {
         namespace: namespace(entry).into(),
         addresses,

@@ -5,6 +5,7 @@
 mod mesh;
 mod enrolment;
 mod deployment;
+mod encoding;
 mod policy;
 mod protocol;
 mod certificates;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         replica(""): versions_agree, restart_resends_nothing;
         root(""): config_maps, new_root, continued_root;
         deployment(""): roll, namespace_deleted;
+        encoding(""): protobuf_is_json;
         enrolment(""): annotated_pods_only, kinds_of_workloads;
         policy(""): authorization_policies, peer_authentications;
         protocol(""): one_response_until_acknowledged, reconnect_sends_what_changed, on_demand, as_in_production, refused_without_token;

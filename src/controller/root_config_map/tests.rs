@@ -53,13 +53,10 @@ impl Api {
         if call.query.contains("limit=1") {
             return call.list(self.version, "", &[]);
         }
-        let initial = call.query.contains("sendInitialEvents=true");
-        let stream = call.stream();
-        if initial {
-            self.maps.values().for_each(|map| stream.event("ADDED", map));
-            stream.initial_end(self.version);
+        match call.query.contains("watch=true") {
+            true => self.watch = Some(call.stream()),
+            false => call.list(self.version, "", &self.maps.values().cloned().collect::<Vec<_>>()),
         }
-        self.watch = Some(stream);
     }
 
     fn set(&mut self, namespace: &str, root: &str, label: &str) {

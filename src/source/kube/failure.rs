@@ -90,18 +90,6 @@ impl Failure {
         Self::Unreachable(format!("{:#}", error.into()))
     }
 
-    /// Whether it means, as the answer to a request for a streaming list, that
-    /// the API server does not have them: too old, switched off, or its etcd
-    /// too old (500, "RequestWatchProgress is disabled"). Asking for pages
-    /// instead is never wrong, so doubt counts as yes.
-    pub fn refuses_streaming(&self) -> bool {
-        match self {
-            Self::Refused { code, .. } => matches!(code, 400 | 405 | 406 | 422 | 500 | 501),
-            Self::Silent(_) | Self::Ended => true,
-            Self::Unreachable(_) | Self::Expired(_) | Self::Past { .. } | Self::Garbled(_) => false,
-        }
-    }
-
     /// When the API server wants to be asked again, within reason.
     pub fn retry_after(&self) -> Duration {
         match self {

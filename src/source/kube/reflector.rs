@@ -7,14 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::api::kinds::{DecodeError, decode_meta};
+use crate::api::kinds::DecodeError;
 use crate::api::{Change, Kind, Meta, Object, ObjectKey};
 use crate::source::{Event, Problem, Problems, Sender};
 
@@ -22,14 +21,13 @@ use super::Server;
 use super::backoff::Backoff;
 use super::failure::Failure;
 use super::known::Known;
-use super::lines::Lines;
-use super::requests::{Frame, Page, Place, Selection, usual_put};
+use super::requests::{Encoded, Event as Said, Item, List, ListMeta, Page, Place, Selection, Watch};
 
 /// A watch is taken for dead when nothing comes for so long. The API server
 /// sends a bookmark every minute; one that sends none is asked for a new watch
 /// this often, which costs it little.
 const IDLE: Duration = Duration::from_secs(85);
-/// A streaming list is given up when nothing comes for so long.
+/// A list is given up when nothing comes for so long.
 const LIST_IDLE: Duration = Duration::from_secs(30);
 /// A watch that ends sooner, without an event, has not worked.
 const SHORT: Duration = Duration::from_secs(1);
@@ -135,13 +133,12 @@ impl Reflector {
             let newest = place.newest(&self.server.client, &self.selection).await?;
             self.doubt(newest)?;
         }
-        let streamed = if self.listed { None } else { self.list(&place).await? };
-        let lines = match streamed {
-            Some(lines) => lines,
-            None => place.watch(&self.server.client, &self.selection, self.known.newest).await?,
-        };
+        if !self.listed {
+            self.list(&place).await?;
+        }
+        let watch = place.watch(&self.server.client, &self.selection, self.known.newest).await?;
         self.problems.close(&self.name);
-        self.follow(lines).await
+        self.follow(watch).await
     }
 
     /// Draws the conclusions of a failure, and waits.
@@ -244,70 +241,53 @@ impl Reflector {
         Ok(())
     }
 
-    /// Lists all objects. A streaming list goes on as a watch.
-    async fn list(&mut self, place: &Place) -> Result<Option<Lines>, Failure> {
+    /// Lists all objects.
+    async fn list(&mut self, place: &Place) -> Result<(), Failure> {
         self.gone = None;
         self.absence.reset();
-        let streams_lists = self.server.streams_lists.clone();
-        if streams_lists.load(Ordering::Relaxed) {
-            match self.list_streaming(place).await {
-                Err(failure) if failure.refuses_streaming() => {
-                    if streams_lists.swap(false, Ordering::Relaxed) {
-                        tracing::info!(%failure, "the API server does not stream lists; asking for pages");
-                    }
-                }
-                streamed => return streamed.map(Some),
-            }
-        }
-        self.list_pages(place).await?;
-        Ok(None)
-    }
-
-    async fn list_streaming(&mut self, place: &Place) -> Result<Lines, Failure> {
-        let mut lines = place.stream(&self.server.client, &self.selection).await?;
-        self.begin_list();
-        let mut news = Vec::new();
-        while lines.wait(LIST_IDLE).await? {
-            while let Some(line) = lines.next_line() {
-                let line = line?;
-                if let Some(object) = self.decode_usual(line) {
-                    news.extend(self.known.listed(object));
-                    continue;
-                }
-                match Frame::read(line, self.known.newest)? {
-                    Frame::Put(json) => news.extend(self.decode(json).and_then(|object| self.known.listed(object))),
-                    // The API server may still be catching up with changes
-                    // when it begins to list.
-                    Frame::Delete(meta) => news.push(Change::Delete(self.selection.kind, meta.key())),
-                    Frame::Bookmark { version, initial_end: true } => {
-                        self.check(version)?;
-                        self.finish_list(news, version).await;
-                        return Ok(lines);
-                    }
-                    Frame::Bookmark { .. } | Frame::Other => {}
-                }
-            }
-        }
-        Err(Failure::Ended)
-    }
-
-    async fn list_pages(&mut self, place: &Place) -> Result<(), Failure> {
         self.begin_list();
         let (mut news, mut token) = (Vec::new(), String::new());
         loop {
-            let text = place.page(&self.server.client, &self.selection, &token).await?;
-            let page = Page::read(&text)?;
-            for item in page.items.unwrap_or_default() {
-                news.extend(self.decode(item.get()).and_then(|object| self.known.listed(object)));
-            }
-            token = page.metadata.token.unwrap_or_default().to_owned();
+            let part = place.list(&self.server.client, &self.selection, &token).await?;
+            let meta = self.read_list(part, &mut news).await?;
+            token = meta.token.unwrap_or_default();
             if token.is_empty() {
-                let version = page.metadata.version();
+                let version = meta.resource_version.0;
                 self.check(version)?;
                 self.finish_list(news, version).await;
                 return Ok(());
             }
         }
+    }
+
+    /// Reads a list, or a part of one; adds what is new to `news`.
+    async fn read_list(&mut self, part: List, news: &mut Vec<Change>) -> Result<ListMeta, Failure> {
+        match part {
+            List::Json(text) => {
+                let page = Page::read(&text)?;
+                let items = page.items.into_iter().flatten();
+                news.extend(items.filter_map(|item| self.listed(Encoded::Json(item.get()))));
+                Ok(page.metadata)
+            }
+            List::Protobuf(mut frames) => {
+                let mut meta = None;
+                while frames.wait(LIST_IDLE).await? {
+                    while let Some(field) = frames.next_frame()? {
+                        match Item::read(field)? {
+                            Item::Meta(found) => meta = Some(found),
+                            Item::Object(object) => news.extend(self.listed(object)),
+                            Item::Other => {}
+                        }
+                    }
+                }
+                meta.ok_or_else(|| Failure::Garbled("a list without metadata".into()))
+            }
+        }
+    }
+
+    fn listed(&mut self, object: Encoded<'_>) -> Option<Change> {
+        let object = self.decode(object)?;
+        self.known.listed(object)
     }
 
     /// Refuses what comes from the past: another member may have answered than
@@ -343,19 +323,15 @@ impl Reflector {
     }
 
     /// Reads a watch until it ends.
-    async fn follow(&mut self, mut lines: Lines) -> Result<(), Failure> {
+    async fn follow(&mut self, mut watch: Watch) -> Result<(), Failure> {
         let opened = Instant::now();
         let mut heard = false;
-        // A streaming list may have brought more than the list.
-        loop {
-            let outcome = self.read(&mut lines);
+        while watch.wait(IDLE).await? {
+            let outcome = self.read(&mut watch);
             self.flush().await;
             if outcome? {
                 heard = true;
                 self.backoff.reset();
-            }
-            if !lines.wait(IDLE).await? {
-                break;
             }
         }
         if heard || opened.elapsed() >= SHORT {
@@ -365,51 +341,34 @@ impl Reflector {
         Err(Failure::Ended)
     }
 
-    /// Reads the lines that are there. Returns whether there were any.
-    fn read(&mut self, lines: &mut Lines) -> Result<bool, Failure> {
+    /// Reads the events that are there. Returns whether there were any.
+    fn read(&mut self, watch: &mut Watch) -> Result<bool, Failure> {
         let mut any = false;
-        while let Some(line) = lines.next_line() {
-            let line = line?;
+        while let Some(event) = watch.next_event(self.known.newest)? {
             any = true;
-            if let Some(object) = self.decode_usual(line) {
-                self.changes.extend(self.known.put(object));
-                continue;
-            }
-            let change = match Frame::read(line, self.known.newest)? {
-                Frame::Put(json) => self.decode(json).and_then(|object| self.known.put(object)),
-                Frame::Delete(meta) => {
+            let change = match event {
+                Said::Put(object) => self.decode(object).and_then(|object| self.known.put(object)),
+                Said::Delete(meta) => {
                     self.mend(&meta.key());
                     self.known.delete(&meta)
                 }
-                Frame::Bookmark { version, .. } => {
+                Said::Bookmark(version) => {
                     // A watch from the future is silent until the API server
                     // gets there; a bookmark may tell where it is.
                     self.check(version)?;
                     self.known.newest = version;
                     None
                 }
-                Frame::Other => None,
+                Said::Other => None,
             };
             self.changes.extend(change);
         }
         Ok(any)
     }
 
-    /// Decodes the object in a line as nearly all are, in one pass. None says
-    /// nothing about the line.
-    fn decode_usual(&mut self, line: &str) -> Option<Object> {
-        let mut json = serde_json::Deserializer::from_str(usual_put(line)?);
-        let object = self.selection.kind.decode(&mut json).ok()?;
-        json.end().ok()?;
-        if !self.broken.is_empty() {
-            self.mend(&object.meta().key());
-        }
-        Some(object)
-    }
-
     /// Decodes an object. One that cannot be read keeps its last good version.
-    fn decode(&mut self, json: &str) -> Option<Object> {
-        match self.selection.kind.decode_json(json) {
+    fn decode(&mut self, object: Encoded<'_>) -> Option<Object> {
+        match object.decode(self.selection.kind) {
             Ok(object) => {
                 if !self.broken.is_empty() {
                     self.mend(&object.meta().key());
@@ -417,7 +376,7 @@ impl Reflector {
                 Some(object)
             }
             Err(error) => {
-                self.break_off(decode_meta(json), error);
+                self.break_off(object.meta(), error);
                 None
             }
         }

@@ -10,17 +10,20 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use crate::api::kinds::decode_meta;
+use crate::api::kinds::{self, DecodeError};
 use crate::api::meta::ResourceVersion;
-use crate::api::{Kind, Meta};
+use crate::api::protobuf::wire::{Fields, Value};
+use crate::api::protobuf::{self, Message};
+use crate::api::{Kind, Meta, Object};
 
 use super::backoff::jittered;
 use super::failure::{Failure, Status};
-use super::lines::Lines;
+use super::frames::{Frames, Framing, ListPart};
 
 /// The API server ends all requests but watches after a minute.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How many objects a page has.
+/// How many objects are asked for at a time in JSON, where an answer is read
+/// when it is complete.
 const PAGE: usize = 500;
 /// How long a watch is open at most. Like client-go, we ask for 5 to 10
 /// minutes, so that watches spread over API servers that come and go.
@@ -42,6 +45,19 @@ impl Selection {
     pub fn of(kind: Kind, system_namespace: &str) -> Self {
         let namespace = kind.info().system_only.then(|| system_namespace.into());
         Self { kind, namespace, name: None }
+    }
+
+    /// Whether the API server has the objects in protobuf, too.
+    fn in_protobuf(&self) -> bool {
+        Message::of(self.kind).is_some()
+    }
+
+    /// What answers may be in.
+    fn accept(&self) -> &'static str {
+        match self.in_protobuf() {
+            true => "application/vnd.kubernetes.protobuf, application/json",
+            false => JSON,
+        }
     }
 
     /// The path of the objects in a version of their group.
@@ -85,68 +101,105 @@ impl Place {
         }
     }
 
-    /// Opens a watch that begins with all objects.
-    pub async fn stream(&self, client: &kube::Client, selection: &Selection) -> Result<Lines, Failure> {
-        let query = format!(
-            "watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds={}",
-            jittered(WATCH).as_secs()
-        );
-        Ok(Lines::new(send(client, self.uri(selection, &query), 0).await?))
-    }
-
     /// Opens a watch that continues from a version.
-    pub async fn watch(&self, client: &kube::Client, selection: &Selection, version: u64) -> Result<Lines, Failure> {
+    pub async fn watch(&self, client: &kube::Client, selection: &Selection, version: u64) -> Result<Watch, Failure> {
         let query = format!(
             "watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={}",
             jittered(WATCH).as_secs()
         );
-        Ok(Lines::new(send(client, self.uri(selection, &query), version).await?))
+        let (encoding, body) = send(client, self.uri(selection, &query), selection.accept(), version).await?;
+        let framing = match encoding {
+            Encoding::Json => Framing::Lines,
+            Encoding::Protobuf => Framing::Lengths,
+        };
+        Ok(Watch { encoding, frames: Frames::new(body, framing) })
     }
 
-    /// Gets a page of a list, as text.
-    pub async fn page(&self, client: &kube::Client, selection: &Selection, token: &str) -> Result<String, Failure> {
-        let mut query = format!("limit={PAGE}");
+    /// Lists the newest objects, or continues a list with its token. What can
+    /// be read while it arrives comes in one piece: an API server has it in
+    /// memory, and encodes it as it sends it.
+    pub async fn list(&self, client: &kube::Client, selection: &Selection, token: &str) -> Result<List, Failure> {
+        let mut query = if selection.in_protobuf() { String::new() } else { format!("limit={PAGE}") };
         if !token.is_empty() {
             // Tokens are base64 for URLs, without characters to escape.
             query = format!("{query}&continue={token}");
         }
-        get(client, self.uri(selection, &query)).await
+        let uri = self.uri(selection, query.trim_start_matches('&'));
+        let (encoding, body) = send(client, uri, selection.accept(), 0).await?;
+        match encoding {
+            Encoding::Json => Ok(List::Json(text(body).await?)),
+            Encoding::Protobuf => Ok(List::Protobuf(Frames::new(body, Framing::List(ListPart::Head)))),
+        }
     }
 
     /// The newest version of the objects, at the price of one object.
     pub async fn newest(&self, client: &kube::Client, selection: &Selection) -> Result<u64, Failure> {
         let text = get(client, self.uri(selection, "limit=1")).await?;
-        Ok(Page::read(&text)?.metadata.version())
+        Ok(Page::read(&text)?.metadata.resource_version.0)
     }
 }
 
+const JSON: &str = "application/json";
+
+/// How the API server has encoded an answer.
+#[derive(Clone, Copy, Debug)]
+enum Encoding {
+    Json,
+    Protobuf,
+}
+
 /// Sends a request, and waits for the beginning of the answer.
-async fn send(client: &kube::Client, uri: String, version: u64) -> Result<Body, Failure> {
+async fn send(
+    client: &kube::Client,
+    uri: String,
+    accept: &'static str,
+    version: u64,
+) -> Result<(Encoding, Body), Failure> {
     // A watch that is compressed holds events back until a block is full.
-    let request = Request::get(uri).header(header::ACCEPT_ENCODING, "identity").body(Body::empty());
-    let request = request.map_err(|error| Failure::Garbled(error.to_string()))?;
+    let request = Request::get(uri).header(header::ACCEPT_ENCODING, "identity").header(header::ACCEPT, accept);
+    let request = request.body(Body::empty()).map_err(|error| Failure::Garbled(error.to_string()))?;
     let sent = timeout(PATIENCE, client.send(request)).await;
     let answer = sent.map_err(|_| Failure::Silent(PATIENCE))?.map_err(Failure::unreachable)?;
     let (parts, body) = answer.into_parts();
+    let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let protobuf = |kind: &str| kind.starts_with("application/vnd.kubernetes.protobuf");
+    let encoding = match header(header::CONTENT_TYPE).is_some_and(protobuf) {
+        true => Encoding::Protobuf,
+        false => Encoding::Json,
+    };
     if parts.status.is_success() {
-        return Ok(body);
+        return Ok((encoding, body));
     }
-    let mut failure = Status::read(parts.status.as_u16(), &text(body).await?).failure(version);
-    let asked = parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut failure = read_status(encoding, parts.status.as_u16(), &collect(body).await?).failure(version);
+    let asked = header(header::RETRY_AFTER).and_then(|value| value.parse().ok());
     if let (Failure::Refused { retry_after, .. }, Some(seconds)) = (&mut failure, asked) {
         *retry_after = Some(Duration::from_secs(seconds));
     }
     Err(failure)
 }
 
+/// Reads why a request was refused.
+fn read_status(encoding: Encoding, code: u16, body: &[u8]) -> Status {
+    match encoding {
+        Encoding::Json => Status::read(code, &String::from_utf8_lossy(body)),
+        Encoding::Protobuf => {
+            let status = protobuf::unwrap(body).and_then(protobuf::status);
+            status.unwrap_or_else(|error| Status::read(code, &error.to_string()))
+        }
+    }
+}
+
 async fn get(client: &kube::Client, uri: String) -> Result<String, Failure> {
-    text(send(client, uri, 0).await?).await
+    text(send(client, uri, JSON, 0).await?.1).await
 }
 
 async fn text(body: Body) -> Result<String, Failure> {
+    String::from_utf8(collect(body).await?).map_err(|error| Failure::Garbled(error.to_string()))
+}
+
+async fn collect(body: Body) -> Result<Vec<u8>, Failure> {
     let collected = timeout(PATIENCE, body.collect()).await.map_err(|_| Failure::Silent(PATIENCE))?;
-    let bytes = collected.map_err(Failure::unreachable)?.to_bytes();
-    String::from_utf8(bytes.into()).map_err(|error| Failure::Garbled(error.to_string()))
+    Ok(collected.map_err(Failure::unreachable)?.to_bytes().into())
 }
 
 /// Reads a discovery document; none means that it is not there.
@@ -158,7 +211,7 @@ async fn discover<T: serde::de::DeserializeOwned>(client: &kube::Client, path: &
     }
 }
 
-fn garbled(error: serde_json::Error) -> Failure {
+fn garbled(error: impl std::fmt::Display) -> Failure {
     Failure::Garbled(error.to_string())
 }
 
@@ -182,11 +235,46 @@ struct Resource {
     name: String,
 }
 
-/// A page of a list.
+/// An object as it came.
+#[derive(Clone, Copy, Debug)]
+pub enum Encoded<'a> {
+    /// In JSON.
+    Json(&'a str),
+    /// In protobuf, without its envelope.
+    Protobuf(&'a [u8]),
+}
+
+impl Encoded<'_> {
+    /// Decodes an object of a kind.
+    pub fn decode(self, kind: Kind) -> Result<Object, DecodeError> {
+        match self {
+            Self::Json(text) => kind.decode_json(text),
+            Self::Protobuf(bytes) => kind.decode_protobuf(bytes),
+        }
+    }
+
+    /// The least that can be read of an object that does not decode.
+    pub fn meta<T: serde::de::DeserializeOwned>(self) -> Option<T> {
+        match self {
+            Self::Json(text) => kinds::decode_meta(text),
+            Self::Protobuf(bytes) => protobuf::decode_meta(bytes),
+        }
+    }
+}
+
+/// A list, or a part of one.
+pub enum List {
+    /// A [`Page`].
+    Json(String),
+    /// [`Item`]s.
+    Protobuf(Frames),
+}
+
+/// A page of a list in JSON.
 #[derive(Deserialize)]
 pub struct Page<'a> {
     /// About the list as a whole.
-    pub metadata: ListMeta<'a>,
+    pub metadata: ListMeta,
     /// The objects, not decoded yet.
     #[serde(borrow, default)]
     pub items: Option<Vec<&'a RawValue>>,
@@ -200,94 +288,115 @@ impl<'a> Page<'a> {
 }
 
 /// The metadata of a list.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ListMeta<'a> {
-    resource_version: Option<&'a str>,
-    /// Where the next page begins; empty on the last.
-    #[serde(rename = "continue")]
-    pub token: Option<&'a str>,
-}
-
-impl ListMeta<'_> {
-    /// The version of the whole list.
-    pub fn version(&self) -> u64 {
-        self.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0)
-    }
-}
-
-/// What matters of a bookmark. Its annotation is Kubernetes' own, which
-/// [`Meta`] drops.
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct BookmarkMeta {
-    resource_version: ResourceVersion,
-    annotations: BookmarkAnnotations,
+pub struct ListMeta {
+    /// The version of the whole list.
+    pub resource_version: ResourceVersion,
+    /// Where the next page begins; none on the last.
+    #[serde(rename = "continue")]
+    pub token: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct BookmarkAnnotations {
-    #[serde(rename = "k8s.io/initial-events-end")]
-    initial_end: Option<serde::de::IgnoredAny>,
-}
-
-/// A line of a watch.
+/// A field of a list in protobuf.
 #[derive(Debug)]
-pub enum Frame<'a> {
-    /// An object was created or changed, or was there from the beginning.
-    Put(&'a str),
-    /// An object was deleted; this is its metadata.
-    Delete(Meta),
-    /// Everything up to a version has been said.
-    Bookmark {
-        /// The version.
-        version: u64,
-        /// Whether this ends the objects that were there from the beginning.
-        initial_end: bool,
-    },
+pub enum Item<'a> {
+    /// About the list as a whole.
+    Meta(ListMeta),
+    /// One of the objects.
+    Object(Encoded<'a>),
     /// Something we need not know of.
     Other,
 }
 
-/// The object in a line that says that one was created or changed, as the API
-/// server writes it. Only who decodes the object to its last byte knows that
-/// the line is in order; else it is for [`Frame::read`], which costs a second
-/// pass over the object.
-pub fn usual_put(line: &str) -> Option<&str> {
-    let object = line
-        .strip_prefix(r#"{"type":"ADDED","object":"#)
-        .or_else(|| line.strip_prefix(r#"{"type":"MODIFIED","object":"#))?;
-    object.strip_suffix('}')
-}
-
-impl<'a> Frame<'a> {
-    /// Reads a line of a watch that began at a version. An error that the API
-    /// server reports inside the watch is a failure.
-    pub fn read(line: &'a str, version: u64) -> Result<Self, Failure> {
-        #[derive(Deserialize)]
-        struct Raw<'a> {
-            #[serde(rename = "type")]
-            kind: &'a str,
-            #[serde(borrow)]
-            object: &'a RawValue,
-        }
-        let raw: Raw<'a> = serde_json::from_str(line).map_err(garbled)?;
-        let json = raw.object.get();
-        match raw.kind {
-            "ADDED" | "MODIFIED" => Ok(Self::Put(json)),
-            "DELETED" => decode_meta(json)
-                .map(Self::Delete)
-                .ok_or_else(|| Failure::Garbled("the metadata of a deleted object is broken".into())),
-            "BOOKMARK" => {
-                let meta: BookmarkMeta = decode_meta(json).unwrap_or_default();
-                Ok(Self::Bookmark {
-                    version: meta.resource_version.0,
-                    initial_end: meta.annotations.initial_end.is_some(),
-                })
-            }
-            "ERROR" => Err(serde_json::from_str::<Status>(json).map_err(garbled)?.failure(version)),
+impl<'a> Item<'a> {
+    /// Reads a field.
+    pub fn read(field: &'a [u8]) -> Result<Self, Failure> {
+        match Fields::new(field).next().transpose().map_err(garbled)? {
+            Some((1, Value::Bytes(meta))) => Ok(Self::Meta(protobuf::list_meta(meta).map_err(garbled)?)),
+            Some((2, Value::Bytes(object))) => Ok(Self::Object(Encoded::Protobuf(object))),
             _ => Ok(Self::Other),
         }
     }
+}
+
+/// An open watch.
+pub struct Watch {
+    encoding: Encoding,
+    frames: Frames,
+}
+
+impl Watch {
+    /// Waits for events, and takes all that are there already. False is the
+    /// end.
+    pub async fn wait(&mut self, patience: Duration) -> Result<bool, Failure> {
+        self.frames.wait(patience).await
+    }
+
+    /// The next of the events that are there. An error that the API server
+    /// reports inside a watch is a failure; the watch has come to `version`.
+    pub fn next_event(&mut self, version: u64) -> Result<Option<Event<'_>>, Failure> {
+        let Some(frame) = self.frames.next_frame()? else { return Ok(None) };
+        let (kind, object) = match self.encoding {
+            Encoding::Json => {
+                let raw: RawEvent<'_> = serde_json::from_slice(frame).map_err(garbled)?;
+                (raw.kind, Encoded::Json(raw.object.get()))
+            }
+            Encoding::Protobuf => {
+                let (mut kind, mut object) = (&[][..], &[][..]);
+                for field in Fields::new(frame) {
+                    match field.map_err(garbled)? {
+                        (1, Value::Bytes(bytes)) => kind = bytes,
+                        (2, Value::Bytes(bytes)) => object = bytes,
+                        _ => {}
+                    }
+                }
+                let kind = std::str::from_utf8(kind).map_err(garbled)?;
+                let Some(Value::Bytes(object)) = protobuf::field(object, 1).map_err(garbled)? else {
+                    return Ok(Some(Event::Other));
+                };
+                (kind, Encoded::Protobuf(protobuf::unwrap(object).map_err(garbled)?))
+            }
+        };
+        match (kind, object) {
+            ("ADDED" | "MODIFIED", object) => Ok(Some(Event::Put(object))),
+            ("DELETED", object) => match object.meta() {
+                Some(meta) => Ok(Some(Event::Delete(meta))),
+                None => Err(Failure::Garbled("the metadata of a deleted object is broken".into())),
+            },
+            ("BOOKMARK", object) => {
+                let meta: Meta = object.meta().unwrap_or_default();
+                Ok(Some(Event::Bookmark(meta.resource_version.0)))
+            }
+            ("ERROR", Encoded::Json(json)) => {
+                Err(serde_json::from_str::<Status>(json).map_err(garbled)?.failure(version))
+            }
+            ("ERROR", Encoded::Protobuf(bytes)) => {
+                Err(protobuf::status::<Status>(bytes).map_err(garbled)?.failure(version))
+            }
+            _ => Ok(Some(Event::Other)),
+        }
+    }
+}
+
+/// A line of a watch in JSON.
+#[derive(Deserialize)]
+struct RawEvent<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// What a watch says.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// An object was created or changed.
+    Put(Encoded<'a>),
+    /// An object was deleted; this is its metadata.
+    Delete(Meta),
+    /// Everything up to this version has been said.
+    Bookmark(u64),
+    /// Something we need not know of.
+    Other,
 }

@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt, Full, StreamBody};
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 type Answer = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>>;
 
@@ -31,6 +33,7 @@ pub fn server() -> (kube::Client, Script) {
                 method: parts.method,
                 path: uri.path().to_owned(),
                 query: uri.query().unwrap_or_default().to_owned(),
+                accept: parts.headers.get(header::ACCEPT).map_or("", |value| value.to_str().unwrap_or("")).to_owned(),
                 body,
                 answer,
             };
@@ -84,6 +87,8 @@ pub struct Call {
     pub path: String,
     /// The query.
     pub query: String,
+    /// What the answer may be in.
+    pub accept: String,
     /// The body.
     pub body: Bytes,
     answer: oneshot::Sender<Answer>,
@@ -103,8 +108,9 @@ impl Call {
     }
 
     /// Answers with a list of objects at a version.
+    #[track_caller]
     pub fn list(self, version: u64, token: &str, items: &[Value]) {
-        assert!(self.query.contains("limit="), "{self}");
+        assert!(!self.query.contains("watch="), "{self}");
         self.json(
             200,
             &json!({"metadata": {"resourceVersion": version.to_string(), "continue": token}, "items": items}),
@@ -125,10 +131,28 @@ impl Call {
 
     /// Begins an answer that goes on.
     pub fn stream(self) -> Stream {
+        self.begin("application/json")
+    }
+
+    /// The same in protobuf.
+    pub fn protobuf(self) -> Stream {
+        assert!(self.accept.starts_with(PROTOBUF), "{self}");
+        self.begin(PROTOBUF)
+    }
+
+    fn begin(self, content_type: &str) -> Stream {
         let (sender, receiver) = mpsc::channel(1024);
         let frames = ReceiverStream::new(receiver).map(|chunk: Result<Bytes, _>| chunk.map(http_body::Frame::data));
-        self.respond(Response::new(StreamBody::new(frames).boxed_unsync()));
-        Stream(sender)
+        let answer = Response::builder().header(header::CONTENT_TYPE, content_type);
+        self.respond(answer.body(StreamBody::new(frames).boxed_unsync()).expect("a valid answer"));
+        Stream { sender, protobuf: content_type == PROTOBUF }
+    }
+
+    /// Answers with bytes that are said to be protobuf.
+    pub fn refuse_in_protobuf(self, code: u16, bytes: &'static [u8]) {
+        let body = Full::new(Bytes::from_static(bytes)).map_err(|never| match never {}).boxed_unsync();
+        let answer = Response::builder().status(code).header(header::CONTENT_TYPE, PROTOBUF).body(body);
+        self.respond(answer.expect("a valid answer"));
     }
 
     fn respond(self, answer: Answer) {
@@ -138,18 +162,24 @@ impl Call {
 }
 
 /// An answer that goes on until it is dropped.
-pub struct Stream(mpsc::Sender<Result<Bytes, std::io::Error>>);
+pub struct Stream {
+    sender: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    protobuf: bool,
+}
 
 impl Stream {
     /// Says bytes.
-    pub fn bytes(&self, text: &str) {
+    pub fn bytes(&self, bytes: impl AsRef<[u8]>) {
         // Whoever read may have gone.
-        let _ = self.0.try_send(Ok(Bytes::copy_from_slice(text.as_bytes())));
+        let _ = self.sender.try_send(Ok(Bytes::copy_from_slice(bytes.as_ref())));
     }
 
     /// Says an event of a watch.
     pub fn event(&self, kind: &str, object: &Value) {
-        self.bytes(&format!("{}\n", json!({"type": kind, "object": object})));
+        match self.protobuf {
+            true => self.bytes(protobuf::event(kind, object)),
+            false => self.bytes(format!("{}\n", json!({"type": kind, "object": object}))),
+        }
     }
 
     /// Says a bookmark.
@@ -157,16 +187,9 @@ impl Stream {
         self.event("BOOKMARK", &json!({"metadata": {"resourceVersion": version.to_string()}}));
     }
 
-    /// Says that the objects that were there from the beginning are complete.
-    pub fn initial_end(&self, version: u64) {
-        let meta =
-            json!({"resourceVersion": version.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}});
-        self.event("BOOKMARK", &json!({"metadata": meta}));
-    }
-
     /// Breaks the connection.
     pub fn break_off(self) {
-        let _ = self.0.try_send(Err(std::io::Error::other("connection reset")));
+        let _ = self.sender.try_send(Err(std::io::Error::other("connection reset")));
     }
 }
 
@@ -174,4 +197,39 @@ impl Stream {
 pub fn status(code: u16, message: &str) -> Value {
     let reason = if code == 404 { "NotFound" } else { "" };
     json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message})
+}
+
+/// What API servers say of pods in protobuf.
+pub mod protobuf {
+    use super::{Value, json, status};
+    use crate::api::Kind;
+    use crate::api::protobuf::testing::{envelope, list_meta, message, put_bytes, status as encode_status};
+
+    /// A list at a version.
+    pub fn list(version: u64, pods: &[Value]) -> Vec<u8> {
+        let mut list = Vec::new();
+        put_bytes(&mut list, 1, &list_meta(&json!({"resourceVersion": version.to_string()})));
+        pods.iter().for_each(|pod| put_bytes(&mut list, 2, &message(Kind::Pod, pod)));
+        envelope(&list)
+    }
+
+    /// An event of a watch.
+    pub fn event(kind: &str, pod: &Value) -> Vec<u8> {
+        frame(kind, &message(Kind::Pod, pod))
+    }
+
+    /// An error inside a watch.
+    pub fn error(code: u16, text: &str) -> Vec<u8> {
+        frame("ERROR", &encode_status(&status(code, text)))
+    }
+
+    fn frame(kind: &str, message: &[u8]) -> Vec<u8> {
+        let (mut object, mut event) = (Vec::new(), Vec::new());
+        put_bytes(&mut object, 1, &envelope(message));
+        put_bytes(&mut event, 1, kind.as_bytes());
+        put_bytes(&mut event, 2, &object);
+        let mut frame = (event.len() as u32).to_be_bytes().to_vec();
+        frame.extend(event);
+        frame
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Server;
 use super::reflector::Reflector;
 use super::requests::Selection;
-use super::scripted::{Call, Script, Stream, server, status};
+use super::scripted::{Call, Script, Stream, protobuf, server, status};
 use crate::api::{Change, Kind};
 use crate::source::{Event, Problems, Receiver, channel};
 
@@ -38,17 +38,14 @@ impl Test {
     /// A reflector of pods that has listed these, and watches from a version.
     async fn pods(version: u64, pods: &[Value]) -> (Self, Stream) {
         let mut test = Self::start(Kind::Pod);
-        let stream = test.api.next().await.stream();
-        for pod in pods {
-            stream.event("ADDED", pod);
-        }
-        stream.initial_end(version);
+        test.api.next().await.list(version, "", pods);
         let mut said = Vec::new();
         if !pods.is_empty() {
             said = test.said().await;
         }
         assert_eq!(said.len(), pods.len());
         assert_eq!(test.said().await, ["synced"]);
+        let stream = test.api.watch(version).await;
         (test, stream)
     }
 
@@ -108,20 +105,16 @@ fn newest(call: Call, version: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_streaming_list_goes_on_as_a_watch() {
+async fn a_watch_goes_on_where_the_list_ends() {
     let mut test = Test::start(Kind::Pod);
     let call = test.api.next().await;
-    assert_eq!(call.path, "/api/v1/pods");
-    assert!(call.query.contains("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"), "{call}");
-    let stream = call.stream();
-    stream.event("ADDED", &object("x", 3));
-    stream.event("ADDED", &object("y", 5));
-    settle().await;
-    test.silent();
-    stream.initial_end(7);
+    assert_eq!((&*call.path, &*call.query), ("/api/v1/pods", ""));
+    assert_eq!(call.accept, "application/vnd.kubernetes.protobuf, application/json");
+    call.list(7, "", &[object("x", 3), object("y", 5)]);
     assert_eq!(test.said().await, ["+a/x@3", "+a/y@5"]);
     assert_eq!(test.said().await, ["synced"]);
 
+    let stream = test.api.watch(7).await;
     stream.event("MODIFIED", &object("x", 8));
     stream.event("DELETED", &object("y", 9));
     stream.event("ADDED", &object("z", 10));
@@ -131,74 +124,117 @@ async fn a_streaming_list_goes_on_as_a_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_may_come_before_a_streaming_list_ends() {
-    let mut test = Test::start(Kind::Pod);
-    let stream = test.api.next().await.stream();
-    stream.event("ADDED", &object("x", 3));
-    stream.event("ADDED", &object("y", 5));
-    stream.event("MODIFIED", &object("x", 6));
-    stream.event("DELETED", &object("y", 7));
-    stream.initial_end(7);
-    assert_eq!(test.said().await, ["+a/x@3", "+a/x@6", "+a/y@5", "-a/y"]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn lines_arrive_in_pieces() {
     let (mut test, stream) = Test::pods(7, &[]).await;
     let line = format!("{}\n", json!({"type": "ADDED", "object": object("ä", 8)}));
     let (head, tail) = line.split_at(30);
     stream.bytes(head);
     settle().await;
-    stream.bytes(&format!("{tail}{{\"type\":"));
+    stream.bytes(format!("{tail}{{\"type\":"));
     assert_eq!(test.said().await, ["+a/ä@8"]);
     drop(stream);
     test.api.watch(8).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_without_streaming_lists_is_asked_for_pages() {
-    for code in [400, 422, 500] {
-        let mut test = Test::start(Kind::Pod);
-        test.api.next().await.refuse(code, "RequestWatchProgress is disabled");
-        let call = test.api.next().await;
-        assert_eq!(call.query, "limit=500");
-        call.list(20, "more", &[object("x", 3)]);
-        let call = test.api.next().await;
-        assert_eq!(call.query, "limit=500&continue=more");
-        call.list(20, "", &[object("y", 5)]);
-        assert_eq!(test.said().await, ["+a/x@3", "+a/y@5"]);
-        assert_eq!(test.said().await, ["synced"]);
-        let stream = test.api.watch(20).await;
-        stream.event("ERROR", &status(410, "too old resource version"));
-        // It is remembered.
-        newest(test.api.next().await, 30);
-        assert_eq!(test.api.next().await.query, "limit=500");
-        assert_eq!(test.reasons(), "");
-    }
+async fn what_there_is_only_in_json_is_listed_in_pages() {
+    let mut test = Test::start(Kind::AuthorizationPolicy);
+    discovery(test.api.next().await, &["v1"], &[]);
+    discovery(test.api.next().await, &[], &["authorizationpolicies"]);
+    let call = test.api.next().await;
+    assert_eq!((&*call.path, &*call.query, &*call.accept), (POLICIES, "limit=500", "application/json"));
+    call.list(20, "more", &[object("x", 3)]);
+    let call = test.api.next().await;
+    assert_eq!(call.query, "limit=500&continue=more");
+    call.list(20, "", &[object("y", 5)]);
+    assert_eq!(test.said().await, ["+a/x@3", "+a/y@5"]);
+    assert_eq!(test.said().await, ["synced"]);
+    test.api.watch(20).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_streaming_list_that_stalls_or_ends_is_replaced_by_pages() {
-    let mut test = Test::start(Kind::Pod);
-    let stream = test.api.next().await.stream();
-    stream.event("ADDED", &object("x", 3));
-    assert_eq!(test.api.next().await.query, "limit=500");
-
-    let mut test = Test::start(Kind::Pod);
-    drop(test.api.next().await.stream());
-    assert_eq!(test.api.next().await.query, "limit=500");
+async fn a_list_that_stalls_or_is_cut_off_begins_again() {
+    for stalls in [false, true] {
+        let mut test = Test::start(Kind::Pod);
+        let list = protobuf::list(20, &[object("x", 3), object("y", 5)]);
+        let stream = test.api.next().await.protobuf();
+        stream.bytes(&list[..list.len() * 2 / 3]);
+        let stalled = stalls.then_some(stream);
+        let again = test.api.next().await;
+        test.silent();
+        assert!(!test.reasons().is_empty());
+        again.list(30, "", &[object("y", 4)]);
+        assert_eq!(test.said().await, ["+a/y@4"]);
+        drop(stalled);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_list_whose_token_expires_begins_again() {
     let mut test = Test::start(Kind::Pod);
-    test.api.next().await.refuse(422, "sendInitialEvents is forbidden");
     test.api.next().await.list(20, "more", &[object("x", 3), object("y", 4)]);
-    test.api.next().await.refuse(410, "the provided continue parameter is too old");
     let call = test.api.next().await;
-    assert_eq!(call.query, "limit=500");
+    assert_eq!(call.query, "continue=more");
+    call.refuse(410, "the provided continue parameter is too old");
+    let call = test.api.next().await;
+    assert_eq!(call.query, "");
     call.list(30, "", &[object("y", 4)]);
     assert_eq!(test.said().await, ["+a/y@4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_may_answer_in_protobuf() {
+    let mut test = Test::start(Kind::Pod);
+    let stream = test.api.next().await.protobuf();
+    // In pieces, as a network has them.
+    let list = protobuf::list(20, &[object("x", 3), object("y", 5)]);
+    for piece in list.chunks(7) {
+        stream.bytes(piece);
+        settle().await;
+    }
+    test.silent();
+    drop(stream);
+    assert_eq!(test.said().await, ["+a/x@3", "+a/y@5"]);
+    assert_eq!(test.said().await, ["synced"]);
+
+    let call = test.api.next().await;
+    assert!(call.query.contains("&resourceVersion=20&"), "{call}");
+    let stream = call.protobuf();
+    let said = [("MODIFIED", object("x", 21)), ("DELETED", object("y", 22)), ("BOOKMARK", object("", 25))];
+    for (kind, object) in &said {
+        for piece in protobuf::event(kind, object).chunks(11) {
+            stream.bytes(piece);
+            settle().await;
+        }
+    }
+    assert_eq!(test.said().await, ["+a/x@21"]);
+    assert_eq!(test.said().await, ["-a/y"]);
+    stream.bytes(protobuf::event("MODIFIED", &broken("x", 26)));
+    settle().await;
+    assert_eq!(test.problems.list()[0].field, "spec.serviceAccountName");
+    stream.bytes(protobuf::error(410, "too old resource version"));
+    newest(test.api.next().await, 30);
+    assert_eq!(test.api.next().await.query, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_protobuf_is_not_believed() {
+    for wrong in [&b"k8s\0\x0b"[..], b"{\"items\":[]}", b"k8s\0\x12\x04\x12\x7fab", b"k8s\0", b""] {
+        let mut test = Test::start(Kind::Pod);
+        let stream = test.api.next().await.protobuf();
+        stream.bytes(wrong);
+        drop(stream);
+        let again = test.api.next().await;
+        test.silent();
+        assert!(!test.reasons().is_empty(), "{wrong:?}");
+        again.list(30, "", &[]);
+        assert_eq!(test.said().await, ["synced"]);
+    }
+    // An error that a proxy on the way does not know to encode.
+    let mut test = Test::start(Kind::Pod);
+    test.api.next().await.refuse_in_protobuf(503, b"down for maintenance");
+    settle().await;
+    assert!(test.reasons().contains("503"), "{}", test.reasons());
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,11 +244,9 @@ async fn what_was_missed_is_found_by_a_list() {
     let call = test.api.next().await;
     call.refuse(410, "too old resource version");
     newest(test.api.next().await, 30);
-    let stream = test.api.next().await.stream();
-    stream.event("ADDED", &object("x", 3));
-    stream.event("ADDED", &object("z", 29));
-    stream.initial_end(30);
+    test.api.next().await.list(30, "", &[object("x", 3), object("z", 29)]);
     assert_eq!(test.said().await, ["+a/z@29", "-a/y"], "what is the same is not said again");
+    let _stream = test.api.watch(30).await;
     settle().await;
     test.silent();
     assert_eq!(test.reasons(), "");
@@ -234,13 +268,13 @@ async fn an_error_inside_a_watch_is_not_an_object() {
 #[tokio::test(start_paused = true)]
 async fn a_line_that_only_looks_usual_is_read_with_care() {
     let (mut test, stream) = Test::pods(7, &[]).await;
-    stream.bytes(&format!("{{\"type\":\"ADDED\",\"object\":{},\"more\":{{}}}}\n", object("x", 8)));
+    stream.bytes(format!("{{\"type\":\"ADDED\",\"object\":{},\"more\":{{}}}}\n", object("x", 8)));
     assert_eq!(test.said().await, ["+a/x@8"]);
-    stream.bytes(&format!("{{\"object\":{},\"type\":\"MODIFIED\"}}\n", object("x", 9)));
+    stream.bytes(format!("{{\"object\":{},\"type\":\"MODIFIED\"}}\n", object("x", 9)));
     assert_eq!(test.said().await, ["+a/x@9"]);
     assert_eq!(test.reasons(), "");
     // A brace too many: nothing in the line is believed.
-    stream.bytes(&format!("{{\"type\":\"ADDED\",\"object\":{}}}}}\n", object("y", 10)));
+    stream.bytes(format!("{{\"type\":\"ADDED\",\"object\":{}}}}}\n", object("y", 10)));
     settle().await;
     assert!(!test.reasons().is_empty());
     test.silent();
@@ -296,12 +330,10 @@ async fn an_object_that_cannot_be_read_keeps_its_last_good_version() {
     // Neither does a list withdraw it.
     stream.event("ERROR", &status(410, "expired"));
     newest(test.api.next().await, 20);
-    let stream = test.api.next().await.stream();
-    stream.event("ADDED", &broken("x", 8));
-    stream.event("ADDED", &object("z", 19));
-    stream.initial_end(20);
+    test.api.next().await.list(20, "", &[broken("x", 8), object("z", 19)]);
     assert_eq!(test.said().await, ["+a/z@19", "-a/y"]);
     assert_eq!(test.problems.list().len(), 1, "{}", test.reasons());
+    let stream = test.api.watch(20).await;
 
     stream.event("MODIFIED", &object("x", 21));
     assert_eq!(test.said().await, ["+a/x@21"]);
@@ -317,10 +349,7 @@ async fn a_list_with_a_nameless_object_withdraws_nothing() {
     let (mut test, stream) = Test::pods(7, &[object("x", 6), object("y", 7)]).await;
     stream.event("ERROR", &status(410, "expired"));
     newest(test.api.next().await, 20);
-    let stream = test.api.next().await.stream();
-    stream.event("ADDED", &json!({"metadata": {"name": 5}}));
-    stream.event("ADDED", &object("y", 19));
-    stream.initial_end(20);
+    test.api.next().await.list(20, "", &[json!({"metadata": {"name": 5}}), object("y", 19)]);
     assert_eq!(test.said().await, ["+a/y@19"]);
     assert_eq!(test.problems.list().len(), 1);
 }
@@ -350,7 +379,7 @@ async fn without_permission_nothing_is_synced() {
     settle().await;
     test.silent();
     assert!(test.reasons().contains("cannot be reached"), "{}", test.reasons());
-    test.api.next().await.stream().initial_end(5);
+    test.api.next().await.list(5, "", &[]);
     assert_eq!(test.said().await, ["synced"]);
 }
 
@@ -365,7 +394,7 @@ async fn attempts_become_rare_and_respect_the_server() {
     assert!((Duration::from_secs(35)..Duration::from_secs(72)).contains(&spent), "{spent:?}");
     test.api.next().await.throttle(40);
     test.api.quiet(Duration::from_secs(39)).await;
-    test.api.next().await.stream().initial_end(5);
+    test.api.next().await.list(5, "", &[]);
     assert_eq!(test.said().await, ["synced"]);
 }
 
@@ -385,13 +414,11 @@ async fn a_server_from_the_past_is_not_believed() {
     // A list may come from another member than the answer before.
     stream.event("ERROR", &status(410, "expired"));
     newest(test.api.next().await, 1001);
-    let stream = test.api.next().await.stream();
-    stream.initial_end(20);
+    test.api.next().await.list(20, "", &[]);
     newest(test.api.next().await, 1001);
     test.silent();
-    let stream = test.api.next().await.stream();
-    stream.event("ADDED", &object("x", 900));
-    stream.initial_end(1001);
+    test.api.next().await.list(1001, "", &[object("x", 900)]);
+    let stream = test.api.watch(1001).await;
     settle().await;
     test.silent();
 
@@ -415,10 +442,9 @@ async fn a_cluster_that_was_rebuilt_is_believed_in_the_end() {
         newest(call, 50);
     };
     assert!(started.elapsed() >= Duration::from_secs(300));
-    let stream = call.stream();
-    stream.event("ADDED", &object("x", 40));
-    stream.initial_end(51);
+    call.list(51, "", &[object("x", 40)]);
     assert_eq!(test.said().await, ["+a/x@40", "-a/y"]);
+    let stream = test.api.watch(51).await;
     stream.event("MODIFIED", &object("x", 52));
     assert_eq!(test.said().await, ["+a/x@52"]);
     assert_eq!(test.reasons(), "");
@@ -454,10 +480,9 @@ async fn a_kind_may_appear_and_go() {
     discovery(call, &[], &["authorizationpolicies"]);
     let call = test.api.next().await;
     assert_eq!(call.path, POLICIES);
-    let stream = call.stream();
-    stream.event("ADDED", &object("x", 6));
-    stream.initial_end(7);
+    call.list(7, "", &[object("x", 6)]);
     assert_eq!(test.said().await, ["+a/x@6"]);
+    let stream = test.api.watch(7).await;
 
     // It goes; an error of discovery is not believed, nor is a hasty answer.
     let gone = tokio::time::Instant::now();
@@ -489,10 +514,9 @@ async fn only_definitions_of_our_kinds_wake() {
     let mut woken = server.definitions.subscribe();
     let mut test = Test::with(&server, api, Kind::CustomResourceDefinition);
     let named = |name: &str, version: u64| json!({"metadata": {"name": name, "resourceVersion": version.to_string()}});
-    let stream = test.api.next().await.stream();
-    stream.event("ADDED", &named("widgets.example.org", 5));
-    stream.initial_end(6);
+    test.api.next().await.list(6, "", &[named("widgets.example.org", 5)]);
     test.said().await;
+    let stream = test.api.watch(6).await;
     settle().await;
     assert_eq!(woken.has_changed().ok(), Some(false));
     stream.event("ADDED", &named("authorizationpolicies.security.istio.io", 7));
@@ -531,7 +555,8 @@ struct World {
     /// Watches can begin here at the earliest.
     compacted: u64,
     watch: Option<Stream>,
-    pages: bool,
+    /// Whether it knows protobuf.
+    protobuf: bool,
 }
 
 impl World {
@@ -539,28 +564,23 @@ impl World {
         if call.query.ends_with("limit=1") {
             return call.list(self.version, "", &[]);
         }
-        if call.query.contains("limit=") {
-            return call.list(self.version, "", &self.objects.values().cloned().collect::<Vec<_>>());
-        }
-        if call.query.contains("sendInitialEvents") {
-            if self.pages {
-                return call.refuse(422, "no");
-            }
-            let stream = call.stream();
-            self.objects.values().for_each(|object| stream.event("ADDED", object));
-            stream.initial_end(self.version);
-            self.watch = Some(stream);
-            return;
+        if !call.query.contains("watch=") {
+            let objects: Vec<_> = self.objects.values().cloned().collect();
+            return match self.protobuf {
+                true => call.protobuf().bytes(protobuf::list(self.version, &objects)),
+                false => call.list(self.version, "", &objects),
+            };
         }
         let from = call.query.split("resourceVersion=").nth(1).and_then(|rest| rest.split('&').next()?.parse().ok());
         let from: u64 = from.expect("a version");
         if from < self.compacted {
             return match from % 2 {
                 0 => call.refuse(410, "too old"),
+                _ if self.protobuf => call.protobuf().bytes(protobuf::error(410, "too old")),
                 _ => call.stream().event("ERROR", &status(410, "too old")),
             };
         }
-        let stream = call.stream();
+        let stream = if self.protobuf { call.protobuf() } else { call.stream() };
         self.log.iter().filter(|(at, ..)| *at > from).for_each(|(_, kind, object)| stream.event(kind, object));
         self.watch = Some(stream);
     }
@@ -617,10 +637,10 @@ impl World {
 /// Whatever happens, a client ends with what the API server has. Versions are
 /// not compared for objects that were broken while nobody watched: their last
 /// good version may not have been seen.
-async fn converge(steps: Vec<Step>, pages: bool) {
+async fn converge(steps: Vec<Step>, protobuf: bool) {
     let (client, script) = server();
     let (sender, mut events) = channel();
-    let world = Arc::new(Mutex::new(World { version: 1, pages, ..World::default() }));
+    let world = Arc::new(Mutex::new(World { version: 1, protobuf, ..World::default() }));
     let api = world.clone();
     tokio::spawn(script.serve(move |call| api.lock().expect("no panic").answer(call)));
     let selection = Selection::of(Kind::Pod, "istio-system");
@@ -660,9 +680,9 @@ async fn converge(steps: Vec<Step>, pages: bool) {
 
 proptest::proptest! {
     #[test]
-    fn every_history_converges(steps in proptest::collection::vec(step(), 0..60), pages: bool) {
+    fn every_history_converges(steps in proptest::collection::vec(step(), 0..60), protobuf: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        runtime.expect("a runtime").block_on(converge(steps, pages));
+        runtime.expect("a runtime").block_on(converge(steps, protobuf));
     }
 }
 
