@@ -57,7 +57,7 @@ pub struct Views {
     /// L4 authorization policies.
     pub authorizations: Layer,
     /// For each layer, what leads to it from the one most streams are at.
-    steps: [OnceLock<Step>; 2],
+    steps: [OnceLock<Arc<Step>>; 2],
 }
 
 /// The difference between two layers, found by the first stream that needs it
@@ -66,9 +66,12 @@ pub struct Views {
 pub struct Step {
     from: u64,
     /// What is new or has changed.
-    pub upserts: Arc<[Resource]>,
-    /// What is gone.
-    pub removed: Box<[Arc<str>]>,
+    pub upserts: Box<[Resource]>,
+    /// What is gone, ordered by name.
+    pub removed: Arc<[Arc<str>]>,
+    /// The length of all frames of `upserts`.
+    len: usize,
+    frames: OnceLock<Box<[Bytes]>>,
 }
 
 impl Step {
@@ -83,7 +86,34 @@ impl Step {
                 Difference::Removed(old) => removed.push(old.name().into()),
             }
         }
-        Self { from: from.id, upserts: upserts.into(), removed: removed.into() }
+        // Layers have an order of their own; people read names.
+        removed.sort();
+        let len = upserts.iter().map(|resource: &Resource| resource.parts().0.len()).sum();
+        Self { from: from.id, upserts: upserts.into(), removed: removed.into(), len, frames: OnceLock::new() }
+    }
+
+    /// The length of all resources that are new or have changed, encoded in a
+    /// delta response.
+    pub fn encoded_len(&self) -> usize {
+        self.len
+    }
+
+    /// These resources, encoded for a delta response, in pieces of about `size`
+    /// bytes. The first stream to ask copies them together for all others.
+    pub fn frames(&self, size: usize) -> &[Bytes] {
+        self.frames.get_or_init(|| {
+            let (mut pieces, mut piece) = (Vec::new(), Vec::with_capacity(size));
+            for resource in &self.upserts {
+                let (frame, _) = resource.parts();
+                if piece.len() + frame.len() > size && !piece.is_empty() {
+                    let full = std::mem::replace(&mut piece, Vec::with_capacity(size));
+                    pieces.push(full.into());
+                }
+                piece.extend_from_slice(frame);
+            }
+            pieces.push(piece.into());
+            pieces.into()
+        })
     }
 }
 
@@ -96,12 +126,12 @@ impl Views {
 
     /// What leads from `held` to the layer of a type, if that is shared. It is
     /// for types that are sent as they are stored.
-    pub fn step(&self, ty: ResourceType, held: &Layer) -> Option<&Step> {
+    pub fn step(&self, ty: ResourceType, held: &Layer) -> Option<&Arc<Step>> {
         // What a client came with is its own affair.
         if !ty.is_whole() || !held.published {
             return None;
         }
-        let step = self.steps[ty.layer() as usize].get_or_init(|| Step::new(held, self.layer(ty)));
+        let step = self.steps[ty.layer() as usize].get_or_init(|| Arc::new(Step::new(held, self.layer(ty))));
         (step.from == held.id).then_some(step)
     }
 

@@ -155,8 +155,8 @@ impl Bench {
 /// The resources of a response as the wire would have them.
 fn contents(response: &Response) -> Vec<Resource> {
     let mut contents = match &response.contents {
-        Contents::Some(resources) => resources.to_vec(),
         Contents::Whole(layer) => layer.iter().filter(|resource| response.ty.carries(resource)).collect(),
+        listed => listed.listed().to_vec(),
     };
     contents.sort_by(|a, b| a.name().cmp(b.name()));
     contents
