@@ -15,6 +15,7 @@ mod chunk;
 mod diff;
 mod draft;
 mod index;
+mod initial;
 mod trie;
 
 use std::collections::BTreeMap;
@@ -24,12 +25,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::codec::request::Listed;
 use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
 pub use draft::Draft;
 use index::{Index, key_hash};
+pub use initial::InitialVersions;
 use trie::{Trie, fitting};
 
 /// How many resources are in a chunk at most, on average.
@@ -179,6 +180,11 @@ impl Edits {
     /// Has the resource of a name removed.
     pub fn remove(&mut self, name: &str) {
         self.0.push(Edit { hash: name_hash(name), to: To::Nothing(name.into()) });
+    }
+
+    /// Has others made after these.
+    pub fn append(&mut self, Edits(mut others): Edits) {
+        self.0.append(&mut others);
     }
 
     /// Whether there are none.
@@ -338,45 +344,6 @@ impl Layer {
         diff::differences(&self.chunks, &old.chunks)
     }
 
-    /// Compares what subscribers of a type are sent with what a client lists,
-    /// ordered by hash and name: calls `each` with what is listed in another
-    /// version or not at all, and with what is listed in addition.
-    pub fn compare<'a>(
-        &self,
-        ty: ResourceType,
-        listed: impl Iterator<Item = Listed<'a>>,
-        mut each: impl FnMut(Listing<'a>),
-    ) {
-        let mut listed = listed.peekable();
-        let all = self.count(ty) == self.len;
-        for chunk in self.chunks.leaves() {
-            for at in 0..chunk.len() {
-                if !all && !ty.carries(&chunk.resource(at)) {
-                    continue;
-                }
-                let (hash, version) = (chunk.hash(at), chunk.version(at));
-                while let Some(gone) = listed.next_if(|one| one.hash < hash) {
-                    each(Listing::Gone(gone));
-                }
-                // Equal hashes of both name and content are one resource; to
-                // look at names would be to visit all frames.
-                if listed.next_if(|one| one.hash == hash && version.is(one.version)).is_some() {
-                    continue;
-                }
-                let name = chunk.name_bytes(at);
-                while let Some(gone) = listed.next_if(|one| one.hash == hash && one.name_bytes() < name) {
-                    each(Listing::Gone(gone));
-                }
-                match listed.next_if(|one| one.hash == hash && one.name_bytes() == name) {
-                    Some(one) if version.is(one.version) => {}
-                    Some(one) => each(Listing::Other(one)),
-                    None => each(Listing::Missing(chunk.name(at).into())),
-                }
-            }
-        }
-        listed.for_each(|gone| each(Listing::Gone(gone)));
-    }
-
     /// What a subscription to `key` is answered with: the resources of that
     /// name or alias, followed by those that they are of no use without.
     pub fn lookup(&self, key: &str) -> Vec<Resource> {
@@ -411,16 +378,6 @@ impl Layer {
         }
         found.into_values().collect()
     }
-}
-
-/// What [`Layer::compare`] finds.
-pub enum Listing<'a> {
-    /// The client has it in this other version.
-    Other(Listed<'a>),
-    /// The client has it, and the layer has not.
-    Gone(Listed<'a>),
-    /// The layer has it, and the client has not.
-    Missing(Box<str>),
 }
 
 impl FromIterator<Resource> for Layer {

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
-use crate::xds::codec::request::{InitialVersions, Listed, Rejection};
+use crate::xds::codec::request::Rejection;
 use crate::xds::resource::{Resource, ResourceType};
-use crate::xds::view::{Difference, Edits, Layer, Listing, Step, Views};
+use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Step, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
 /// more should use the wildcard.
@@ -217,33 +217,14 @@ impl Subscription {
 
     /// Starts from what the client says it holds. What it was sent in the same
     /// version is not repeated; what no longer exists will be removed.
-    pub(super) fn resume(&mut self, versions: &InitialVersions, views: &Views) -> Result<(), Status> {
-        let layer = views.layer(self.ty);
+    pub(super) fn resume(&mut self, versions: InitialVersions) -> Result<(), Status> {
+        self.held = versions.into_layer(self.wildcard);
         if !self.wildcard {
             // A client that lists a resource and does not name it still has to
             // hear about it: ztunnel in on-demand mode comes back like this.
-            for listed in versions.iter() {
+            for listed in self.held.clone().iter() {
                 self.follow(listed.name().into())?;
             }
-        }
-        let stub = |listed: Listed<'_>| Resource::stub(self.ty, listed.name(), listed.version);
-        if self.wildcard && versions.len() >= layer.count(self.ty) / 2 {
-            // The usual case: the client has almost everything, so start from
-            // the shared layer and note the differences.
-            let mut edits = Edits::default();
-            layer.compare(self.ty, versions.iter(), |listing| match listing {
-                Listing::Other(listed) | Listing::Gone(listed) => edits.upsert(stub(listed)),
-                Listing::Missing(name) => edits.remove(&name),
-            });
-            let mut held = layer.clone();
-            held.apply(edits);
-            self.held = held;
-        } else {
-            let known = versions.iter().map(|listed| match layer.get(listed.name()) {
-                Some(known) if self.ty.carries(&known) && known.version().is(listed.version) => known,
-                _ => stub(listed),
-            });
-            self.held = known.collect();
         }
         // What the client names and already has in the right version needs no
         // answer beyond the response itself.
