@@ -281,7 +281,7 @@ impl Layer {
 
     fn find(&self, hash: u64, name: &str) -> Option<(&Chunk, usize)> {
         let chunk = self.chunks.leaf(hash)?;
-        Some((chunk, chunk.find(hash, name)?))
+        Some((chunk, chunk.find(self.chunks.bits(), hash, name)?))
     }
 
     /// The resource of exactly this name.
@@ -369,7 +369,7 @@ impl Layer {
         let mut found = BTreeMap::new();
         for hash in self.index.names(key_hash(relation, key)) {
             let Some(chunk) = self.chunks.leaf(hash) else { continue };
-            for at in chunk.with_hash(hash) {
+            for at in chunk.with_hash(self.chunks.bits(), hash) {
                 let resource = chunk.resource(at);
                 if resource.keys(relation).any(|known| known == key) {
                     found.insert(resource.name().to_owned(), resource);

@@ -27,6 +27,7 @@ const MAX_VERSIONS: usize = 2_000_000;
 
 /// A request of either variant, as far as it was read.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the larger one")]
 pub enum Request {
     /// Of the incremental variant.
     Delta(DeltaRequest),
@@ -210,6 +211,13 @@ fn fields(message: &[u8]) -> impl Iterator<Item = Result<(u32, &[u8]), Status>> 
 /// value of one that is not length-delimited is of no use here: it is empty, and
 /// the number 0.
 fn field(bytes: &[u8]) -> Option<(u32, &[u8], usize)> {
+    // Nearly all are short and of the first fifteen numbers.
+    if let [key @ 8..0x80, length @ 0..0x80, rest @ ..] = bytes
+        && key & 7 == WireType::LengthDelimited as u8
+    {
+        let length = usize::from(*length);
+        return Some((u32::from(key >> 3), rest.get(..length)?, 2 + length));
+    }
     let mut rest = bytes;
     let (number, wire_type) = decode_key(&mut rest).ok()?;
     let skip = match wire_type {

@@ -66,7 +66,7 @@ impl InitialVersions {
     fn find(&self, hash: u64, version: Version) -> Option<usize> {
         let number = self.layer.place(hash);
         let chunk = self.layer.chunks.at(number)?;
-        let at = chunk.with_hash(hash).find(|at| chunk.version(*at) == version)?;
+        let at = chunk.with_hash(self.layer.chunks.bits(), hash).find(|at| chunk.version(*at) == version)?;
         let carried = self.is_all() || self.ty.carries(&chunk.resource(at));
         carried.then(|| self.before[number] + at)
     }
