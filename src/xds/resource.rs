@@ -207,8 +207,8 @@ const FIELD_3: u8 = 0x1a;
 const FIELD_4: u8 = 0x22;
 
 /// Orders resources: the same on every replica and in every build.
-pub(super) fn name_hash(name: &str) -> u64 {
-    rapidhash_v3(name.as_bytes())
+pub(super) fn name_hash(name: impl AsRef<[u8]>) -> u64 {
+    rapidhash_v3(name.as_ref())
 }
 
 impl Resource {
@@ -465,22 +465,16 @@ const VERSION_DIGITS: usize = 16;
 impl Version {
     /// Reads what [`Display`](fmt::Display) writes.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        let digit = |byte: &u8| match byte {
-            b'0'..=b'9' => Some(byte - b'0'),
-            b'a'..=b'f' => Some(byte - b'a' + 10),
-            _ => None,
-        };
-        if text.len() != VERSION_DIGITS {
-            return None;
+        let text: &[u8; VERSION_DIGITS] = text.try_into().ok()?;
+        // Without a branch for each digit: this runs once for each resource that
+        // a reconnecting client lists.
+        let (mut number, mut wrong) = (0, false);
+        for byte in text {
+            let (digit, letter) = (byte.wrapping_sub(b'0'), byte.wrapping_sub(b'a'));
+            number = number << 4 | u64::from(if letter < 6 { letter + 10 } else { digit & 0xf });
+            wrong |= letter >= 6 && digit >= 10;
         }
-        text.iter().try_fold(0, |number, byte| Some(number << 4 | u64::from(digit(byte)?))).map(Self)
-    }
-
-    /// Whether this is the version a client wrote.
-    pub fn is(self, text: &[u8]) -> bool {
-        // Parsed rather than formatted: this runs once per resource that a
-        // reconnecting client lists.
-        Self::parse(text) == Some(self)
+        (!wrong).then_some(Self(number))
     }
 }
 

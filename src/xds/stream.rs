@@ -28,8 +28,8 @@ use tonic::Status;
 
 use super::node::{Node, NodeKind};
 use super::resource::{Framing, Resource, ResourceType};
-use super::view::{Layer, Views};
-use subscription::{Answer, Step, Subscription};
+use super::view::{Layer, Step, Views};
+use subscription::{Answer, Outcome, Subscription};
 
 pub mod delta;
 pub mod sotw;
@@ -121,7 +121,7 @@ pub struct Response {
     /// The resources.
     pub contents: Contents,
     /// Names the client is to forget; always empty in the state of the world.
-    pub removed: Vec<Arc<str>>,
+    pub removed: Arc<[Arc<str>]>,
 }
 
 /// The resources of a response.
@@ -130,8 +130,21 @@ pub enum Contents {
     /// All of a layer that the type carries; a slow reader keeps only the
     /// shared layer alive.
     Whole(Layer),
+    /// What is new or has changed in a step that other streams take too.
+    Step(Arc<Step>),
     /// These, without duplicates.
-    Some(Arc<[Resource]>),
+    Some(Box<[Resource]>),
+}
+
+impl Contents {
+    /// The resources one by one, unless they are a whole layer.
+    pub fn listed(&self) -> &[Resource] {
+        match self {
+            Self::Whole(_) => &[],
+            Self::Step(step) => &step.upserts,
+            Self::Some(resources) => resources,
+        }
+    }
 }
 
 /// What is known about one type on a stream, for the debug pages.
@@ -186,10 +199,10 @@ impl Stream {
                 let floor = self.floor(rank);
                 let subscription = &mut self.subscriptions[at];
                 match subscription.step(self.variant, &ceiling, &floor) {
-                    Step::Idle => {}
-                    Step::Advanced => advanced = true,
-                    Step::Blocked(reached) => higher_ceiling = older(higher_ceiling, reached),
-                    Step::Send(answer) => return Some(self.response(at, answer)),
+                    Outcome::Idle => {}
+                    Outcome::Advanced => advanced = true,
+                    Outcome::Blocked(reached) => higher_ceiling = older(higher_ceiling, reached),
+                    Outcome::Send(answer) => return Some(self.response(at, answer)),
                 }
             }
             // A type that had nothing to send may still have reached a view

@@ -15,6 +15,7 @@ mod chunk;
 mod diff;
 mod draft;
 mod index;
+mod initial;
 mod trie;
 
 use std::collections::BTreeMap;
@@ -24,12 +25,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::codec::request::Listed;
 use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
 pub use draft::Draft;
 use index::{Index, key_hash};
+pub use initial::InitialVersions;
 use trie::{Trie, fitting};
 
 /// How many resources are in a chunk at most, on average.
@@ -57,7 +58,7 @@ pub struct Views {
     /// L4 authorization policies.
     pub authorizations: Layer,
     /// For each layer, what leads to it from the one most streams are at.
-    steps: [OnceLock<Step>; 2],
+    steps: [OnceLock<Arc<Step>>; 2],
 }
 
 /// The difference between two layers, found by the first stream that needs it
@@ -66,9 +67,12 @@ pub struct Views {
 pub struct Step {
     from: u64,
     /// What is new or has changed.
-    pub upserts: Arc<[Resource]>,
-    /// What is gone.
-    pub removed: Box<[Arc<str>]>,
+    pub upserts: Box<[Resource]>,
+    /// What is gone, ordered by name.
+    pub removed: Arc<[Arc<str>]>,
+    /// The length of all frames of `upserts`.
+    len: usize,
+    frames: OnceLock<Box<[Bytes]>>,
 }
 
 impl Step {
@@ -83,7 +87,34 @@ impl Step {
                 Difference::Removed(old) => removed.push(old.name().into()),
             }
         }
-        Self { from: from.id, upserts: upserts.into(), removed: removed.into() }
+        // Layers have an order of their own; people read names.
+        removed.sort();
+        let len = upserts.iter().map(|resource: &Resource| resource.parts().0.len()).sum();
+        Self { from: from.id, upserts: upserts.into(), removed: removed.into(), len, frames: OnceLock::new() }
+    }
+
+    /// The length of all resources that are new or have changed, encoded in a
+    /// delta response.
+    pub fn encoded_len(&self) -> usize {
+        self.len
+    }
+
+    /// These resources, encoded for a delta response, in pieces of about `size`
+    /// bytes. The first stream to ask copies them together for all others.
+    pub fn frames(&self, size: usize) -> &[Bytes] {
+        self.frames.get_or_init(|| {
+            let (mut pieces, mut piece) = (Vec::new(), Vec::with_capacity(size));
+            for resource in &self.upserts {
+                let (frame, _) = resource.parts();
+                if piece.len() + frame.len() > size && !piece.is_empty() {
+                    let full = std::mem::replace(&mut piece, Vec::with_capacity(size));
+                    pieces.push(full.into());
+                }
+                piece.extend_from_slice(frame);
+            }
+            pieces.push(piece.into());
+            pieces.into()
+        })
     }
 }
 
@@ -96,12 +127,12 @@ impl Views {
 
     /// What leads from `held` to the layer of a type, if that is shared. It is
     /// for types that are sent as they are stored.
-    pub fn step(&self, ty: ResourceType, held: &Layer) -> Option<&Step> {
+    pub fn step(&self, ty: ResourceType, held: &Layer) -> Option<&Arc<Step>> {
         // What a client came with is its own affair.
         if !ty.is_whole() || !held.published {
             return None;
         }
-        let step = self.steps[ty.layer() as usize].get_or_init(|| Step::new(held, self.layer(ty)));
+        let step = self.steps[ty.layer() as usize].get_or_init(|| Arc::new(Step::new(held, self.layer(ty))));
         (step.from == held.id).then_some(step)
     }
 
@@ -149,6 +180,11 @@ impl Edits {
     /// Has the resource of a name removed.
     pub fn remove(&mut self, name: &str) {
         self.0.push(Edit { hash: name_hash(name), to: To::Nothing(name.into()) });
+    }
+
+    /// Has others made after these.
+    pub fn append(&mut self, Edits(mut others): Edits) {
+        self.0.append(&mut others);
     }
 
     /// Whether there are none.
@@ -245,7 +281,7 @@ impl Layer {
 
     fn find(&self, hash: u64, name: &str) -> Option<(&Chunk, usize)> {
         let chunk = self.chunks.leaf(hash)?;
-        Some((chunk, chunk.find(hash, name)?))
+        Some((chunk, chunk.find(self.chunks.bits(), hash, name)?))
     }
 
     /// The resource of exactly this name.
@@ -308,45 +344,6 @@ impl Layer {
         diff::differences(&self.chunks, &old.chunks)
     }
 
-    /// Compares what subscribers of a type are sent with what a client lists,
-    /// ordered by hash and name: calls `each` with what is listed in another
-    /// version or not at all, and with what is listed in addition.
-    pub fn compare<'a>(
-        &self,
-        ty: ResourceType,
-        listed: impl Iterator<Item = Listed<'a>>,
-        mut each: impl FnMut(Listing<'a>),
-    ) {
-        let mut listed = listed.peekable();
-        let all = self.count(ty) == self.len;
-        for chunk in self.chunks.leaves() {
-            for at in 0..chunk.len() {
-                if !all && !ty.carries(&chunk.resource(at)) {
-                    continue;
-                }
-                let (hash, version) = (chunk.hash(at), chunk.version(at));
-                while let Some(gone) = listed.next_if(|one| one.hash < hash) {
-                    each(Listing::Gone(gone));
-                }
-                // Equal hashes of both name and content are one resource; to
-                // look at names would be to visit all frames.
-                if listed.next_if(|one| one.hash == hash && version.is(one.version)).is_some() {
-                    continue;
-                }
-                let name = chunk.name_bytes(at);
-                while let Some(gone) = listed.next_if(|one| one.hash == hash && one.name_bytes() < name) {
-                    each(Listing::Gone(gone));
-                }
-                match listed.next_if(|one| one.hash == hash && one.name_bytes() == name) {
-                    Some(one) if version.is(one.version) => {}
-                    Some(one) => each(Listing::Other(one)),
-                    None => each(Listing::Missing(chunk.name(at).into())),
-                }
-            }
-        }
-        listed.for_each(|gone| each(Listing::Gone(gone)));
-    }
-
     /// What a subscription to `key` is answered with: the resources of that
     /// name or alias, followed by those that they are of no use without.
     pub fn lookup(&self, key: &str) -> Vec<Resource> {
@@ -372,7 +369,7 @@ impl Layer {
         let mut found = BTreeMap::new();
         for hash in self.index.names(key_hash(relation, key)) {
             let Some(chunk) = self.chunks.leaf(hash) else { continue };
-            for at in chunk.with_hash(hash) {
+            for at in chunk.with_hash(self.chunks.bits(), hash) {
                 let resource = chunk.resource(at);
                 if resource.keys(relation).any(|known| known == key) {
                     found.insert(resource.name().to_owned(), resource);
@@ -381,16 +378,6 @@ impl Layer {
         }
         found.into_values().collect()
     }
-}
-
-/// What [`Layer::compare`] finds.
-pub enum Listing<'a> {
-    /// The client has it in this other version.
-    Other(Listed<'a>),
-    /// The client has it, and the layer has not.
-    Gone(Listed<'a>),
-    /// The layer has it, and the client has not.
-    Missing(Box<str>),
 }
 
 impl FromIterator<Resource> for Layer {

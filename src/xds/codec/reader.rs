@@ -1,9 +1,9 @@
 //! gRPC messages of a request body.
 //!
-//! tonic's own reader keeps the largest buffer a stream ever needed, which
-//! after a reconnect is megabytes per ztunnel for as long as it stays
-//! connected, and it reserves what a length prefix merely announces. This one
-//! grows with the bytes that arrive and keeps nothing between messages.
+//! tonic's own reader collects each message, and keeps the largest buffer a
+//! stream ever needed: megabytes per ztunnel that has reconnected. This one
+//! hands over what has arrived, holds what its reader is not done with, and
+//! keeps nothing between messages.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,7 +33,10 @@ impl<B> RequestBody for B where
 /// Splits a request body into messages.
 pub struct Reader<B> {
     body: B,
+    /// What has arrived and was not taken yet.
     buffer: BytesMut,
+    /// The message that is being read.
+    message: Option<Message>,
     limit: usize,
     places: PollSemaphore,
     /// The place of the large message that is being read or was read last.
@@ -46,6 +49,13 @@ const LARGE: usize = 256 << 10;
 /// How long a message may take to arrive until its place is somebody else's.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+#[derive(Clone, Copy)]
+struct Message {
+    large: bool,
+    /// How much of it is yet to be taken.
+    left: usize,
+}
+
 struct Place {
     /// Gone when the message took too long.
     permit: Option<OwnedSemaphorePermit>,
@@ -57,19 +67,39 @@ impl<B: RequestBody> Reader<B> {
     /// `places` first: when a thousand clients come back at once, most of what
     /// they have to say should wait in their own buffers.
     pub fn new(body: B, limit: usize, places: Arc<Semaphore>) -> Self {
-        Self { body, buffer: BytesMut::new(), limit, places: PollSemaphore::new(places), place: None }
+        Self { body, buffer: BytesMut::new(), message: None, limit, places: PollSemaphore::new(places), place: None }
     }
 
-    /// The next message, or `None` when the client has closed its side.
-    pub fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+    /// Reads a message, or tells with `None` that the client has closed its
+    /// side. `read` is given what has arrived of the message, and whether that
+    /// is all that is left; it says how many of these bytes it is done with, and
+    /// is given the others again when there are more.
+    pub fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut read: impl FnMut(&[u8], bool) -> Result<usize, Status>,
+    ) -> Poll<Option<Result<(), Status>>> {
         loop {
-            match self.message() {
-                Ok(None) => ready!(self.poll_place(cx)),
-                Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
-                Err(status) => return Poll::Ready(Some(Err(status))),
+            if self.message.is_none() {
+                self.message = self.prefix()?;
+            }
+            ready!(self.poll_place(cx));
+            if let Some(message) = &mut self.message {
+                let arrived = self.buffer.len().min(message.left);
+                let last = arrived == message.left;
+                let done = read(&self.buffer[..arrived], last)?;
+                self.buffer.advance(done);
+                message.left -= done;
+                if last {
+                    self.message = None;
+                    if self.buffer.is_empty() {
+                        self.buffer = BytesMut::new();
+                    }
+                    return Poll::Ready(Some(Ok(())));
+                }
             }
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                None if self.buffer.is_empty() => return Poll::Ready(None),
+                None if self.message.is_none() && self.buffer.is_empty() => return Poll::Ready(None),
                 None => return Poll::Ready(Some(Err(Status::internal("the request ended within a message")))),
                 Some(Err(error)) => return Poll::Ready(Some(Err(Status::from_error(error.into())))),
                 Some(Ok(frame)) => {
@@ -83,19 +113,15 @@ impl<B: RequestBody> Reader<B> {
 
     /// Waits for a place if what is being read is a large message.
     fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let announced = self.buffer.get(1..PREFIX).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes);
-        let Some(length) = announced.map(|length| length as usize).filter(|length| *length >= LARGE) else {
+        if self.message.is_none_or(|message| !message.large) {
             self.place = None;
             return Poll::Ready(());
-        };
+        }
         match &mut self.place {
             None => {
                 // The semaphore is never closed.
                 let permit = ready!(self.places.poll_acquire(cx));
                 self.place = Some(Place { permit, patience: Box::pin(tokio::time::sleep(PATIENCE)) });
-                // Room for all of it at once, rather than a copy whenever it
-                // doubles. It costs no memory before something is written there.
-                self.buffer.reserve((PREFIX + length).saturating_sub(self.buffer.len()));
             }
             Some(place) => {
                 if place.permit.is_some() && place.patience.as_mut().poll(cx).is_ready() {
@@ -106,8 +132,8 @@ impl<B: RequestBody> Reader<B> {
         Poll::Ready(())
     }
 
-    /// Takes a message off the buffer if it is complete.
-    fn message(&mut self) -> Result<Option<Bytes>, Status> {
+    /// Takes the prefix of a message off the buffer, if it is there.
+    fn prefix(&mut self) -> Result<Option<Message>, Status> {
         let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else { return Ok(None) };
         let [compressed, length @ ..] = *prefix;
         if compressed != 0 {
@@ -118,19 +144,7 @@ impl<B: RequestBody> Reader<B> {
         if length > self.limit {
             return Err(Status::resource_exhausted(format!("message of {length} bytes exceeds {}", self.limit)));
         }
-        if self.buffer.len() < PREFIX + length {
-            return Ok(None);
-        }
         self.buffer.advance(PREFIX);
-        let message = if self.buffer.len() == length {
-            std::mem::take(&mut self.buffer).freeze()
-        } else {
-            // Two messages in one buffer: copying the tail frees the buffer
-            // together with the message.
-            let tail = BytesMut::from(&self.buffer[length..]);
-            self.buffer.truncate(length);
-            std::mem::replace(&mut self.buffer, tail).freeze()
-        };
-        Ok(Some(message))
+        Ok(Some(Message { large: length >= LARGE, left: length }))
     }
 }

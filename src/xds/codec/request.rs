@@ -1,20 +1,21 @@
-//! Discovery requests, read straight from their fields.
+//! Discovery requests, read straight from their fields while they arrive.
 //!
 //! The number of names, versions and the size of the node are bounded here, so
-//! that a message costs a small multiple of its own length.
+//! that a message costs a small multiple of its own length, and one that lists
+//! what we have costs next to nothing.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use tonic::Status;
 
-use crate::xds::resource::name_hash;
+use crate::xds::resource::ResourceType;
+use crate::xds::stream::Variant;
 use crate::xds::stream::subscription::MAX_NAMES;
+use crate::xds::view::{InitialVersions, Views};
 
 /// How large the node of a request may be.
 const MAX_NODE: usize = 1 << 20;
@@ -23,6 +24,16 @@ const MAX_NODE: usize = 1 << 20;
 const MAX_REJECTION: usize = 4096;
 /// How many resources a reconnecting client may list.
 const MAX_VERSIONS: usize = 2_000_000;
+
+/// A request of either variant, as far as it was read.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the larger one")]
+pub enum Request {
+    /// Of the incremental variant.
+    Delta(DeltaRequest),
+    /// Of the state of the world.
+    Sotw(SotwRequest),
+}
 
 /// A `DeltaDiscoveryRequest`.
 #[derive(Debug, Default)]
@@ -35,8 +46,8 @@ pub struct DeltaRequest {
     pub subscribe: Vec<Arc<str>>,
     /// Names to unsubscribe from.
     pub unsubscribe: Vec<Arc<str>>,
-    /// What the client holds from an earlier stream.
-    pub initial_versions: InitialVersions,
+    /// What the client holds from an earlier stream, if it lists anything.
+    pub initial_versions: Option<InitialVersions>,
     /// The response it answers.
     pub response_nonce: String,
     /// Why that response was rejected.
@@ -65,198 +76,167 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// `initial_resource_versions`, kept as slices of the message it came in.
-#[derive(Debug, Default)]
-pub struct InitialVersions {
-    message: Bytes,
-    /// Ordered by hash and name, as layers are; each name once.
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    hash: u64,
-    name: (u32, u32),
-    version: (u32, u32),
-}
-
-/// A resource that a client says it holds.
-#[derive(Clone, Copy, Debug)]
-pub struct Listed<'a> {
-    /// The hash of its name.
-    pub hash: u64,
-    name: &'a [u8],
-    /// Its version, in the client's words.
-    pub version: &'a [u8],
-}
-
-impl<'a> Listed<'a> {
-    /// Its name, for those who only compare it.
-    pub fn name_bytes(&self) -> &'a [u8] {
-        self.name
+impl Request {
+    /// A request of which nothing was read.
+    pub fn new(variant: Variant) -> Self {
+        match variant {
+            Variant::Delta => Self::Delta(DeltaRequest::default()),
+            Variant::Sotw => Self::Sotw(SotwRequest::default()),
+        }
     }
 
-    /// Its name.
-    pub fn name(&self) -> &'a str {
-        // Was checked when the message was read.
-        std::str::from_utf8(self.name).unwrap_or_default()
+    /// Reads on. Says how much of `bytes` it is done with: all, if these are
+    /// the last ones. What a client lists is compared with `views`.
+    pub fn read(&mut self, bytes: &[u8], last: bool, views: &Views) -> Result<usize, Status> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            match field(rest) {
+                Some((number, value, size)) => {
+                    let taken = match self {
+                        Self::Delta(request) => request.field(number, value, last.then_some(rest), views)?,
+                        Self::Sotw(request) => request.field(number, value)?,
+                    };
+                    match taken {
+                        Taken::Yes => at += size,
+                        Taken::NotYet => break,
+                    }
+                }
+                // It may go on; whether it is malformed is seen at its end.
+                None if !last => break,
+                None => return Err(malformed()),
+            }
+        }
+        Ok(at)
     }
+}
+
+/// What became of a field.
+enum Taken {
+    Yes,
+    /// It cannot be understood before the message is complete.
+    NotYet,
 }
 
 impl DeltaRequest {
-    /// Reads a message.
-    pub fn decode(message: Bytes) -> Result<Self, Status> {
-        let mut request = Self::default();
-        let mut entries = Vec::new();
-        for field in fields(&message, 0..message.len()) {
-            let (number, range) = field?;
-            let value = &message[range.clone()];
-            match number {
-                1 => request.node = Some(node(value)?),
-                2 => request.type_url = text(value)?.to_owned(),
-                3 => push_name(&mut request.subscribe, value)?,
-                4 => push_name(&mut request.unsubscribe, value)?,
-                5 if entries.len() == MAX_VERSIONS => return Err(too_many("initial_resource_versions")),
-                5 => entries.push(entry(&message, range)?),
-                6 => request.response_nonce = text(value)?.to_owned(),
-                7 => request.rejection = Some(rejection(value)?),
+    /// Reads a field. `rest` is the message from this field on, once all of it
+    /// is there.
+    fn field(&mut self, number: u32, value: &[u8], rest: Option<&[u8]>, views: &Views) -> Result<Taken, Status> {
+        match number {
+            1 => self.node = Some(node(value)?),
+            2 => self.type_url(value)?,
+            3 => push_name(&mut self.subscribe, value)?,
+            4 => push_name(&mut self.unsubscribe, value)?,
+            5 if self.type_url.is_empty() => {
+                // The usual order is that of the numbers.
+                let Some(rest) = rest else { return Ok(Taken::NotYet) };
+                for field in fields(rest) {
+                    if let (2, value) = field? {
+                        self.type_url(value)?;
+                    }
+                }
+                self.entry(value, views)?;
+            }
+            5 => self.entry(value, views)?,
+            6 => self.response_nonce = text(value)?.to_owned(),
+            7 => self.rejection = Some(rejection(value)?),
+            _ => {}
+        }
+        Ok(Taken::Yes)
+    }
+
+    fn type_url(&mut self, value: &[u8]) -> Result<(), Status> {
+        let type_url = text(value)?;
+        if self.initial_versions.is_some() && type_url != self.type_url {
+            return Err(malformed());
+        }
+        self.type_url = type_url.to_owned();
+        Ok(())
+    }
+
+    /// Reads an entry of `initial_resource_versions`.
+    fn entry(&mut self, entry: &[u8], views: &Views) -> Result<(), Status> {
+        let (mut name, mut version) = (&[][..], &[][..]);
+        for field in fields(entry) {
+            match field? {
+                (1, value) => name = value,
+                (2, value) => version = value,
                 _ => {}
             }
         }
-        request.initial_versions = InitialVersions::new(message, entries);
-        Ok(request)
+        let versions = match &mut self.initial_versions {
+            Some(versions) if versions.len() == MAX_VERSIONS => return Err(too_many("initial_resource_versions")),
+            Some(versions) => versions,
+            none => match ResourceType::from_type_url(&self.type_url) {
+                Some(ty) => none.insert(InitialVersions::new(ty, views.layer(ty).clone())),
+                // The request will be ignored.
+                None => return Ok(()),
+            },
+        };
+        versions.add(name, version).map_err(|_| malformed())
     }
 }
 
 impl SotwRequest {
-    /// Reads a message.
-    pub fn decode(message: Bytes) -> Result<Self, Status> {
-        let mut request = Self::default();
-        for field in fields(&message, 0..message.len()) {
-            let (number, range) = field?;
-            let value = &message[range];
-            match number {
-                2 => request.node = Some(node(value)?),
-                3 => push_name(&mut request.resource_names, value)?,
-                4 => request.type_url = text(value)?.to_owned(),
-                5 => request.response_nonce = text(value)?.to_owned(),
-                6 => request.rejection = Some(rejection(value)?),
-                _ => {}
-            }
+    fn field(&mut self, number: u32, value: &[u8]) -> Result<Taken, Status> {
+        match number {
+            2 => self.node = Some(node(value)?),
+            3 => push_name(&mut self.resource_names, value)?,
+            4 => self.type_url = text(value)?.to_owned(),
+            5 => self.response_nonce = text(value)?.to_owned(),
+            6 => self.rejection = Some(rejection(value)?),
+            _ => {}
         }
-        Ok(request)
+        Ok(Taken::Yes)
     }
 }
 
-impl InitialVersions {
-    fn new(message: Bytes, mut entries: Vec<Entry>) -> Self {
-        if entries.is_empty() {
-            // Do not keep the message alive for nothing.
-            return Self::default();
-        }
-        let name = |entry: &Entry| &message[entry.name.0 as usize..entry.name.1 as usize];
-        // Of the entries of one map key the last one counts, hence the place.
-        let order = |a: &Entry, b: &Entry| a.hash.cmp(&b.hash).then_with(|| name(a).cmp(name(b)));
-        entries.sort_unstable_by(|a, b| order(a, b).then(b.name.0.cmp(&a.name.0)));
-        entries.dedup_by(|other, last| other.hash == last.hash && name(other) == name(last));
-        Self { message, entries }
-    }
-
-    /// How many resources are listed.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether no resource is listed.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// What is listed, in the order of layers.
-    pub fn iter(&self) -> impl Iterator<Item = Listed<'_>> {
-        self.entries.iter().map(|entry| Listed {
-            hash: entry.hash,
-            name: &self.message[entry.name.0 as usize..entry.name.1 as usize],
-            version: &self.message[entry.version.0 as usize..entry.version.1 as usize],
-        })
-    }
-}
-
-impl<'a> FromIterator<(&'a str, &'a str)> for InitialVersions {
-    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(versions: I) -> Self {
-        let (mut message, mut entries) = (String::new(), Vec::new());
-        for (name, version) in versions {
-            let start = message.len() as u32;
-            message.push_str(name);
-            let middle = message.len() as u32;
-            message.push_str(version);
-            let hash = name_hash(name);
-            entries.push(Entry { hash, name: (start, middle), version: (middle, message.len() as u32) });
-        }
-        Self::new(message.into(), entries)
-    }
-}
-
-/// The length-delimited fields of a message; all others are skipped.
-fn fields(message: &[u8], within: Range<usize>) -> impl Iterator<Item = Result<(u32, Range<usize>), Status>> {
-    let (mut at, end) = (within.start, within.end);
+/// The fields of a complete message.
+fn fields(message: &[u8]) -> impl Iterator<Item = Result<(u32, &[u8]), Status>> {
+    let mut rest = message;
     std::iter::from_fn(move || {
-        while at < end {
-            match field(&message[at..end]) {
-                Some((number, Some(length), size)) => {
-                    at += size;
-                    return Some(Ok((number, at - length..at)));
-                }
-                Some((_, None, size)) => at += size,
-                None => {
-                    at = end;
-                    return Some(Err(malformed()));
-                }
-            }
+        if rest.is_empty() {
+            return None;
         }
-        None
+        let Some((number, value, size)) = field(rest) else {
+            rest = &[];
+            return Some(Err(malformed()));
+        };
+        rest = &rest[size..];
+        Some(Ok((number, value)))
     })
 }
 
-/// The number of the first field, the length of its value if it has one, and
-/// the size of all of it.
-fn field(bytes: &[u8]) -> Option<(u32, Option<usize>, usize)> {
+/// The number and the value of the first field, and the size of all of it. The
+/// value of one that is not length-delimited is of no use here: it is empty, and
+/// the number 0.
+fn field(bytes: &[u8]) -> Option<(u32, &[u8], usize)> {
+    // Nearly all are short and of the first fifteen numbers.
+    if let [key @ 8..0x80, length @ 0..0x80, rest @ ..] = bytes
+        && key & 7 == WireType::LengthDelimited as u8
+    {
+        let length = usize::from(*length);
+        return Some((u32::from(key >> 3), rest.get(..length)?, 2 + length));
+    }
     let mut rest = bytes;
     let (number, wire_type) = decode_key(&mut rest).ok()?;
-    let (value, skip) = match wire_type {
+    let skip = match wire_type {
         WireType::LengthDelimited => {
             let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
-            (Some(length), length)
+            let value = rest.get(..length)?;
+            return Some((number, value, bytes.len() - rest.len() + length));
         }
         WireType::Varint => {
             decode_varint(&mut rest).ok()?;
-            (None, 0)
+            0
         }
-        WireType::SixtyFourBit => (None, 8),
-        WireType::ThirtyTwoBit => (None, 4),
+        WireType::SixtyFourBit => 8,
+        WireType::ThirtyTwoBit => 4,
         // Groups are not part of any version of this protocol.
         WireType::StartGroup | WireType::EndGroup => return None,
     };
-    let size = (bytes.len() - rest.len()).checked_add(skip)?;
-    (size <= bytes.len()).then_some((number, value, size))
-}
-
-fn entry(message: &[u8], range: Range<usize>) -> Result<Entry, Status> {
-    // Messages are far smaller than 4 GiB: gRPC lengths have 32 bits.
-    let mut entry = Entry { hash: name_hash(""), name: (0, 0), version: (0, 0) };
-    for field in fields(message, range) {
-        let (number, range) = field?;
-        let place = (range.start as u32, range.end as u32);
-        match number {
-            1 => {
-                entry.hash = name_hash(text(&message[range])?);
-                entry.name = place;
-            }
-            2 => entry.version = place,
-            _ => {}
-        }
-    }
-    Ok(entry)
+    rest = rest.get(skip..)?;
+    Some((0, &[], bytes.len() - rest.len()))
 }
 
 fn node(bytes: &[u8]) -> Result<WireNode, Status> {

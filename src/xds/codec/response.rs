@@ -40,6 +40,8 @@ enum Position {
     Head,
     /// In a whole layer, at this chunk.
     Layer(usize),
+    /// In the pieces of a step.
+    Step(usize),
     /// In a list of resources.
     Resources(usize),
     Removed(usize),
@@ -87,6 +89,7 @@ impl Encoder {
 
         let resources = match &response.contents {
             Contents::Whole(layer) => layer.encoded_len(response.ty, response.framing),
+            Contents::Step(step) => step.encoded_len(),
             Contents::Some(resources) => {
                 resources.iter().map(|resource| resource.encoded_len(response.ty, response.framing)).sum()
             }
@@ -136,17 +139,26 @@ impl Encoder {
                     chunk = std::mem::take(&mut self.head);
                     match &self.response.contents {
                         Contents::Whole(_) => Position::Layer(0),
-                        Contents::Some(_) => Position::Resources(0),
+                        // What fits in one write is better written at once.
+                        Contents::Step(step) if step.encoded_len() > CHUNK => Position::Step(0),
+                        Contents::Step(_) | Contents::Some(_) => Position::Resources(0),
                     }
                 }
                 Position::Layer(number) => self.put_layer(number, &mut chunk),
-                Position::Resources(at) => match &self.response.contents {
-                    Contents::Some(resources) if at < resources.len() => {
-                        let resource = resources[at].clone();
+                Position::Step(at) => match &self.response.contents {
+                    Contents::Step(step) if at < step.frames(CHUNK).len() => {
+                        hand_over(&mut self.ready, &mut chunk, step.frames(CHUNK)[at].clone());
+                        Position::Step(at + 1)
+                    }
+                    _ => Position::Removed(0),
+                },
+                Position::Resources(at) => match self.response.contents.listed().get(at) {
+                    Some(resource) => {
+                        let resource = resource.clone();
                         self.put(&resource, &mut chunk);
                         Position::Resources(at + 1)
                     }
-                    _ => Position::Removed(0),
+                    None => Position::Removed(0),
                 },
                 Position::Removed(at) => match self.response.removed.get(at) {
                     Some(name) => {

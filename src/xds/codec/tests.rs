@@ -1,21 +1,60 @@
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3 as wire;
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use proptest::prelude::*;
 use prost::Message;
+use tonic::Status;
 
-use super::reader::Reader;
-use super::request::{DeltaRequest, InitialVersions, SotwRequest};
+use super::reader::{Reader, RequestBody};
+use super::request::{DeltaRequest, Request, SotwRequest};
+use crate::xds::resource::{Keys, Resource, ResourceType};
+use crate::xds::stream::Variant;
+use crate::xds::view::{InitialVersions, Layer, Views};
 
-fn listed(versions: &InitialVersions) -> Vec<(String, String)> {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let mut listed: Vec<_> = versions.iter().map(|one| (one.name().to_owned(), text(one.version))).collect();
+const ADDRESS: &str = ResourceType::Address.type_url();
+
+/// A request whose bytes arrive in pieces that end at `cuts`.
+fn read(variant: Variant, message: &[u8], cuts: &[usize], views: &Views) -> Result<Request, Status> {
+    let (mut request, mut done) = (Request::new(variant), 0);
+    for cut in cuts.iter().copied().filter(|cut| *cut < message.len()) {
+        done += request.read(&message[done.min(cut)..cut], false, views)?;
+    }
+    assert_eq!(request.read(&message[done..], true, views)?, message.len() - done);
+    Ok(request)
+}
+
+fn views(resources: impl IntoIterator<Item = Resource>) -> Views {
+    Views::new(1, resources.into_iter().collect(), Layer::default())
+}
+
+fn delta(message: &[u8]) -> Result<DeltaRequest, Status> {
+    match read(Variant::Delta, message, &[], &views([]))? {
+        Request::Delta(request) => Ok(request),
+        Request::Sotw(_) => panic!("the other variant"),
+    }
+}
+
+fn sotw(message: &[u8]) -> Result<SotwRequest, Status> {
+    match read(Variant::Sotw, message, &[], &views([]))? {
+        Request::Sotw(request) => Ok(request),
+        Request::Delta(_) => panic!("the other variant"),
+    }
+}
+
+/// What is listed: names with versions, ordered by name.
+fn listed(versions: Option<InitialVersions>) -> Vec<(String, String)> {
+    let layer = versions.map(|versions| versions.into_layer(false)).unwrap_or_default();
+    let mut listed: Vec<_> = layer.iter().map(|one| (one.name().to_owned(), one.version().to_string())).collect();
     listed.sort();
     listed
+}
+
+fn version(number: usize) -> String {
+    format!("{number:016x}")
 }
 
 fn names(names: &[std::sync::Arc<str>]) -> Vec<&str> {
@@ -26,20 +65,20 @@ fn names(names: &[std::sync::Arc<str>]) -> Vec<&str> {
 fn delta_request_is_what_others_encode() {
     let message = wire::DeltaDiscoveryRequest {
         node: Some(crate::xds::stream::tests::node()),
-        type_url: "type".into(),
+        type_url: ADDRESS.into(),
         resource_names_subscribe: vec!["a".into(), "b".into()],
         resource_names_unsubscribe: vec!["c".into()],
-        initial_resource_versions: [("y".into(), "2".into()), ("x".into(), String::new())].into(),
+        initial_resource_versions: [("y".into(), version(2)), ("x".into(), String::new())].into(),
         response_nonce: "n".into(),
         error_detail: Some(RpcStatus { code: 0, message: "bad".into(), details: Vec::new() }),
         ..Default::default()
     };
-    let request = DeltaRequest::decode(message.encode_to_vec().into()).unwrap();
+    let request = delta(&message.encode_to_vec()).unwrap();
     assert_eq!(request.node, message.node);
-    assert_eq!(request.type_url, "type");
+    assert_eq!(request.type_url, ADDRESS);
     assert_eq!(names(&request.subscribe), ["a", "b"]);
     assert_eq!(names(&request.unsubscribe), ["c"]);
-    assert_eq!(listed(&request.initial_versions), [("x".into(), "".into()), ("y".into(), "2".into())]);
+    assert_eq!(listed(request.initial_versions), [("x".into(), version(0)), ("y".into(), version(2))]);
     assert_eq!(request.response_nonce, "n");
     assert_eq!(request.rejection.unwrap().message, "bad");
 }
@@ -54,35 +93,87 @@ fn sotw_request_is_what_others_encode() {
         error_detail: Some(RpcStatus::default()),
         ..Default::default()
     };
-    let request = SotwRequest::decode(message.encode_to_vec().into()).unwrap();
+    let request = sotw(&message.encode_to_vec()).unwrap();
     assert_eq!(names(&request.resource_names), ["a"]);
     assert_eq!((&*request.type_url, &*request.response_nonce), ("type", "n"));
     // An error without text is still a rejection.
     assert_eq!(request.rejection.unwrap().message, "");
 }
 
-#[test]
-fn last_of_equal_map_keys_wins() {
-    let entry = |name: &str, version: &str| {
-        let inner = [&[0x0a, name.len() as u8], name.as_bytes(), &[0x12, version.len() as u8], version.as_bytes()];
-        let inner = inner.concat();
-        [&[0x2a, inner.len() as u8], &inner[..]].concat()
+/// A message that lists these versions, before or after its type.
+fn listing(ty: &str, before: &[(&str, &str)], after: &[(&str, &str)]) -> Vec<u8> {
+    // Messages that are put one after the other are one message.
+    let entries = |entries: &[(&str, &str)]| {
+        entries.iter().fold(Vec::new(), |bytes, (name, version)| {
+            let initial_resource_versions = [((*name).to_owned(), (*version).to_owned())].into();
+            let one = wire::DeltaDiscoveryRequest { initial_resource_versions, ..Default::default() };
+            [bytes, one.encode_to_vec()].concat()
+        })
     };
-    let message = [entry("b", "1"), entry("a", "2"), entry("b", "3")].concat();
-    let request = DeltaRequest::decode(message.into()).unwrap();
-    assert_eq!(listed(&request.initial_versions), [("a".into(), "2".into()), ("b".into(), "3".into())]);
+    let ty = wire::DeltaDiscoveryRequest { type_url: ty.into(), ..Default::default() };
+    [entries(before), ty.encode_to_vec(), entries(after)].concat()
 }
 
 #[test]
-fn large_reconnect_is_read_in_place() {
-    let versions =
-        (0..240_000).map(|n| (format!("cluster1//Pod/namespace/workload-{n:07}-with-a-name"), format!("{n:016x}")));
-    let message = wire::DeltaDiscoveryRequest { initial_resource_versions: versions.collect(), ..Default::default() };
-    let bytes = message.encode_to_vec();
-    println!("{} MB", bytes.len() / 1_000_000);
-    let request = DeltaRequest::decode(bytes.into()).unwrap();
-    assert_eq!(request.initial_versions.len(), 240_000);
-    assert!(request.initial_versions.iter().map(|one| (one.hash, one.name())).is_sorted());
+fn versions_may_come_before_their_type() {
+    let (one, two) = (version(1), version(2));
+    let message = listing(ADDRESS, &[("a", &one)], &[("b", &two)]);
+    for cut in 0..message.len() {
+        let Ok(Request::Delta(request)) = read(Variant::Delta, &message, &[cut], &views([])) else { panic!("{cut}") };
+        assert_eq!(listed(request.initial_versions), [("a".into(), one.clone()), ("b".into(), two.clone())]);
+    }
+    // There is nothing to compare them with.
+    assert!(delta(&listing("type", &[("a", &one)], &[("b", &two)])).unwrap().initial_versions.is_none());
+    let changed = [message, listing("type", &[], &[])].concat();
+    assert_eq!(delta(&changed).unwrap_err().code(), tonic::Code::InvalidArgument);
+}
+
+#[test]
+fn last_of_equal_map_keys_wins() {
+    let [one, two, three] = [1, 2, 3].map(version);
+    let request = delta(&listing(ADDRESS, &[], &[("b", &one), ("a", &two), ("b", &three)])).unwrap();
+    assert_eq!(listed(request.initial_versions), [("a".into(), two), ("b".into(), three)]);
+}
+
+#[test]
+fn a_name_listed_with_our_version_and_another_is_not_ours() {
+    let resource = Resource::new(ResourceType::Address, "a", b"x", &Keys::default());
+    let (ours, other) = (resource.version().to_string(), version(1));
+    let views = views([resource]);
+    for (entries, expected) in [
+        (&[("a", &*ours)][..], &ours),
+        (&[("a", &other)], &other),
+        (&[("a", &ours), ("a", &other)], &other),
+        (&[("a", &other), ("a", &ours)], &other),
+    ] {
+        for everything in [false, true] {
+            let request = read(Variant::Delta, &listing(ADDRESS, &[], entries), &[], &views);
+            let Ok(Request::Delta(request)) = request else { panic!("{entries:?}") };
+            let layer = request.initial_versions.unwrap().into_layer(everything);
+            assert_eq!(layer.get("a").unwrap().version().to_string(), **expected);
+        }
+    }
+}
+
+#[test]
+fn large_reconnect_is_read_as_it_arrives() {
+    let name = |n| format!("cluster1//Pod/namespace/workload-{n:07}-with-a-name");
+    let resource = |n: usize| Resource::new(ResourceType::Address, &name(n), &n.to_be_bytes(), &Keys::default());
+    let views = views((0..120_000).map(resource));
+    let held = views.addresses.iter().map(|held| (held.name().to_owned(), held.version().to_string()));
+    let gone = (120_000..240_000).map(|n| (name(n), version(n)));
+    let message = wire::DeltaDiscoveryRequest {
+        type_url: ADDRESS.into(),
+        initial_resource_versions: held.chain(gone).collect(),
+        ..Default::default()
+    };
+    let message = message.encode_to_vec();
+    println!("{} MB", message.len() / 1_000_000);
+    let cuts: Vec<_> = (0..message.len()).step_by(16_000).collect();
+    let Ok(Request::Delta(request)) = read(Variant::Delta, &message, &cuts, &views) else { panic!("no request") };
+    let layer = request.initial_versions.unwrap().into_layer(true);
+    assert_eq!(layer.len(), 240_000);
+    assert_eq!(views.addresses.diff(&layer).count(), 120_000);
 }
 
 #[test]
@@ -96,35 +187,47 @@ fn hostile_messages_are_refused() {
         b"\x1a\x02\xff\xfe",
         b"\x2a\x02\x0a\x7f",
     ] {
-        let status = DeltaRequest::decode(message.to_vec().into()).unwrap_err();
+        let status = delta(message).unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument, "{message:?}");
     }
     let many = [0x1a, 0x00].repeat(300_000);
-    assert_eq!(DeltaRequest::decode(many.into()).unwrap_err().code(), tonic::Code::ResourceExhausted);
+    assert_eq!(delta(&many).unwrap_err().code(), tonic::Code::ResourceExhausted);
     let node = [&[0x0a, 0x80, 0x80, 0x80, 0x01][..], &vec![0; 0x20_0000]].concat();
-    assert_eq!(DeltaRequest::decode(node.into()).unwrap_err().code(), tonic::Code::InvalidArgument);
+    assert_eq!(delta(&node).unwrap_err().code(), tonic::Code::InvalidArgument);
 }
 
 proptest! {
     #[test]
     fn random_bytes_never_panic(message in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = DeltaRequest::decode(message.clone().into());
-        let _ = SotwRequest::decode(message.into());
+        let _ = delta(&message);
+        let _ = sotw(&message);
     }
 
     #[test]
-    fn damaged_requests_never_panic(at in 0usize..200, byte in any::<u8>(), cut in 0usize..300) {
+    fn pieces_are_read_like_the_whole(
+        at in 0usize..200,
+        byte in any::<u8>(),
+        end in 0usize..300,
+        mut cuts in proptest::collection::vec(0usize..300, 0..5),
+        sotw: bool,
+    ) {
+        let resource = Resource::new(ResourceType::Address, "x", b"x", &Keys::default());
+        let versions = [("y".into(), version(2)), ("x".into(), resource.version().to_string())];
         let mut message = wire::DeltaDiscoveryRequest {
             node: Some(crate::xds::stream::tests::node()),
-            type_url: "type".into(),
-            initial_resource_versions: [("y".into(), "2".into())].into(),
+            type_url: ADDRESS.into(),
+            initial_resource_versions: versions.into(),
             ..Default::default()
         }.encode_to_vec();
-        message.truncate(cut);
+        message.truncate(end);
         if let Some(damaged) = message.get_mut(at) {
             *damaged = byte;
         }
-        let _ = DeltaRequest::decode(message.into());
+        cuts.sort_unstable();
+        let (views, variant) = (views([resource]), if sotw { Variant::Sotw } else { Variant::Delta });
+        let whole = read(variant, &message, &[], &views).map_err(|status| status.code());
+        let pieces = read(variant, &message, &cuts, &views).map_err(|status| status.code());
+        prop_assert_eq!(format!("{:?}", whole), format!("{:?}", pieces));
     }
 }
 
@@ -144,11 +247,51 @@ fn announced(length: u32, sent: usize) -> Bytes {
     [&[0][..], &length.to_be_bytes(), &vec![7; sent]].concat().into()
 }
 
+/// Puts messages together.
+struct Collector<B> {
+    reader: Reader<B>,
+    message: Vec<u8>,
+}
+
+impl<B: RequestBody> Collector<B> {
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Vec<u8>, Status>>> {
+        let Self { reader, message } = self;
+        let taken = ready!(reader.poll_message(cx, |bytes, _| {
+            message.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }));
+        Poll::Ready(taken.map(|taken| taken.map(|()| std::mem::take(message))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_taken_is_shown_again() {
+    let (feed, body) = fed();
+    let mut reader = Reader::new(body, 100, Arc::new(tokio::sync::Semaphore::new(1)));
+    let mut shown = Vec::new();
+    // Takes two bytes at a time.
+    let mut read = |bytes: &[u8], last: bool| {
+        shown.push((bytes.to_vec(), last));
+        Ok(if last { bytes.len() } else { bytes.len() / 2 * 2 })
+    };
+    for piece in [&[0, 0][..], &[0, 0, 5, 1], &[2, 3], &[4, 5, 0, 0, 0], &[0, 0, 0]] {
+        feed.send(piece.to_vec().into()).unwrap();
+    }
+    poll_fn(|cx| reader.poll_message(cx, &mut read)).await.unwrap().unwrap();
+    // An empty message, and the beginning of another.
+    poll_fn(|cx| reader.poll_message(cx, &mut read)).await.unwrap().unwrap();
+    drop(feed);
+    let end = poll_fn(|cx| reader.poll_message(cx, &mut read)).await;
+    assert_eq!(end.unwrap().unwrap_err().code(), tonic::Code::Internal);
+    let expected: [(&[u8], bool); 4] = [(&[1], false), (&[1, 2, 3], false), (&[3, 4, 5], true), (&[], true)];
+    assert!(shown.iter().map(|(bytes, last)| (&bytes[..], *last)).eq(expected));
+}
+
 #[tokio::test(start_paused = true)]
 async fn large_messages_take_turns_and_small_ones_do_not_wait() {
     const LARGE: u32 = 1 << 20;
     let places = Arc::new(tokio::sync::Semaphore::new(1));
-    let reader = |body| Reader::new(body, 64 << 20, places.clone());
+    let reader = |body| Collector { reader: Reader::new(body, 64 << 20, places.clone()), message: Vec::new() };
     let ((first, one), (second, two), (third, three)) = (fed(), fed(), fed());
     let (mut one, mut two, mut three) = (reader(one), reader(two), reader(three));
 

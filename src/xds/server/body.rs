@@ -22,7 +22,7 @@ use super::fanout::{Fanout, Listener};
 use super::{Shared, clip, closing, jitter, salt};
 use crate::ca::authenticate::Caller;
 use crate::xds::codec::reader::{Reader, RequestBody};
-use crate::xds::codec::request::{DeltaRequest, SotwRequest};
+use crate::xds::codec::request::Request;
 use crate::xds::codec::response::Encoder;
 use crate::xds::stream::{Received, Reply, Response, Stream, Variant};
 use crate::xds::view::Views;
@@ -41,6 +41,9 @@ pub struct StreamBody<B> {
     variant: Variant,
     stream: Stream,
     requests: Reader<B>,
+    /// The request that is being read; in a box because most of the time there
+    /// is none.
+    request: Option<Box<Request>>,
     /// Whether the client has closed its side.
     half_closed: bool,
     views: Arc<Views>,
@@ -76,6 +79,7 @@ impl<B: RequestBody> StreamBody<B> {
             variant,
             stream: Stream::new(variant, salt()),
             requests,
+            request: None,
             half_closed: false,
             views: fanout.views(),
             listener: Listener::new(fanout),
@@ -125,17 +129,23 @@ impl<B: RequestBody> StreamBody<B> {
         if self.half_closed {
             return Poll::Pending;
         }
-        let Some(message) = ready!(self.requests.poll_message(cx)) else {
+        let Self { requests, request, variant, views, .. } = self;
+        let read = |bytes: &[u8], last| {
+            let request = request.get_or_insert_with(|| Box::new(Request::new(*variant)));
+            request.read(bytes, last, views)
+        };
+        let Some(message) = ready!(requests.poll_message(cx, read)) else {
             self.half_closed = true;
             return Poll::Ready(Ok(()));
         };
-        Poll::Ready(message.and_then(|message| self.apply(message)))
+        message?;
+        Poll::Ready(self.request.take().map_or(Ok(()), |request| self.apply(*request)))
     }
 
-    fn apply(&mut self, message: Bytes) -> Result<(), Status> {
-        let received = match self.variant {
-            Variant::Delta => self.stream.on_delta_request(DeltaRequest::decode(message)?, &self.views)?,
-            Variant::Sotw => self.stream.on_sotw_request(SotwRequest::decode(message)?)?,
+    fn apply(&mut self, request: Request) -> Result<(), Status> {
+        let received = match request {
+            Request::Delta(request) => self.stream.on_delta_request(request)?,
+            Request::Sotw(request) => self.stream.on_sotw_request(request)?,
         };
         let connection = match &mut self.registration {
             Some(registration) => &registration.connection,

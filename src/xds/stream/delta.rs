@@ -5,11 +5,10 @@ use tonic::Status;
 use super::{Received, Stream};
 use crate::xds::codec::request::DeltaRequest;
 use crate::xds::resource::ResourceType;
-use crate::xds::view::Views;
 
 impl Stream {
     /// Applies a `DeltaDiscoveryRequest`. An error ends the stream.
-    pub fn on_delta_request(&mut self, request: DeltaRequest, views: &Views) -> Result<Received, Status> {
+    pub fn on_delta_request(&mut self, request: DeltaRequest) -> Result<Received, Status> {
         self.identify(request.node.as_ref())?;
         let Some(ty) = ResourceType::from_type_url(&request.type_url) else {
             return Ok(Received::UnknownType(request.type_url));
@@ -35,8 +34,8 @@ impl Stream {
             subscription.unsubscribe(&request.unsubscribe, wildcard);
         }
         if begins {
-            if !request.initial_versions.is_empty() {
-                subscription.resume(&request.initial_versions, views)?;
+            if let Some(versions) = request.initial_versions {
+                subscription.resume(versions)?;
             }
             // A client is not ready before it got one response of each type it
             // wants; one that wants nothing yet is not waiting.

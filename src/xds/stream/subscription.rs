@@ -13,9 +13,9 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
-use crate::xds::codec::request::{InitialVersions, Listed, Rejection};
+use crate::xds::codec::request::Rejection;
 use crate::xds::resource::{Resource, ResourceType};
-use crate::xds::view::{Difference, Edits, Layer, Listing, Step as ViewStep, Views};
+use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Step, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
 /// more should use the wildcard.
@@ -62,7 +62,7 @@ struct Selection {
 }
 
 /// What [`Subscription::step`] did.
-pub(super) enum Step {
+pub(super) enum Outcome {
     /// Nothing: the subscription is where it may be.
     Idle,
     /// It reached a newer view without having to send anything.
@@ -77,7 +77,7 @@ pub(super) enum Step {
 pub(super) struct Answer {
     pub(super) views: Arc<Views>,
     pub(super) contents: Contents,
-    pub(super) removed: Vec<Arc<str>>,
+    pub(super) removed: Arc<[Arc<str>]>,
 }
 
 impl Subscription {
@@ -217,33 +217,14 @@ impl Subscription {
 
     /// Starts from what the client says it holds. What it was sent in the same
     /// version is not repeated; what no longer exists will be removed.
-    pub(super) fn resume(&mut self, versions: &InitialVersions, views: &Views) -> Result<(), Status> {
-        let layer = views.layer(self.ty);
+    pub(super) fn resume(&mut self, versions: InitialVersions) -> Result<(), Status> {
+        self.held = versions.into_layer(self.wildcard);
         if !self.wildcard {
             // A client that lists a resource and does not name it still has to
             // hear about it: ztunnel in on-demand mode comes back like this.
-            for listed in versions.iter() {
+            for listed in self.held.clone().iter() {
                 self.follow(listed.name().into())?;
             }
-        }
-        let stub = |listed: Listed<'_>| Resource::stub(self.ty, listed.name(), listed.version);
-        if self.wildcard && versions.len() >= layer.count(self.ty) / 2 {
-            // The usual case: the client has almost everything, so start from
-            // the shared layer and note the differences.
-            let mut edits = Edits::default();
-            layer.compare(self.ty, versions.iter(), |listing| match listing {
-                Listing::Other(listed) | Listing::Gone(listed) => edits.upsert(stub(listed)),
-                Listing::Missing(name) => edits.remove(&name),
-            });
-            let mut held = layer.clone();
-            held.apply(edits);
-            self.held = held;
-        } else {
-            let known = versions.iter().map(|listed| match layer.get(listed.name()) {
-                Some(known) if self.ty.carries(&known) && known.version().is(listed.version) => known,
-                _ => stub(listed),
-            });
-            self.held = known.collect();
         }
         // What the client names and already has in the right version needs no
         // answer beyond the response itself.
@@ -254,7 +235,7 @@ impl Subscription {
 
     /// Moves towards `ceiling`, the newest view this type may see now.
     /// Removals are held back as long as `floor` does not confirm them.
-    pub(super) fn step(&mut self, variant: Variant, ceiling: &Arc<Views>, floor: &Floor) -> Step {
+    pub(super) fn step(&mut self, variant: Variant, ceiling: &Arc<Views>, floor: &Floor) -> Outcome {
         let views = match &self.reached {
             Some(reached) if reached.revision > ceiling.revision => reached.clone(),
             _ => ceiling.clone(),
@@ -262,7 +243,7 @@ impl Subscription {
         let complete = floor.complete(&views);
         let asked = self.asked();
         if !asked && same(&self.reached, &Some(views.clone())) && same(&self.completed, &complete) {
-            return Step::Idle;
+            return Outcome::Idle;
         }
 
         let layer = self.select(views.layer(self.ty));
@@ -277,7 +258,7 @@ impl Subscription {
         let fresh = all && self.held.is_empty();
         let mut change = if fresh { Change::default() } else { self.change(&views, &layer, floor) };
         self.answer_owed(views.layer(self.ty), all, &mut change);
-        let news = !change.upserts.is_empty() || !change.removed.is_empty();
+        let news = !change.contents.listed().is_empty() || !change.removed.is_empty();
         let due = asked || news || (fresh && layer.count(self.ty) > 0);
 
         let mut kept = Edits::default();
@@ -288,20 +269,20 @@ impl Subscription {
         self.reached = Some(views.clone());
         self.completed = complete;
         if !due {
-            return if advanced { Step::Advanced } else { Step::Idle };
+            return if advanced { Outcome::Advanced } else { Outcome::Idle };
         }
         (self.answer_due, self.resend, self.outstanding) = (false, false, true);
         let contents = match variant {
             // The state of the world includes what may not be removed yet.
             Variant::Sotw => Contents::Whole(self.held.clone()),
             Variant::Delta if all => Contents::Whole(layer),
-            Variant::Delta => Contents::Some(change.upserts),
+            Variant::Delta => change.contents,
         };
         let removed = match variant {
-            Variant::Sotw => Vec::new(),
+            Variant::Sotw => Arc::default(),
             Variant::Delta => change.removed,
         };
-        Step::Send(Answer { views, contents, removed })
+        Outcome::Send(Answer { views, contents, removed })
     }
 
     /// What is left to do while a response is outstanding: find out whether
@@ -313,7 +294,7 @@ impl Subscription {
         complete: Option<Arc<Views>>,
         floor: &Floor,
         asked: bool,
-    ) -> Step {
+    ) -> Outcome {
         let (mut added, mut removed) = (false, false);
         if let Some(step) = self.shared_step(&views) {
             added = !step.upserts.is_empty();
@@ -331,7 +312,7 @@ impl Subscription {
             }
         }
         if added && let Some(reached) = &self.reached {
-            return Step::Blocked(reached.clone());
+            return Outcome::Blocked(reached.clone());
         }
         let mut advanced = !same(&self.reached, &Some(views.clone()));
         self.reached = Some(views);
@@ -339,40 +320,40 @@ impl Subscription {
             advanced |= !same(&self.completed, &complete);
             self.completed = complete;
         }
-        if advanced { Step::Advanced } else { Step::Idle }
+        if advanced { Outcome::Advanced } else { Outcome::Idle }
     }
 
     /// Sorts the differences between what the client has and `layer`.
     fn change(&self, views: &Views, layer: &Layer, floor: &Floor) -> Change {
         let mut change = Change::default();
         if let Some(step) = self.shared_step(views) {
-            change.upserts = step.upserts.clone();
-            for name in &step.removed {
-                match floor.confirms(self.ty, name) {
-                    true => change.removed.push(name.clone()),
-                    false => change.kept.extend(self.held.get(name)),
-                }
+            change.contents = Contents::Step(step.clone());
+            change.removed = step.removed.clone();
+            let kept = |name: &&Arc<str>| !floor.confirms(self.ty, name);
+            change.kept = step.removed.iter().filter(kept).filter_map(|name| self.held.get(name)).collect();
+            if !change.kept.is_empty() {
+                let confirmed = step.removed.iter().filter(|name| floor.confirms(self.ty, name));
+                change.removed = confirmed.cloned().collect();
             }
-            change.removed.sort();
             return change;
         }
-        let mut upserts = Vec::new();
+        let (mut upserts, mut removed) = (Vec::new(), Vec::new());
         for difference in layer.diff(&self.held) {
             match self.classify(difference, floor) {
                 Some(Due::Upsert(resource)) => upserts.push(resource),
-                Some(Due::Remove(resource)) => change.removed.push(resource.name().into()),
+                Some(Due::Remove(resource)) => removed.push(resource.name().into()),
                 Some(Due::Keep(resource)) => change.kept.push(resource),
                 None => {}
             }
         }
-        change.upserts = upserts.into();
         // Layers have an order of their own; people read names.
-        change.removed.sort();
+        removed.sort();
+        (change.contents, change.removed) = (Contents::Some(upserts.into()), removed.into());
         change
     }
 
     /// The way from what the client has to these views, if others take it too.
-    fn shared_step<'a>(&self, views: &'a Views) -> Option<&'a ViewStep> {
+    fn shared_step<'a>(&self, views: &'a Views) -> Option<&'a Arc<Step>> {
         if self.wildcard { views.step(self.ty, &self.held) } else { None }
     }
 
@@ -400,16 +381,17 @@ impl Subscription {
         if owed.is_empty() {
             return;
         }
-        let known = change.upserts.iter();
+        let known = change.contents.listed().iter();
         let mut upserts: BTreeMap<String, _> = known.map(|one| (one.name().into(), one.clone())).collect();
+        let mut removed = change.removed.to_vec();
         for key in owed {
             // A key that is not itself the name of a resource is reported as
             // removed even if it is an alias: ztunnel waits until the very
             // string it asked for appears in the response.
             if layer.get(&key).is_none_or(|resource| !self.ty.carries(&resource)) {
                 change.kept.retain(|kept| *kept.name() != *key);
-                if !change.removed.contains(&key) {
-                    change.removed.push(key.clone());
+                if !removed.contains(&key) {
+                    removed.push(key.clone());
                 }
             }
             if !all {
@@ -417,7 +399,7 @@ impl Subscription {
                 upserts.extend(found.map(|resource| (resource.name().into(), resource)));
             }
         }
-        change.upserts = upserts.into_values().collect();
+        (change.contents, change.removed) = (Contents::Some(upserts.into_values().collect()), removed.into());
     }
 
     /// The part of a view that belongs to the subscription.
@@ -477,12 +459,18 @@ impl Subscription {
 }
 
 /// What lies between what a client has and what it should have.
-#[derive(Default)]
 struct Change {
-    upserts: Arc<[Resource]>,
-    removed: Vec<Arc<str>>,
+    /// What is new or has changed; never a whole layer.
+    contents: Contents,
+    removed: Arc<[Arc<str>]>,
     /// Gone from the view, but something may still refer to it.
     kept: Vec<Resource>,
+}
+
+impl Default for Change {
+    fn default() -> Self {
+        Self { contents: Contents::Some(Box::default()), removed: Arc::default(), kept: Vec::new() }
+    }
 }
 
 enum Due {

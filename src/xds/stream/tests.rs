@@ -8,6 +8,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use super::*;
 use crate::xds::codec::request::{DeltaRequest, Rejection, SotwRequest};
 use crate::xds::resource::Keys;
+use crate::xds::view::InitialVersions;
 
 mod delta;
 mod order;
@@ -101,11 +102,18 @@ impl Bench {
         self.views = Arc::new(Views::new(self.views.revision + 1, addresses, authorizations));
     }
 
+    /// What a client lists when it comes back.
+    fn held(&self, ty: ResourceType, versions: &[(&str, &str)]) -> Option<InitialVersions> {
+        let mut held = InitialVersions::new(ty, self.views.layer(ty).clone());
+        versions.iter().for_each(|(name, version)| held.add(name.as_bytes(), version.as_bytes()).unwrap());
+        (!held.is_empty()).then_some(held)
+    }
+
     fn request(&mut self, mut request: DeltaRequest) -> Received {
         if self.stream.node().is_none() {
             request.node = Some(node());
         }
-        self.stream.on_delta_request(request, &self.views).unwrap()
+        self.stream.on_delta_request(request).unwrap()
     }
 
     fn sotw_request(&mut self, mut request: SotwRequest) -> Received {
@@ -155,8 +163,8 @@ impl Bench {
 /// The resources of a response as the wire would have them.
 fn contents(response: &Response) -> Vec<Resource> {
     let mut contents = match &response.contents {
-        Contents::Some(resources) => resources.to_vec(),
         Contents::Whole(layer) => layer.iter().filter(|resource| response.ty.carries(resource)).collect(),
+        listed => listed.listed().to_vec(),
     };
     contents.sort_by(|a, b| a.name().cmp(b.name()));
     contents

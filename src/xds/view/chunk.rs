@@ -97,16 +97,25 @@ impl Chunk {
         Resource::stored(self.entries[at].version, self.frames.slice(frame), self.facts.slice(facts))
     }
 
-    /// The numbers of the resources with a name of this hash.
-    pub(super) fn with_hash(&self, hash: u64) -> Range<usize> {
-        let from = self.entries.partition_point(|entry| entry.hash < hash);
+    /// The numbers of the resources with a name of this hash. All hashes of the
+    /// chunk begin with the same `bits` bits.
+    pub(super) fn with_hash(&self, bits: u32, hash: u64) -> Range<usize> {
+        // Hashes spread evenly, so the other bits tell about where this one is.
+        // To halve the chunk again and again would be to wait for memory as often.
+        let part = u128::from(hash.checked_shl(bits).unwrap_or(0));
+        let guess = ((part * self.len() as u128) >> 64) as usize;
+        let (before, after) = self.entries.split_at(guess);
+        let from = match before.iter().rev().take_while(|entry| entry.hash >= hash).count() {
+            0 => guess + after.iter().take_while(|entry| entry.hash < hash).count(),
+            back => guess - back,
+        };
         let same = self.entries[from..].iter().take_while(|entry| entry.hash == hash).count();
         from..from + same
     }
 
     /// The number of the resource of this name.
-    pub(super) fn find(&self, hash: u64, name: &str) -> Option<usize> {
-        self.with_hash(hash).find(|at| self.name_bytes(*at) == name.as_bytes())
+    pub(super) fn find(&self, bits: u32, hash: u64, name: &str) -> Option<usize> {
+        self.with_hash(bits, hash).find(|at| self.name_bytes(*at) == name.as_bytes())
     }
 
     /// How the resource of that number compares with a name.

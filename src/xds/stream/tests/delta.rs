@@ -18,12 +18,11 @@ fn synced(resources: &[(&str, &str)]) -> Bench {
 #[test]
 fn first_request_must_have_a_node() {
     let mut stream = Stream::new(Variant::Delta, 0);
-    let views = Views::new(1, Layer::default(), Layer::default());
-    let status = stream.on_delta_request(delta(Address), &views).unwrap_err();
+    let status = stream.on_delta_request(delta(Address)).unwrap_err();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
     for id in ["", "ztunnel", "ztunnel~1.1.1.1~zt.ns", "what~1.1.1.1~zt.ns~ns.svc", "ztunnel~1.1.1.1~zt~x~y~z"] {
         let node = Some(WireNode { id: id.into(), ..Default::default() });
-        let status = stream.on_delta_request(DeltaRequest { node, ..delta(Address) }, &views).unwrap_err();
+        let status = stream.on_delta_request(DeltaRequest { node, ..delta(Address) }).unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument, "{id}");
     }
 }
@@ -34,7 +33,7 @@ fn node_may_be_repeated_but_not_changed() {
     bench.request(delta(Address));
     bench.request(DeltaRequest { node: Some(node()), ..delta(Authorization) });
     let node = Some(WireNode { id: node().id.replace("zt.", "other."), ..Default::default() });
-    assert!(bench.stream.on_delta_request(DeltaRequest { node, ..delta(Address) }, &bench.views).is_err());
+    assert!(bench.stream.on_delta_request(DeltaRequest { node, ..delta(Address) }).is_err());
 }
 
 #[test]
@@ -178,7 +177,8 @@ fn reconnect_sends_only_differences() {
     let (v1, v2, v4) = (version("w1", "a"), version("w2", "old"), version("w4", "d"));
     for held in [&[("w1", &*v1), ("w2", &v2), ("w4", &v4), ("w9", ""), ("w0", "x")][..], &[("w1", &v1)]] {
         bench.stream = Stream::new(Variant::Delta, 8);
-        bench.request(DeltaRequest { initial_versions: held.iter().copied().collect(), ..delta(Address) });
+        let initial_versions = bench.held(Address, held);
+        bench.request(DeltaRequest { initial_versions, ..delta(Address) });
         match held.len() {
             1 => bench.expect(&[(Address, &["w2=b", "w3=c", "w4=d"], &[])]),
             _ => bench.expect(&[(Address, &["w2=b", "w3=c"], &["w0", "w9"])]),
@@ -195,10 +195,11 @@ fn reconnect_with_nothing_new_gets_an_empty_response() {
     let (w1, s1) = (version("w1", "a"), version("s1", "b"));
     for (ty, held) in [(Address, &[("w1", &*w1), ("s1", &s1)][..]), (Workload, &[("w1", &w1)])] {
         bench.stream = Stream::new(Variant::Delta, 8);
-        bench.request(DeltaRequest { initial_versions: held.iter().copied().collect(), ..delta(ty) });
+        let initial_versions = bench.held(ty, held);
+        bench.request(DeltaRequest { initial_versions, ..delta(ty) });
         bench.expect(&[(ty, &[], &[])]);
         bench.stream = Stream::new(Variant::Delta, 8);
-        let initial_versions = held.iter().copied().collect();
+        let initial_versions = bench.held(ty, held);
         bench.request(DeltaRequest { initial_versions, ..sub(ty, &["w1", "w9"]) });
         bench.expect(&[(ty, &[], &["w9"])]);
     }
@@ -304,7 +305,7 @@ fn on_demand_reconnect_keeps_the_keys() {
     let mut bench = bench(&[("w1", "s1"), ("s1", "x")]);
     let v1 = resource("w1", "s1").version().to_string();
     let held = [("w1", &*v1), ("s1", "old"), ("/vip-s1", ""), ("w9", "")];
-    let initial_versions = held.into_iter().collect();
+    let initial_versions = bench.held(Address, &held);
     bench.request(DeltaRequest { initial_versions, subscribe: names(&["*"]), ..unsub(Address, &["*"]) });
     bench.expect(&[(Address, &["s1=x"], &["/vip-s1", "w9"])]);
     bench.ack(Address);
@@ -337,7 +338,7 @@ fn names_are_limited() {
     let mut bench = bench(&[]);
     let subscribe = (0..MAX_NAMES).map(|n| format!("w{n}").into()).collect();
     bench.request(DeltaRequest { subscribe, ..delta(Address) });
-    let status = bench.stream.on_delta_request(sub(Address, &["one-more"]), &bench.views).unwrap_err();
+    let status = bench.stream.on_delta_request(sub(Address, &["one-more"])).unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
 }
 

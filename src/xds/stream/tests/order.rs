@@ -102,9 +102,10 @@ fn types_that_are_not_subscribed_do_not_matter() {
 #[test]
 fn reconnect_removes_gone_policies_after_the_addresses() {
     let mut bench = Bench::new(Variant::Delta, &[("w1", "a")]);
-    let held = |names: &[(&'static str, &'static str)]| names.iter().copied().collect();
-    bench.request(DeltaRequest { initial_versions: held(&[("p1", "old")]), ..delta(Authorization) });
-    bench.request(DeltaRequest { initial_versions: held(&[("w1", "old")]), ..delta(Address) });
+    for (ty, name) in [(Authorization, "p1"), (Address, "w1")] {
+        let initial_versions = bench.held(ty, &[(name, "old")]);
+        bench.request(DeltaRequest { initial_versions, ..delta(ty) });
+    }
     bench.expect(&[(Authorization, &[], &[]), (Address, &["w1=a"], &[])]);
     bench.ack(Authorization);
     bench.expect(&[(Authorization, &[], &["p1"])]);

@@ -246,7 +246,8 @@ impl Walk {
             subscribe.push("*");
             let versions: Vec<_> =
                 client.held.iter().map(|(name, content)| (name.clone(), version(name, content))).collect();
-            let initial_versions = versions.iter().map(|(name, version)| (&**name, &**version)).collect();
+            let versions: Vec<_> = versions.iter().map(|(name, version)| (&**name, &**version)).collect();
+            let initial_versions = self.bench.held(ty, &versions);
             let (subscribe, unsubscribe) = (names(&subscribe), names(unsubscribe));
             // What it lists counts as subscribed unless everything is.
             if !client.wildcard {
