@@ -118,11 +118,12 @@ impl<'de> Deserialize<'de> for ResourceVersion {
 }
 
 /// Labels, sorted by key. They are shared between objects: keys, values and
-/// the whole set.
+/// the whole set. There is one for each object, hence the narrow pointer; it
+/// is none if there are no labels.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
+pub struct Labels(Option<Arc<Vec<(Arc<str>, Arc<str>)>>>);
 
-static LABELS: Pool<[(Arc<str>, Arc<str>)]> = Pool::new();
+static LABELS: Pool<Vec<(Arc<str>, Arc<str>)>> = Pool::new();
 static OWNERS: Pool<Owner> = Pool::new();
 
 impl Labels {
@@ -130,28 +131,29 @@ impl Labels {
     fn new(mut labels: Vec<(Arc<str>, Arc<str>)>) -> Self {
         labels.sort_by(|a, b| a.0.cmp(&b.0));
         labels.dedup_by(|a, b| a.0 == b.0);
-        Self(LABELS.shared(&labels, |labels| labels.into()))
+        Self((!labels.is_empty()).then(|| LABELS.shared(&labels, |labels| Arc::new(labels.clone()))))
     }
 
     /// The value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(other, _)| (**other).cmp(key)).ok()?;
-        Some(&self.0[at].1)
+        let pairs = self.pairs();
+        let at = pairs.binary_search_by(|(other, _)| (**other).cmp(key)).ok()?;
+        Some(&pairs[at].1)
     }
 
     /// Whether there are no labels.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// All labels, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (&**key, &**value))
+        self.pairs().iter().map(|(key, value)| (&**key, &**value))
     }
 
     /// All labels as they are shared, in the order of their keys.
     pub fn pairs(&self) -> &[(Arc<str>, Arc<str>)] {
-        &self.0
+        self.0.as_ref().map_or(&[], |pairs| &**pairs)
     }
 
     /// Whether these labels, taken as a selector, are all among `labels`. An

@@ -21,14 +21,15 @@ use super::{Tables, locality, octets, set_canonical, set_tunnel, workload_resour
 struct Slices {
     /// By the pod an endpoint refers to.
     by_pod: Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>,
-    /// By the namespace of such a pod. Mostly there are none in it, and to know
-    /// that is one thing to remember for all of its pods.
+    /// By the namespace of such a pod. Mostly there are none in it, so most
+    /// pods need not look for their own.
     by_namespace: Index<Arc<str>, ObjectKey, Arc<EndpointSlice>>,
 }
 
 /// The workloads of all pods.
 pub(super) fn add_workloads(graph: &mut Graph, model: &Model, to: &mut Tables) {
-    let (slices, profiles) = (hand_written_slices(graph, model), profile::profiles(graph, model));
+    let slices = hand_written_slices(graph, model);
+    let profiles = profile::profiles(graph, model, slices.by_namespace);
     let (model_of, settings) = (model.clone(), model.settings.clone());
     let uid = move |pod: &ObjectKey| uid(&settings, pod);
     to.add(graph, "pod_workloads", model.inputs.pods, uid, move |cx, key, pod| {
@@ -36,7 +37,7 @@ pub(super) fn add_workloads(graph: &mut Graph, model: &Model, to: &mut Tables) {
             return None;
         }
         let profile = cx.get(profiles, &ProfileKey::of(pod))?;
-        workload(cx, &model_of, slices, profile, key, pod)
+        workload(cx, &model_of, slices.by_pod, profile, key, pod)
     });
 }
 
@@ -82,7 +83,7 @@ pub(super) fn slice_service(model: &Model, slice: &EndpointSlice) -> Option<Serv
 fn workload(
     cx: &Ctx<'_>,
     model: &Model,
-    slices: Slices,
+    slices: Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>,
     profile: &Profile,
     key: &ObjectKey,
     pod: &Pod,
@@ -154,17 +155,17 @@ fn node_locality(cx: &Ctx<'_>, model: &Model, node: &Arc<str>) -> Option<proto::
 fn services(
     cx: &Ctx<'_>,
     model: &Model,
-    slices: Slices,
+    slices: Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>,
     profile: &Profile,
     pod: &Pod,
 ) -> std::collections::BTreeMap<String, proto::PortList> {
     let selecting = profile.services.iter();
     let mut services: std::collections::BTreeMap<_, _> =
         selecting.map(|service| (service.key.to_string(), ports(pod, service))).collect();
-    if cx.fetch(slices.by_namespace, &pod.meta.namespace).next().is_none() {
+    if !profile.hand_written {
         return services;
     }
-    for (_, slice) in cx.fetch(slices.by_pod, &pod.meta.key()) {
+    for (_, slice) in cx.fetch(slices, &pod.meta.key()) {
         let this = |target: &crate::api::core::TargetRef| {
             &*target.kind == "Pod"
                 && target.namespace == pod.meta.namespace

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use fairway_proto::workload as proto;
 
-use crate::api::Labels;
-use crate::api::core::Pod;
-use crate::graph::{Collection, Ctx, Graph};
+use crate::api::core::{EndpointSlice, Pod};
+use crate::api::{Labels, ObjectKey};
+use crate::graph::{Collection, Ctx, Graph, Index};
 use crate::model::Model;
 use crate::model::service::Service;
 use crate::model::waypoint::Unattached;
@@ -41,6 +41,9 @@ pub(super) struct Profile {
     pub(super) trust_domain: String,
     /// The services that select the labels.
     pub(super) services: Vec<Arc<Service>>,
+    /// Whether there are pods in the namespace that slices refer to which
+    /// someone wrote by hand.
+    pub(super) hand_written: bool,
     /// The policies a workload names.
     pub(super) policies: Vec<String>,
     /// The tunnel of an instance of a waypoint.
@@ -51,14 +54,24 @@ pub(super) struct Profile {
     pub(super) unattached: Option<Unattached>,
 }
 
-/// The profiles of all pods in namespaces that are discovered.
-pub(super) fn profiles(graph: &mut Graph, model: &Model) -> Collection<ProfileKey, Profile> {
+/// The profiles of all pods in namespaces that are discovered; `slices` are
+/// those that someone wrote by hand.
+pub(super) fn profiles(
+    graph: &mut Graph,
+    model: &Model,
+    slices: Index<Arc<str>, ObjectKey, Arc<EndpointSlice>>,
+) -> Collection<ProfileKey, Profile> {
     let model_of = model.clone();
     let of_pod = |_: &_, pod: &Pod| Some(ProfileKey::of(pod));
-    graph.distinct("pod_profiles", model.inputs.pods, of_pod, move |cx, key| profile(cx, &model_of, key))
+    graph.distinct("pod_profiles", model.inputs.pods, of_pod, move |cx, key| profile(cx, &model_of, slices, key))
 }
 
-fn profile(cx: &Ctx<'_>, model: &Model, key: &ProfileKey) -> Option<Profile> {
+fn profile(
+    cx: &Ctx<'_>,
+    model: &Model,
+    slices: Index<Arc<str>, ObjectKey, Arc<EndpointSlice>>,
+    key: &ProfileKey,
+) -> Option<Profile> {
     let scope = model.scope();
     let ProfileKey { namespace, labels } = key;
     if !scope.discovers(cx, namespace) {
@@ -75,6 +88,7 @@ fn profile(cx: &Ctx<'_>, model: &Model, key: &ProfileKey) -> Option<Profile> {
         network_gateway: network_gateway(cx, model, network),
         trust_domain: trust_domain(cx, scope),
         services: services(cx, model, key),
+        hand_written: cx.fetch(slices, namespace).next().is_some(),
         policies: policies(cx, model, namespace, labels),
         application_tunnel,
         waypoint,

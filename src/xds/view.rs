@@ -25,12 +25,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
+use super::resource::{Framing, Relation, Resource, ResourceType, Version, name_hash};
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
 pub use draft::Draft;
 use index::{Index, key_hash};
-pub use initial::InitialVersions;
+pub use initial::{InitialVersions, Prints};
 use trie::{Trie, fitting};
 
 /// How many resources are in a chunk at most, on average.
@@ -59,6 +59,8 @@ pub struct Views {
     pub authorizations: Layer,
     /// For each layer, what leads to it from the one most streams are at.
     steps: [OnceLock<Arc<Step>>; 2],
+    /// For each layer, what those are compared with who come back.
+    prints: [OnceLock<Arc<Prints>>; 2],
 }
 
 /// The difference between two layers, found by the first stream that needs it
@@ -122,7 +124,13 @@ impl Views {
     /// The view published now.
     pub fn new(revision: u64, mut addresses: Layer, mut authorizations: Layer) -> Self {
         (addresses.published, authorizations.published) = (true, true);
-        Self { revision, published: Instant::now(), addresses, authorizations, steps: Default::default() }
+        let (steps, prints) = Default::default();
+        Self { revision, published: Instant::now(), addresses, authorizations, steps, prints }
+    }
+
+    /// The hashes and versions of the layer of a type.
+    fn prints(&self, ty: ResourceType) -> &Arc<Prints> {
+        self.prints[ty.layer() as usize].get_or_init(|| Arc::new(Prints::of(self.layer(ty))))
     }
 
     /// What leads from `held` to the layer of a type, if that is shared. It is
@@ -293,6 +301,14 @@ impl Layer {
     /// Whether there is a resource of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.find(name_hash(name), name).is_some()
+    }
+
+    /// Whether subscribers of a type are sent the resource of a hash and version.
+    fn carries(&self, ty: ResourceType, hash: u64, version: Version) -> bool {
+        self.chunks.leaf(hash).is_some_and(|chunk| {
+            let mut here = chunk.with_hash(self.chunks.bits(), hash);
+            here.any(|at| chunk.version(at) == version && ty.carries(&chunk.resource(at)))
+        })
     }
 
     /// The number of resources.

@@ -168,7 +168,7 @@ impl DeltaRequest {
             Some(versions) if versions.len() == MAX_VERSIONS => return Err(too_many("initial_resource_versions")),
             Some(versions) => versions,
             none => match ResourceType::from_type_url(&self.type_url) {
-                Some(ty) => none.insert(InitialVersions::new(ty, views.layer(ty).clone())),
+                Some(ty) => none.insert(InitialVersions::new(ty, views)),
                 // The request will be ignored.
                 None => return Ok(()),
             },

@@ -104,7 +104,7 @@ impl Bench {
 
     /// What a client lists when it comes back.
     fn held(&self, ty: ResourceType, versions: &[(&str, &str)]) -> Option<InitialVersions> {
-        let mut held = InitialVersions::new(ty, self.views.layer(ty).clone());
+        let mut held = InitialVersions::new(ty, &self.views);
         versions.iter().for_each(|(name, version)| held.add(name.as_bytes(), version.as_bytes()).unwrap());
         (!held.is_empty()).then_some(held)
     }

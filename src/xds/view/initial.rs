@@ -6,17 +6,45 @@
 //! list itself nothing is kept but where it differs.
 
 use std::str::Utf8Error;
+use std::sync::Arc;
 
-use super::{Edits, Layer};
+use super::{Edits, Layer, Views};
 use crate::xds::resource::{Resource, ResourceType, Version, name_hash};
+
+/// The hash of the name and the version of each resource of a layer, in its
+/// order. They are together, where to look one up is to wait for memory once:
+/// a thousand ztunnels ask for all of them after a restart.
+#[derive(Debug)]
+pub struct Prints(Box<[(u64, Version)]>);
+
+impl Prints {
+    /// Those of a layer.
+    pub(super) fn of(layer: &Layer) -> Self {
+        let chunks = layer.chunks.leaves();
+        Self(chunks.flat_map(|chunk| (0..chunk.len()).map(|at| (chunk.hash(at), chunk.version(at)))).collect())
+    }
+
+    /// The number of the resource. Equal hashes of both name and content are
+    /// one resource; to look at names would be to visit all frames.
+    fn find(&self, hash: u64, version: Version) -> Option<usize> {
+        // Hashes spread evenly, so each tells about where it is.
+        let guess = ((u128::from(hash) * self.0.len() as u128) >> 64) as usize;
+        let (before, after) = self.0.split_at(guess);
+        let from = match before.iter().rev().take_while(|(other, _)| *other >= hash).count() {
+            0 => guess + after.iter().take_while(|(other, _)| *other < hash).count(),
+            back => guess - back,
+        };
+        let same = self.0[from..].iter().take_while(|(other, _)| *other == hash);
+        same.enumerate().find(|(_, (_, other))| *other == version).map(|(at, _)| from + at)
+    }
+}
 
 /// `initial_resource_versions`, as far as they were read.
 #[derive(Debug)]
 pub struct InitialVersions {
     ty: ResourceType,
     layer: Layer,
-    /// For each chunk of the layer, how many resources are before it.
-    before: Box<[usize]>,
+    prints: Arc<Prints>,
     /// For each resource of the layer, whether it was listed in its version.
     same: Box<[bool]>,
     /// What was listed in a version or by a name that the layer has not.
@@ -25,12 +53,11 @@ pub struct InitialVersions {
 }
 
 impl InitialVersions {
-    /// An empty list of a type, to be compared with a layer.
-    pub fn new(ty: ResourceType, layer: Layer) -> Self {
-        let count = |sum: &mut usize, len: usize| Some(std::mem::replace(sum, *sum + len));
-        let before = layer.chunks.leaves().map(|chunk| chunk.len()).scan(0, |sum, len| count(sum, len)).collect();
+    /// An empty list of a type, to be compared with views.
+    pub fn new(ty: ResourceType, views: &Views) -> Self {
+        let layer = views.layer(ty).clone();
         let same = vec![false; layer.len()].into();
-        Self { ty, layer, before, same, others: Edits::default(), len: 0 }
+        Self { ty, layer, prints: views.prints(ty).clone(), same, others: Edits::default(), len: 0 }
     }
 
     /// The type of the resources.
@@ -60,15 +87,10 @@ impl InitialVersions {
         Ok(())
     }
 
-    /// The number of a resource that subscribers are sent. Equal hashes of both
-    /// name and content are one resource; to look at names would be to visit
-    /// all frames.
+    /// The number of a resource that subscribers are sent.
     fn find(&self, hash: u64, version: Version) -> Option<usize> {
-        let number = self.layer.place(hash);
-        let chunk = self.layer.chunks.at(number)?;
-        let at = chunk.with_hash(self.layer.chunks.bits(), hash).find(|at| chunk.version(*at) == version)?;
-        let carried = self.is_all() || self.ty.carries(&chunk.resource(at));
-        carried.then(|| self.before[number] + at)
+        let at = self.prints.find(hash, version)?;
+        (self.is_all() || self.layer.carries(self.ty, hash, version)).then_some(at)
     }
 
     /// Whether subscribers of the type are sent all of the layer.
