@@ -24,6 +24,7 @@ mod csr;
 mod fanout;
 mod idle;
 mod memory;
+mod newcomers;
 mod reconnect;
 mod renewal;
 mod rollout;
@@ -81,6 +82,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "s3", "churn", "a hundred pods change each second", churn::run, churn::BUSY;
     "s12", "csr", "certificates, closed loop", csr::run, ();
     "s13", "renewal", "certificates are renewed while pods change", renewal::run, ();
+    "s15", "newcomers", "clients that know nothing come in crowds while pods change", newcomers::run, ();
     "s14", "slow-readers", "some clients hardly read or do not read at all", slow::run, ();
     "s4", "rollout", "a thousand pods are replaced in half a minute", rollout::run, ();
 };

@@ -15,7 +15,8 @@ const RATE: f64 = 10_000.0 / 60.0;
 /// So that a p99 is one of more than a hundred changes.
 const CHANGES: Load = Load { rate: 10.0, seconds: 15 };
 
-fn load(options: &Options) -> Load {
+/// What changes quietly and beside something else.
+pub fn load(options: &Options) -> Load {
     Load {
         rate: options.rate.unwrap_or(CHANGES.rate).max(QUIET.rate),
         seconds: options.seconds.unwrap_or(CHANGES.seconds),
