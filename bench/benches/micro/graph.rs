@@ -21,12 +21,9 @@ pub fn commits(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(format!("{count} of {PODS} pods changed"), |bencher| {
             bencher.iter(|| {
-                let changed = (0..count).map(|at| {
-                    let number = turn * count + at;
-                    versions[number / HOT % 2][number % HOT].clone()
-                });
-                world.commit(changed);
-                turn += 1;
+                let turns = turn..turn + count;
+                turn = turns.end;
+                world.commit(turns.map(|turn| versions[turn / HOT % 2][turn % HOT].clone()));
             });
         });
     }
