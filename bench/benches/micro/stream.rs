@@ -52,11 +52,13 @@ pub fn rounds(criterion: &mut Criterion) {
         layers.push(world.views.clone());
     }
     let mut stream = synced(&world.views);
-    let mut revision = world.views.revision;
+    // The client holds the second of the two, so it is sent the first.
+    let mut turn = 0;
     group.bench_function("one push, its acknowledgement, and nothing more to say", |bencher| {
         let publish = || {
-            revision += 1;
-            let (old, new) = (&layers[revision as usize % 2], &layers[(revision + 1) as usize % 2]);
+            let (old, new) = (&layers[(turn + 1) % 2], &layers[turn % 2]);
+            turn += 1;
+            let revision = world.views.revision + turn as u64;
             let views = Views::new(revision, new.addresses.clone(), new.authorizations.clone());
             // As if another stream had found it already.
             views.step(Address, &old.addresses);
