@@ -57,7 +57,7 @@ doc: tools
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
 ##@ Against real parts
-.PHONY: integration python-tests bench
+.PHONY: integration python-tests bench micro
 integration: controlplane binary ## Fairway against a real Kubernetes API
 	cargo test $(CARGO_FLAGS) -p fairway-integration-tests
 
@@ -67,6 +67,9 @@ python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf and Pr
 bench: controlplane ## measure (SCENARIO=s3 ARGS="...")
 	cargo build $(CARGO_FLAGS) --release -p fairway -p fairway-bench
 	$(target)/release/fairway-bench $(SCENARIO) $(ARGS)
+
+micro: tools ## measure single parts alone, in 3 minutes (ARGS=commit for some)
+	cargo bench $(CARGO_FLAGS) -p fairway-bench --bench micro -- $(ARGS)
 
 ##@ Parts
 .PHONY: tools controlplane binary certs clean

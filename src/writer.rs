@@ -92,32 +92,8 @@ pub fn start(
     node_proxies: Vec<NodeAccount>,
     events: Receiver,
 ) -> std::io::Result<(Published, Questions, oneshot::Receiver<()>)> {
-    let mut graph = Graph::new();
-    let inputs = Inputs::new(&mut graph);
-    let model = Model::new(&mut graph, inputs, settings.clone());
-    let resources = workload::resources(&mut graph, &model);
-    let writer = Writer {
-        graph,
-        inputs,
-        resources,
-        settings,
-        missing: Kind::ALL.iter().copied().collect(),
-        views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
-        synced: watch::Sender::new(false),
-        mesh: watch::Sender::new(Arc::default()),
-        namespaces: watch::Sender::new(Arc::default()),
-        pods: Arc::new(PodDirectory::new(node_proxies)),
-        stats: Arc::default(),
-        said: Vec::new(),
-    };
-    let published = Published {
-        views: writer.views.subscribe(),
-        synced: writer.synced.subscribe(),
-        mesh: writer.mesh.subscribe(),
-        namespaces: writer.namespaces.subscribe(),
-        pods: writer.pods.clone(),
-        stats: writer.stats.clone(),
-    };
+    let writer = Writer::new(settings, node_proxies);
+    let published = writer.published();
     let (questions, asked) = tokio::sync::mpsc::channel(16);
     let (ended, end) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -130,6 +106,38 @@ pub fn start(
 }
 
 impl Writer {
+    fn new(settings: Arc<Settings>, node_proxies: Vec<NodeAccount>) -> Self {
+        let mut graph = Graph::new();
+        let inputs = Inputs::new(&mut graph);
+        let model = Model::new(&mut graph, inputs, settings.clone());
+        let resources = workload::resources(&mut graph, &model);
+        Self {
+            graph,
+            inputs,
+            resources,
+            settings,
+            missing: Kind::ALL.iter().copied().collect(),
+            views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
+            synced: watch::Sender::new(false),
+            mesh: watch::Sender::new(Arc::default()),
+            namespaces: watch::Sender::new(Arc::default()),
+            pods: Arc::new(PodDirectory::new(node_proxies)),
+            stats: Arc::default(),
+            said: Vec::new(),
+        }
+    }
+
+    fn published(&self) -> Published {
+        Published {
+            views: self.views.subscribe(),
+            synced: self.synced.subscribe(),
+            mesh: self.mesh.subscribe(),
+            namespaces: self.namespaces.subscribe(),
+            pods: self.pods.clone(),
+            stats: self.stats.clone(),
+        }
+    }
+
     async fn run(mut self, pace: Pace, mut events: Receiver, mut asked: tokio::sync::mpsc::Receiver<Question>) {
         let mut committed: Option<Instant> = None;
         loop {

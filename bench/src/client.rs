@@ -248,17 +248,25 @@ impl Clients {
         Self { tally, tasks, count }
     }
 
-    /// Waits until all are complete.
+    /// Waits until all are complete, and shows how that goes.
     pub async fn synced(&self, limit: Duration) -> anyhow::Result<Instant> {
-        let deadline = Instant::now() + limit;
         let mut progress = (self.count > 1).then(|| Progress::start("clients synced", self.count));
+        let show = |synced| {
+            if let Some(progress) = &mut progress {
+                progress.at(synced);
+            }
+        };
+        self.all_synced(limit, show).await
+    }
+
+    /// Waits until all are complete, and tells from time to time how many are.
+    pub async fn all_synced(&self, limit: Duration, mut each: impl FnMut(usize)) -> anyhow::Result<Instant> {
+        let deadline = Instant::now() + limit;
         while self.tally.synced.get() < self.count {
             self.check()?;
             let synced = self.tally.synced.get();
             ensure!(Instant::now() < deadline, "only {synced} of {} clients have synced after {limit:?}", self.count);
-            if let Some(progress) = &mut progress {
-                progress.at(synced);
-            }
+            each(synced);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         self.tally.last_synced.get().context("nobody has synced")

@@ -42,16 +42,21 @@
 //!   in the API server have.
 //!
 //! # Code
-//! [`mesh`] says what there is, [`world`] keeps it in a folder or, through
+//! `mesh` (in `lib.rs`) says what there is, [`world`] keeps it in a folder or, through
 //! [`kube`] and [`watch`], in a kube-apiserver; [`plane`] runs control planes,
 //! [`limit`] is the other server, [`http2`], [`message`] and [`client`] are the
 //! clients, [`process`] reads what processes cost, [`stats`] and [`report`]
 //! make numbers of it.
+//!
+//! # Single parts
+//! `make micro` measures what scenarios cannot tell apart: a commit, a
+//! difference, the codec, one stream, one certificate, each alone in this
+//! process on the same meshes. `benches/micro` has them. They find what made a
+//! scenario slower; whether it matters is for the scenario to say.
 
 mod stats;
 mod progress;
 mod options;
-mod mesh;
 mod plane;
 mod limit;
 mod http2;
@@ -70,6 +75,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
+use fairway_bench::mesh;
 
 use options::{Arguments, Hidden, Options};
 use plane::{Launch, allow_open_files};

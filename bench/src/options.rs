@@ -68,6 +68,9 @@ pub struct Options {
     /// Concurrent callers that want certificates
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub callers: usize,
+    /// Clients that know nothing and come at once, beside others
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub newcomers: usize,
     /// A scenario that takes longer is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     pub patience: u64,

@@ -9,8 +9,9 @@ use futures::future::LocalBoxFuture;
 use tempfile::TempDir;
 
 use crate::check::Checker;
-use crate::client::{Credentials, Hello};
+use crate::client::{Clients, Credentials, Hello};
 use crate::http2::Target;
+use crate::limit::Limit;
 use crate::mesh::Size;
 use crate::options::{Driver, Options};
 use crate::plane::{Launch, Plane};
@@ -23,6 +24,7 @@ mod csr;
 mod fanout;
 mod idle;
 mod memory;
+mod newcomers;
 mod reconnect;
 mod renewal;
 mod rollout;
@@ -66,7 +68,8 @@ macro_rules! scenarios {
 }
 
 /// All scenarios. Those that can share a mesh are next to each other, and the
-/// one that wears it out is the last.
+/// one that wears it out is the last: to put 20 000 pods into an API server
+/// takes longer than any scenario.
 pub const SCENARIOS: &[Scenario] = scenarios! {
     "s1", "cold-sync", "many clients connect at once and know nothing", sync::run, ();
     "s5", "reconnect", "the control plane crashes; everybody comes back with versions", reconnect::run, ();
@@ -79,6 +82,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "s3", "churn", "a hundred pods change each second", churn::run, churn::BUSY;
     "s12", "csr", "certificates, closed loop", csr::run, ();
     "s13", "renewal", "certificates are renewed while pods change", renewal::run, ();
+    "s15", "newcomers", "clients that know nothing come in crowds while pods change", newcomers::run, ();
     "s14", "slow-readers", "some clients hardly read or do not read at all", slow::run, ();
     "s4", "rollout", "a thousand pods are replaced in half a minute", rollout::run, ();
 };
@@ -118,8 +122,8 @@ pub struct Recorded {
     span: Duration,
     /// What clients said to begin with.
     hello: Hello,
-    /// Seconds of CPU of merely decoding what it was given.
-    decoding: f64,
+    /// Numbers that are limits and were found beside the control plane's own.
+    limit: Sample,
 }
 
 /// What scenarios share.
@@ -130,13 +134,39 @@ pub struct Bench {
     recorded: Recorded,
 }
 
+/// A server as clients see it, be it a control plane or the limit.
+struct Server {
+    pid: u32,
+    target: Target,
+    credentials: Vec<Credentials>,
+    hello: Hello,
+}
+
+impl Server {
+    /// Starts clients.
+    fn clients(&self, count: usize) -> Clients {
+        Clients::start(&self.target, &self.credentials, count, &self.hello)
+    }
+
+    /// Starts clients and waits until they have everything.
+    async fn synced(&self, count: usize) -> anyhow::Result<Clients> {
+        let clients = self.clients(count);
+        clients.synced(SYNC).await?;
+        Ok(clients)
+    }
+
+    /// Has one client come and go, for what is built only once.
+    async fn warm_up(&self) -> anyhow::Result<()> {
+        self.synced(1).await?.stop().await;
+        Ok(())
+    }
+}
+
 /// A control plane that serves a world, and has been checked to do so.
 struct Running {
     plane: Plane,
-    target: Target,
-    credentials: Vec<Credentials>,
+    server: Server,
     checker: Checker,
-    hello: Hello,
 }
 
 impl Running {
@@ -144,6 +174,22 @@ impl Running {
     async fn stop(self) {
         drop(self.checker);
         self.plane.stop().await;
+    }
+}
+
+/// A control plane, the world it serves, and clients that have everything.
+struct Stage {
+    world: World,
+    running: Running,
+    clients: Clients,
+}
+
+impl Stage {
+    /// Ends all but the world, which the next scenario may want.
+    async fn end(self, bench: &mut Bench) {
+        self.clients.stop().await;
+        self.running.stop().await;
+        bench.keep(self.world);
     }
 }
 
@@ -184,7 +230,34 @@ impl Bench {
     }
 
     fn keep(&mut self, world: World) {
-        self.kept = Some(world);
+        self.kept = Some(world).filter(|world| world.known);
+    }
+
+    /// A control plane on so many pods in a Kubernetes API, with streams.
+    async fn stage(&mut self, launch: &Launch, pods: usize, streams: usize) -> anyhow::Result<Stage> {
+        let size = self.options.size(pods, false);
+        let world = self.world(Driver::Kube, size).await?;
+        let started = async {
+            let running = self.serve(&world, launch, false).await?;
+            let clients = running.server.synced(streams).await?;
+            anyhow::Ok((running, clients))
+        };
+        match started.await {
+            Ok((running, clients)) => Ok(Stage { world, running, clients }),
+            Err(error) => {
+                self.keep(world);
+                Err(error)
+            }
+        }
+    }
+
+    /// The limit, which sends what was recorded first, and updates.
+    fn limit(&self, tls: bool, update: &[Vec<u8>]) -> anyhow::Result<(Limit, Server)> {
+        let Recorded { first, hello, .. } = &self.recorded;
+        let limit = Limit::start(self.work(), tls, first, update)?;
+        let credentials = vec![Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
+        let server = Server { pid: limit.pid(), target: limit.target(tls)?, credentials, hello: hello.clone() };
+        Ok((limit, server))
     }
 
     /// A control plane that serves a world.
@@ -200,7 +273,8 @@ impl Bench {
         checker.agrees(world, AGREE.max(SYNC)).await?;
         self.recorded =
             Recorded { first: checker.table.borrow().first.clone(), hello: hello.clone(), ..Default::default() };
-        Ok(Running { plane, target, credentials, checker, hello })
+        let server = Server { pid: plane.pid(), target, credentials, hello };
+        Ok(Running { plane, server, checker })
     }
 }
 

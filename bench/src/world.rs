@@ -110,6 +110,9 @@ pub struct World {
     store: Store,
     /// The number of the next change; none is used twice.
     pub next: usize,
+    /// Whether what is there is what `mesh` says: not while changes are made,
+    /// nor after some of them failed.
+    pub known: bool,
 }
 
 impl World {
@@ -117,14 +120,14 @@ impl World {
     pub fn files(folder: PathBuf, size: Size) -> anyhow::Result<Self> {
         let mesh = Mesh::new(size);
         let bytes = mesh.write(&folder)?;
-        Ok(Self { mesh, bytes, store: Store::Files(folder), next: 1 })
+        Ok(Self { mesh, bytes, store: Store::Files(folder), next: 1, known: true })
     }
 
     /// A mesh in a Kubernetes API.
     pub async fn kube(size: Size) -> anyhow::Result<Self> {
         let mesh = Mesh::new(size);
         let kube = Kube::start(&mesh).await?;
-        Ok(Self { mesh, bytes: 0, store: Store::Kube(kube), next: 1 })
+        Ok(Self { mesh, bytes: 0, store: Store::Kube(kube), next: 1, known: true })
     }
 
     /// What a control plane has to be pointed at.
@@ -185,6 +188,7 @@ impl World {
 
     /// Makes changes by the clock: open loop, whatever becomes of them.
     pub async fn play(&mut self, schedule: Vec<(Duration, Op)>) -> anyhow::Result<Vec<Timed>> {
+        self.known = false;
         let played = match &self.store {
             Store::Kube(kube) => kube.play(&self.mesh, schedule).await?,
             Store::Files(folder) => {
@@ -197,6 +201,7 @@ impl World {
             op.apply(&mut state);
             self.mesh.changed.insert(op.pod(), state);
         }
+        self.known = true;
         Ok(played)
     }
 

@@ -121,8 +121,14 @@ impl Api {
 
     /// A GET whose answer does not end, such as a watch.
     pub async fn stream(&self, path: &str) -> Result<tonic::body::Body, Refused> {
+        self.stream_as(path, "application/json").await
+    }
+
+    /// The same in another encoding.
+    pub async fn stream_as(&self, path: &str, media: &'static str) -> Result<tonic::body::Body, Refused> {
         let refused = |code, message| Refused { code, message: format!("GET {path}: {message}") };
-        let request = self.prepare("GET", path, "", String::new());
+        let mut request = self.prepare("GET", path, "", String::new());
+        request.headers_mut().insert("accept", http::HeaderValue::from_static(media));
         let answer = self.channel.clone().oneshot(request).await.map_err(|error| refused(0, format!("{error:?}")))?;
         match answer.status() {
             status if status.is_success() => Ok(answer.into_body()),

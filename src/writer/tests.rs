@@ -1,3 +1,5 @@
+mod clients;
+
 use super::*;
 use crate::api::Change;
 use crate::source::Sender;

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use tokio::time::{sleep, sleep_until};
 
-use super::{AGREE, ARRIVAL, Bench, Running, SYNC, Who, millis};
-use crate::client::{Clients, Credentials};
+use super::{AGREE, ARRIVAL, Bench, Stage, Who, millis};
+use crate::client::Clients;
 use crate::limit::Limit;
-use crate::options::{Driver, Options};
+use crate::options::Options;
+use crate::plane::Launch;
 use crate::process::{Meter, memory};
 use crate::report::{Budget, Budgets, Sample};
 use crate::stats::{median, percentile};
-use crate::world::{Op, Timed, World};
+use crate::world::{Op, Timed};
 
 pub const LIMIT: &str = "a server that writes as many prepared messages of the mean size to as many streams and reads \
                          the acknowledgements; its CPU per minute is for as many messages";
@@ -74,26 +75,26 @@ pub fn budgets(load: Load, options: &Options) -> Budgets {
 pub async fn run(load: Load, bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     let (load, streams) = (load.with(&bench.options), bench.options.streams.unwrap_or(STREAMS));
     let Who::Plane(launch) = who else { return limit(bench, streams).await.map(Some) };
-    let size = bench.options.size(PODS, false);
-    let mut world = bench.world(Driver::Kube, size).await?;
-    let running = bench.serve(&world, launch, false).await?;
-    let clients = Clients::start(&running.target, &running.credentials, streams, &running.hello);
-    clients.synced(SYNC).await?;
-    let sample = churn(bench, &running, &clients, &mut world, load).await?;
-    clients.stop().await;
-    running.stop().await;
-    bench.keep(world);
-    Ok(Some(sample))
+    staged(bench, launch, async |bench, stage| churn(bench, stage, load).await).await
+}
+
+/// Measures something on a control plane with streams. The pods are kept also
+/// if that fails.
+pub async fn staged(
+    bench: &mut Bench,
+    launch: &Launch,
+    measure: impl AsyncFnOnce(&mut Bench, &mut Stage) -> anyhow::Result<Sample>,
+) -> anyhow::Result<Option<Sample>> {
+    let streams = bench.options.streams.unwrap_or(STREAMS);
+    let mut stage = bench.stage(launch, PODS, streams).await?;
+    let sample = measure(bench, &mut stage).await;
+    stage.end(bench).await;
+    sample.map(Some)
 }
 
 /// Changes pods under clients that have synced.
-pub async fn churn(
-    bench: &mut Bench,
-    running: &Running,
-    clients: &Clients,
-    world: &mut World,
-    load: Load,
-) -> anyhow::Result<Sample> {
+pub async fn churn(bench: &mut Bench, stage: &mut Stage, load: Load) -> anyhow::Result<Sample> {
+    let Stage { world, running, clients } = stage;
     let from = world.next;
     let schedule = world.revisions(load.rate, load.changes());
     clients.expect(world.next);
@@ -155,12 +156,17 @@ pub async fn churn(
 }
 
 async fn limit(bench: &Bench, streams: usize) -> anyhow::Result<Sample> {
-    let (recorded, tls) = (&bench.recorded, bench.options.tls);
+    let (mut limit, server) = bench.limit(bench.options.tls, &bench.recorded.update)?;
+    let clients = server.synced(streams).await?;
+    let sample = pushes(bench, &mut limit, &clients).await?;
+    clients.stop().await;
+    Ok(sample)
+}
+
+/// Has the limit send what was recorded to clients that have synced.
+pub async fn pushes(bench: &Bench, limit: &mut Limit, clients: &Clients) -> anyhow::Result<Sample> {
+    let (recorded, streams) = (&bench.recorded, clients.tally.synced.get());
     let (count, span) = (recorded.messages.max(1), recorded.span);
-    let mut limit = Limit::start(bench.work(), tls, &recorded.first, &recorded.update)?;
-    let credentials = [Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
-    let clients = Clients::start(&limit.target(tls)?, &credentials, streams, &recorded.hello);
-    clients.synced(SYNC).await?;
     clients.expect(count);
     sleep(Duration::from_secs(1)).await;
     let mut meter = Meter::new(limit.pid());
@@ -177,7 +183,6 @@ async fn limit(bench: &Bench, streams: usize) -> anyhow::Result<Sample> {
     let mut latency = clients.latencies(pushed.into_iter());
     let each = cpu.as_secs_f64() / messages.max(1) as f64;
     let per_minute = each * (count * streams) as f64 / span.as_secs_f64() * 60.0;
-    clients.stop().await;
     let mut sample = Sample::default();
     for (name, part) in [("latency p50", 0.5), ("latency p99", 0.99), ("latency max", 1.0)] {
         sample.add(name, percentile(&mut latency, part), "ms");
@@ -187,5 +192,19 @@ async fn limit(bench: &Bench, streams: usize) -> anyhow::Result<Sample> {
     let size = recorded.update.first().context("no update was recorded")?.len();
     sample.add("messages per stream", messages as f64 / streams as f64, "");
     sample.add("bytes per message", size as f64 + 5.0, "");
+    Ok(sample)
+}
+
+/// The latencies of changes while something else went on; their limits are
+/// those of the same control plane before that.
+pub fn beside(bench: &mut Bench, quiet: &Sample, busy: &Sample, when: &str) -> anyhow::Result<Sample> {
+    let (mut sample, mut limit) = (Sample::default(), Sample::default());
+    for part in ["p50", "p99", "max"] {
+        for (from, to) in [(busy, &mut sample), (quiet, &mut limit)] {
+            let latency = from.get(&format!("latency {part}")).context("no latency")?;
+            to.add(format!("latency {part} {when}"), latency, "ms");
+        }
+    }
+    bench.recorded.limit = limit;
     Ok(sample)
 }

@@ -6,8 +6,7 @@ use anyhow::{Context, ensure};
 use tokio::time::sleep;
 
 use super::{AGREE, Bench, SYNC, Who};
-use crate::client::{Clients, Credentials};
-use crate::limit::Limit;
+use crate::client::Clients;
 use crate::mesh::{Size, namespace_name, write};
 use crate::options::{Driver, Options};
 use crate::process::{Meter, memory, reset_peak};
@@ -30,29 +29,25 @@ pub fn budgets((): (), _: &Options) -> Budgets {
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     let count = bench.options.streams.unwrap_or(STREAMS);
     let Who::Plane(launch) = who else {
-        let (tls, recorded) = (bench.options.tls, &bench.recorded);
-        let mut limit = Limit::start(bench.work(), tls, &recorded.first, &recorded.update)?;
-        let credentials = [Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
-        let clients = Clients::start(&limit.target(tls)?, &credentials, count, &recorded.hello);
-        clients.synced(SYNC).await?;
-        let pid = limit.pid();
+        let recorded = &bench.recorded;
+        let (mut limit, server) = bench.limit(bench.options.tls, &recorded.update)?;
+        let clients = server.synced(count).await?;
         let change = || {
             limit.push(0)?;
             Ok(Instant::now())
         };
-        return fan_out(pid, &clients, recorded.messages, 0.0, change).await.map(Some);
+        return fan_out(server.pid, &clients, recorded.messages, 0.0, change).await.map(Some);
     };
     let size = Size { namespaces: 2, ..bench.options.size(PODS, true) };
     let mut world = bench.world(Driver::Files, size).await?;
     let folder = world.folder().context("a namespace is labelled in a folder only")?.to_owned();
     write(&folder.join("waypoint.yaml"), &waypoint(&namespace_name(0)))?;
     let running = bench.serve(&world, launch, false).await?;
-    let clients = Clients::start(&running.target, &running.credentials, count, &running.hello);
-    clients.synced(SYNC).await?;
+    let clients = running.server.synced(count).await?;
     // Every pod and every service of the namespace.
     let expected = size.pods.div_ceil(size.namespaces) + size.services.div_ceil(size.namespaces);
     let quiet = world.quiet();
-    let sample = fan_out(running.plane.pid(), &clients, expected, quiet, || world.set_waypoint(0, true)).await?;
+    let sample = fan_out(running.server.pid, &clients, expected, quiet, || world.set_waypoint(0, true)).await?;
     clients.stop().await;
     running.checker.agrees(&world, AGREE).await?;
     bench.recorded.update.clone_from(&running.checker.table.borrow().updates);

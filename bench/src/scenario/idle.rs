@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{AGREE, Bench, SETTLE, SYNC, Who};
-use crate::client::{Clients, Credentials, Hello};
-use crate::http2::Target;
-use crate::limit::Limit;
+use super::{AGREE, Bench, SETTLE, Server, Who};
 use crate::options::{Driver, Options};
 use crate::process::{Meter, memory};
 use crate::report::{Budget, Budgets, Sample};
@@ -30,34 +27,25 @@ pub fn budgets((): (), _: &Options) -> Budgets {
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     let count = bench.options.streams.unwrap_or(STREAMS);
     let Who::Plane(launch) = who else {
-        let limit = Limit::start(bench.work(), true, &bench.recorded.first, &[])?;
-        let credentials = [Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
-        return idle(limit.pid(), &limit.target(true)?, &credentials, count, &bench.recorded.hello).await.map(Some);
+        let (_limit, server) = bench.limit(true, &[])?;
+        return idle(&server, count).await.map(Some);
     };
     let size = bench.options.size(PODS, false);
     let world = bench.world(Driver::Files, size).await?;
     let running = bench.serve(&world, launch, true).await?;
-    let sample = idle(running.plane.pid(), &running.target, &running.credentials, count, &running.hello).await?;
+    let sample = idle(&running.server, count).await?;
     running.checker.agrees(&world, AGREE).await?;
     running.stop().await;
     bench.keep(world);
     Ok(Some(sample))
 }
 
-async fn idle(
-    pid: u32,
-    target: &Target,
-    credentials: &[Credentials],
-    count: usize,
-    hello: &Hello,
-) -> anyhow::Result<Sample> {
-    let one = Clients::start(target, credentials, 1, hello);
-    one.synced(SYNC).await?;
-    one.stop().await;
+async fn idle(server: &Server, count: usize) -> anyhow::Result<Sample> {
+    let pid = server.pid;
+    server.warm_up().await?;
     sleep(SETTLE).await;
     let before = memory(pid)?;
-    let clients = Clients::start(target, credentials, count, hello);
-    clients.synced(SYNC).await?;
+    let clients = server.synced(count).await?;
     sleep(SETTLE).await;
     let during = memory(pid)?;
     let mut meter = Meter::new(pid);

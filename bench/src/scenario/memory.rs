@@ -31,10 +31,7 @@ pub fn budgets((): (), options: &Options) -> Budgets {
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     const SLOPE: &str = "RSS per workload with its share of services and nodes";
     let mut sample = Sample::default();
-    let Who::Plane(launch) = who else {
-        sample.add(SLOPE, bench.recorded.decoding, "bytes");
-        return Ok(Some(sample));
-    };
+    let Who::Plane(launch) = who else { return Ok(Some(bench.recorded.limit.clone())) };
     let (mut steady, mut wire) = (Vec::new(), Vec::new());
     for part in PARTS {
         let pods = bench.options.pods.unwrap_or(PODS) / part;
@@ -58,7 +55,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
             std::fs::remove_dir_all(folder)?;
         }
     }
-    bench.recorded.decoding = slope(&wire);
+    bench.recorded.limit.add(SLOPE, slope(&wire), "bytes");
     sample.add(SLOPE, slope(&steady), "bytes");
     Ok(Some(sample))
 }

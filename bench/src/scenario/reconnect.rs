@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{AGREE, Bench, SYNC, Who, millis};
+use super::{AGREE, Bench, SYNC, Server, Who, millis};
 use crate::check::Checker;
-use crate::client::{Clients, Credentials, Hello};
-use crate::http2::Target;
-use crate::limit::Limit;
+use crate::client::Hello;
 use crate::options::{Driver, Options};
 use crate::process::{Meter, memory, reset_peak};
 use crate::report::{Budget, Budgets, Sample};
@@ -42,33 +40,31 @@ pub fn budgets((): (), options: &Options) -> Budgets {
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     let count = bench.options.streams.unwrap_or(STREAMS);
     let Who::Plane(launch) = who else {
-        let recorded = &bench.recorded;
-        let limit = Limit::start(bench.work(), true, &recorded.first, &[])?;
-        let credentials = [Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
-        return storm(limit.pid(), &limit.target(true)?, &credentials, count, &recorded.hello).await.map(Some);
+        let (_limit, server) = bench.limit(true, &[])?;
+        return storm(&server, count).await.map(Some);
     };
     let size = bench.options.size(PODS, true);
     let world = bench.world(Driver::Files, size).await?;
     // Who has not shown who it is may not send this much.
     let mut running = bench.serve(&world, launch, true).await?;
-    let clients = Clients::start(&running.target, &running.credentials, count, &running.hello);
-    clients.synced(SYNC).await?;
+    let clients = running.server.synced(count).await?;
     let versions = running.checker.table.borrow().versions();
     let table = running.checker.table.clone();
-    let hello = Hello::resuming(versions.clone());
+    running.server.hello = Hello::resuming(versions.clone());
 
     running.plane = running.plane.crash()?;
+    running.server.pid = running.plane.pid();
     clients.stop().await;
     let ready = running.plane.ready().await?;
     let start = ready - running.plane.started;
     table.borrow_mut().first.clear();
-    running.checker = Checker::resume(&running.target, &running.credentials[0], &hello, table.clone());
+    let Server { target, credentials, hello, .. } = &running.server;
+    running.checker = Checker::resume(target, &credentials[0], hello, table.clone());
     running.checker.agrees(&world, AGREE.max(SYNC)).await?;
     bench.recorded.first.clone_from(&table.borrow().first);
     bench.recorded.hello = hello.clone();
     sleep(Duration::from_secs(1)).await;
-    let pid = running.plane.pid();
-    let mut sample = storm(pid, &running.target, &running.credentials, count, &hello).await?;
+    let mut sample = storm(&running.server, count).await?;
     running.checker.agrees(&world, AGREE).await?;
     sample.add("exec to ready after the crash", start.as_secs_f64(), "s");
 
@@ -78,7 +74,8 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     addresses
         .extend((0..gone).map(|at| (format!("Kubernetes//Pod/gone/gone-7d9f8c6b5-{at:06}"), format!("{at:016x}"))));
     let accepted = addresses.len();
-    let many = Clients::start(&running.target, &running.credentials, 1, &Hello::resuming([addresses, policies]));
+    running.server.hello = Hello::resuming([addresses, policies]);
+    let many = running.server.clients(1);
     let answered = many.synced(SYNC).await;
     let told = many.tally.resources.get();
     many.stop().await;
@@ -90,17 +87,12 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     Ok(Some(sample))
 }
 
-async fn storm(
-    pid: u32,
-    target: &Target,
-    credentials: &[Credentials],
-    count: usize,
-    hello: &Hello,
-) -> anyhow::Result<Sample> {
+async fn storm(server: &Server, count: usize) -> anyhow::Result<Sample> {
+    let pid = server.pid;
     let mut meter = Meter::new(pid);
     reset_peak(pid)?;
     let (before, used, started) = (memory(pid)?, meter.read()?, Instant::now());
-    let clients = Clients::start(target, credentials, count, hello);
+    let clients = server.clients(count);
     let wall = clients.synced(SYNC).await? - started;
     sleep(Duration::from_millis(50)).await;
     clients.check()?;

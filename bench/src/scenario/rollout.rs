@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::churn::{PODS, STREAMS};
-use super::{AGREE, Bench, SYNC, Who};
+use super::{AGREE, Bench, Stage, Who};
 use crate::check::{Event, Table};
-use crate::client::Clients;
-use crate::options::{Driver, Options};
+use crate::options::Options;
 use crate::process::Meter;
 use crate::report::{Budget, Budgets, Sample};
 use crate::stats::percentile;
@@ -68,12 +67,8 @@ fn schedule(world: &World, replaced: usize, seconds: u64) -> Vec<(Duration, Op)>
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     let Who::Plane(launch) = who else { return Ok(None) };
     let (streams, seconds) = (bench.options.streams.unwrap_or(STREAMS), bench.options.seconds.unwrap_or(SECONDS));
-    let size = bench.options.size(PODS, false);
-    let mut world = bench.world(Driver::Kube, size).await?;
     let replaced = replaced(&bench.options);
-    let running = bench.serve(&world, launch, false).await?;
-    let clients = Clients::start(&running.target, &running.credentials, streams, &running.hello);
-    clients.synced(SYNC).await?;
+    let Stage { mut world, running, clients } = bench.stage(launch, PODS, streams).await?;
     sleep(Duration::from_secs(1)).await;
     let mut meter = Meter::new(running.plane.pid());
     let (used, bytes) = (meter.read()?, clients.tally.bytes.get());

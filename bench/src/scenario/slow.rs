@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::churn::{self, BUSY, Load, PODS, STREAMS};
-use super::{AGREE, Bench, SYNC, Who};
+use super::{AGREE, Bench, SYNC, Server, Stage, Who};
 use crate::check::{Checker, Pace};
-use crate::client::Clients;
-use crate::options::{Driver, Options};
+use crate::options::Options;
 use crate::process::memory;
 use crate::report::{Budget, Budgets, Sample};
 
@@ -31,61 +30,47 @@ pub fn setting((): (), options: &Options) -> String {
 
 pub fn budgets((): (), _: &Options) -> Budgets {
     vec![
-        ("healthy clients: latency p99", Budget::TimesLimit(1.05)),
+        ("latency p99 of healthy clients", Budget::TimesLimit(1.05)),
         ("growth of RSS", Budget::AtMost(10.0)),
         ("slow clients that converge when they read again", Budget::AtLeast(2.0 * SLOW as f64)),
     ]
 }
 
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
-    const P99: &str = "healthy clients: latency p99";
-    let mut sample = Sample::default();
-    let Who::Plane(launch) = who else {
-        sample.add(P99, bench.recorded.decoding, "ms");
-        return Ok(Some(sample));
-    };
-    let (load, streams) = (BUSY.with(&bench.options), bench.options.streams.unwrap_or(STREAMS));
-    let size = bench.options.size(PODS, false);
-    let mut world = bench.world(Driver::Kube, size).await?;
-    let running = bench.serve(&world, launch, false).await?;
-    let clients = Clients::start(&running.target, &running.credentials, streams, &running.hello);
-    clients.synced(SYNC).await?;
-    let alone = churn::churn(bench, &running, &clients, &mut world, load).await?;
+    let Who::Plane(launch) = who else { return Ok(Some(bench.recorded.limit.clone())) };
+    churn::staged(bench, launch, compare).await
+}
+
+async fn compare(bench: &mut Bench, stage: &mut Stage) -> anyhow::Result<Sample> {
+    let load = BUSY.with(&bench.options);
+    let alone = churn::churn(bench, stage, load).await?;
     let mut slow = Vec::new();
     for at in 0..2 * SLOW {
         // Each is a checking client: what it holds in the end is compared.
-        let checker =
-            Checker::start(&running.target, &running.credentials[at % running.credentials.len()], &running.hello);
+        let Server { target, credentials, hello, .. } = &stage.running.server;
+        let checker = Checker::start(target, &credentials[at % credentials.len()], hello);
         checker.synced(SYNC).await?;
         slow.push(checker);
     }
     for (at, checker) in slow.iter().enumerate() {
         checker.set_pace(if at < SLOW { Pace::Bytes(RATE) } else { Pace::Stopped });
     }
-    let before = memory(running.plane.pid())?;
-    let beside = churn::churn(bench, &running, &clients, &mut world, load).await?;
-    let after = memory(running.plane.pid())?;
-    let behind = slow.iter().filter(|checker| checker.table.borrow().compare(&world).is_err()).count();
+    let before = memory(stage.running.server.pid)?;
+    let beside = churn::churn(bench, stage, load).await?;
+    let after = memory(stage.running.server.pid)?;
+    let behind = slow.iter().filter(|checker| checker.table.borrow().compare(&stage.world).is_err()).count();
     let mut converged = 0;
     for checker in &slow {
         checker.set_pace(Pace::Full);
     }
     for checker in &slow {
-        checker.agrees(&world, AGREE).await.context("a slow client does not converge")?;
+        checker.agrees(&stage.world, AGREE).await.context("a slow client does not converge")?;
         converged += 1;
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
-    clients.stop().await;
-    drop(slow);
-    running.stop().await;
-    bench.keep(world);
-    bench.recorded.decoding = alone.get("latency p99").context("no latency")?;
-    for part in ["p50", "p99", "max"] {
-        let latency = beside.get(&format!("latency {part}")).context("no latency")?;
-        sample.add(format!("healthy clients: latency {part}"), latency, "ms");
-    }
+    let mut sample = churn::beside(bench, &alone, &beside, "of healthy clients")?;
     sample.add("growth of RSS", (after.rss - before.rss) / 1e6, "MB");
     sample.add("slow clients that were behind", behind as f64, "");
     sample.add("slow clients that converge when they read again", converged as f64, "");
-    Ok(Some(sample))
+    Ok(sample)
 }

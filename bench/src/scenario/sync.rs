@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Bench, SYNC, Who, millis};
-use crate::client::{Clients, Credentials, Hello};
-use crate::http2::Target;
-use crate::limit::Limit;
+use super::{Bench, SYNC, Server, Who, millis};
 use crate::options::{Driver, Options};
 use crate::process::{Meter, memory, reset_peak};
 use crate::report::{Budget, Budgets, Sample};
@@ -34,37 +31,27 @@ pub fn budgets((): (), options: &Options) -> Budgets {
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     let count = bench.options.streams.unwrap_or(CLIENTS);
     let Who::Plane(launch) = who else {
-        let (tls, recorded) = (bench.options.tls, &bench.recorded);
-        let limit = Limit::start(bench.work(), tls, &recorded.first, &[])?;
-        let credentials = [Credentials { node: 0, pod: "ztunnel-limit".into(), token: None }];
-        return sync(limit.pid(), &limit.target(tls)?, &credentials, count, &recorded.hello).await.map(Some);
+        let (_limit, server) = bench.limit(bench.options.tls, &[])?;
+        return sync(&server, count).await.map(Some);
     };
     let size = bench.options.size(PODS, true);
     let world = bench.world(Driver::Files, size).await?;
     let running = bench.serve(&world, launch, false).await?;
-    let sample = sync(running.plane.pid(), &running.target, &running.credentials, count, &running.hello).await?;
+    let sample = sync(&running.server, count).await?;
     running.checker.agrees(&world, super::AGREE).await?;
     running.stop().await;
     bench.keep(world);
     Ok(Some(sample))
 }
 
-async fn sync(
-    pid: u32,
-    target: &Target,
-    credentials: &[Credentials],
-    count: usize,
-    hello: &Hello,
-) -> anyhow::Result<Sample> {
-    // Once without being measured, for what is built only once.
-    let first = Clients::start(target, credentials, 1, hello);
-    first.synced(SYNC).await?;
-    first.stop().await;
+async fn sync(server: &Server, count: usize) -> anyhow::Result<Sample> {
+    let pid = server.pid;
+    server.warm_up().await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut meter = Meter::new(pid);
     reset_peak(pid)?;
     let (before, used, started) = (memory(pid)?, meter.read()?, Instant::now());
-    let clients = Clients::start(target, credentials, count, hello);
+    let clients = server.clients(count);
     let wall = clients.synced(SYNC).await? - started;
     // The last acknowledgements are still being read.
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -221,3 +221,6 @@ fn hand_over(ready: &mut VecDeque<Bytes>, copied: &mut BytesMut, frame: Bytes) {
     }
     ready.push_back(frame);
 }
+
+#[cfg(test)]
+mod tests;
