@@ -198,9 +198,9 @@ struct Layout {
 }
 
 /// Field 1 with a length: `Any.type_url`, `Resource.version`, `Address.workload`.
-const FIELD_1: u8 = 0x0a;
+pub(super) const FIELD_1: u8 = 0x0a;
 /// Field 2 with a length: `resources`, `Resource.resource`, `Any.value`.
-const FIELD_2: u8 = 0x12;
+pub(super) const FIELD_2: u8 = 0x12;
 /// Field 3 with a length: `Resource.name`.
 const FIELD_3: u8 = 0x1a;
 /// Field 4 with a length: `Resource.aliases`.
@@ -466,15 +466,16 @@ impl Version {
     /// Reads what [`Display`](fmt::Display) writes.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let text: &[u8; VERSION_DIGITS] = text.try_into().ok()?;
-        // Without a branch for each digit: this runs once for each resource that
-        // a reconnecting client lists.
-        let (mut number, mut wrong) = (0, false);
-        for byte in text {
-            let (digit, letter) = (byte.wrapping_sub(b'0'), byte.wrapping_sub(b'a'));
-            number = number << 4 | u64::from(if letter < 6 { letter + 10 } else { digit & 0xf });
-            wrong |= letter >= 6 && digit >= 10;
-        }
-        (!wrong).then_some(Self(number))
+        text.iter()
+            .try_fold(0, |number, byte| {
+                let digit = match byte {
+                    b'0'..=b'9' => byte - b'0',
+                    b'a'..=b'f' => byte - b'a' + 10,
+                    _ => return None,
+                };
+                Some(number << 4 | u64::from(digit))
+            })
+            .map(Self)
     }
 }
 

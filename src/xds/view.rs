@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::resource::{Framing, Relation, Resource, ResourceType, Version, name_hash};
+use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
 pub use draft::Draft;
@@ -59,8 +59,8 @@ pub struct Views {
     pub authorizations: Layer,
     /// For each layer, what leads to it from the one most streams are at.
     steps: [OnceLock<Arc<Step>>; 2],
-    /// For each layer, what those are compared with who come back.
-    prints: [OnceLock<Arc<Prints>>; 2],
+    /// For each type, what lists of those are compared with who come back.
+    prints: [OnceLock<Arc<Prints>>; ResourceType::ALL.len()],
 }
 
 /// The difference between two layers, found by the first stream that needs it
@@ -128,9 +128,9 @@ impl Views {
         Self { revision, published: Instant::now(), addresses, authorizations, steps, prints }
     }
 
-    /// The hashes and versions of the layer of a type.
+    /// How clients list what is there of a type.
     fn prints(&self, ty: ResourceType) -> &Arc<Prints> {
-        self.prints[ty.layer() as usize].get_or_init(|| Arc::new(Prints::of(self.layer(ty))))
+        self.prints[ty as usize].get_or_init(|| Arc::new(Prints::of(ty, self.layer(ty))))
     }
 
     /// What leads from `held` to the layer of a type, if that is shared. It is
@@ -301,14 +301,6 @@ impl Layer {
     /// Whether there is a resource of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.find(name_hash(name), name).is_some()
-    }
-
-    /// Whether subscribers of a type are sent the resource of a hash and version.
-    fn carries(&self, ty: ResourceType, hash: u64, version: Version) -> bool {
-        self.chunks.leaf(hash).is_some_and(|chunk| {
-            let mut here = chunk.with_hash(self.chunks.bits(), hash);
-            here.any(|at| chunk.version(at) == version && ty.carries(&chunk.resource(at)))
-        })
     }
 
     /// The number of resources.

@@ -1,9 +1,8 @@
 //! Responses to bytes, and the largest of requests from bytes.
 
-use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use fairway::xds::codec::request::DeltaRequest;
+use fairway::xds::codec::request::{DeltaRequest, Request};
 use fairway::xds::codec::response::Encoder;
 use fairway::xds::resource::ResourceType::Address;
 use fairway::xds::stream::{Response, Stream, Variant};
@@ -26,7 +25,7 @@ pub fn responses(criterion: &mut Criterion) {
     encode(&mut group, "one resource", &one);
 
     let mut stream = Stream::new(Variant::Delta, 1);
-    tell(&mut stream, request(Address, String::new()), &world.views);
+    tell(&mut stream, request(Address, String::new()));
     let whole = stream.next(&world.views).expect("the first response");
     encode(&mut group, "a whole layer", &whole);
     group.finish();
@@ -54,16 +53,21 @@ pub fn requests(criterion: &mut Criterion) {
         initial_resource_versions: versions.collect(),
         ..DeltaDiscoveryRequest::default()
     };
-    let (count, message) = (message.initial_resource_versions.len(), Bytes::from(message.encode_to_vec()));
-    let decoded = || DeltaRequest::decode(message.clone()).expect("it is a request");
+    let (count, message) = (message.initial_resource_versions.len(), message.encode_to_vec());
+    let read = || {
+        let mut request = Request::new(Variant::Delta);
+        request.read(&message, true, &views).expect("it is a request");
+        let Request::Delta(request) = request else { panic!("it is of the other variant") };
+        request
+    };
     group.throughput(Throughput::Elements(count as u64));
-    group.bench_function(format!("decode {count} versions, {} bytes", message.len()), |bencher| {
-        bencher.iter(|| decoded().initial_versions.len());
+    group.bench_function(format!("read {count} versions of what a layer has, {} bytes", message.len()), |bencher| {
+        bencher.iter(read);
     });
-    group.bench_function(format!("compare {count} versions with a layer that has them all"), |bencher| {
-        let fresh = || (Stream::new(Variant::Delta, 1), decoded());
+    group.bench_function(format!("answer a list of {count} versions"), |bencher| {
+        let fresh = || (Stream::new(Variant::Delta, 1), read());
         let answer = |(mut stream, request): (Stream, DeltaRequest)| {
-            tell(&mut stream, request, &views);
+            tell(&mut stream, request);
             let response = stream.next(&views).expect("a first response is always due");
             assert!(response.removed.is_empty());
             (stream, response)

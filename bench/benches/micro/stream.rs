@@ -21,14 +21,14 @@ pub fn request(ty: ResourceType, nonce: String) -> DeltaRequest {
 }
 
 /// Tells a stream what its client says.
-pub fn tell(stream: &mut Stream, request: DeltaRequest, views: &Views) {
-    stream.on_delta_request(request, views).expect("the request is right");
+pub fn tell(stream: &mut Stream, request: DeltaRequest) {
+    stream.on_delta_request(request).expect("the request is right");
 }
 
 /// The next response, acknowledged.
 pub fn acknowledged(stream: &mut Stream, views: &Arc<Views>) -> Option<Response> {
     let response = stream.next(views)?;
-    tell(stream, request(response.ty, response.nonce.to_string()), views);
+    tell(stream, request(response.ty, response.nonce.to_string()));
     Some(response)
 }
 
@@ -36,7 +36,7 @@ pub fn acknowledged(stream: &mut Stream, views: &Arc<Views>) -> Option<Response>
 pub fn synced(views: &Arc<Views>) -> Stream {
     let mut stream = Stream::new(Variant::Delta, 1);
     for ty in [Authorization, Address] {
-        tell(&mut stream, request(ty, String::new()), views);
+        tell(&mut stream, request(ty, String::new()));
     }
     while acknowledged(&mut stream, views).is_some() {}
     stream

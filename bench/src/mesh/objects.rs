@@ -251,12 +251,15 @@ spec:
   containers:
   - name: app
     ports:
-    - {{ containerPort: 8080, name: http, protocol: TCP }}
+    - containerPort: 8080
+      name: http
+      protocol: TCP
   nodeName: {node}
   serviceAccountName: {service_account}
 status:
   conditions:
-  - {{ type: Ready, status: \"{ready}\" }}
+  - status: \"{ready}\"
+    type: Ready
   phase: Running
   podIPs:
   - ip: {address}

@@ -16,6 +16,7 @@ use crate::xds::codec::response::Encoder;
 use crate::xds::resource::Resource;
 use crate::xds::resource::ResourceType::{self, Address, Authorization};
 use crate::xds::stream::{Stream, Variant};
+use crate::xds::view::InitialVersions;
 
 /// Both types that ztunnel wants, in the order in which it asks.
 const TYPES: [ResourceType; 2] = [Address, Authorization];
@@ -111,16 +112,21 @@ impl Client {
         self.streams += 1;
         self.has_addresses = false;
         self.stream = Stream::new(Variant::Delta, self.streams);
+        let views = mesh.views();
         for (ty, held) in &mut self.held {
             held.nonce = None;
+            let mut versions = InitialVersions::new(*ty, &views);
+            for (name, version) in &held.versions {
+                versions.add(name.as_bytes(), version.as_bytes()).unwrap();
+            }
             let id = "ztunnel~10.0.0.1~zt.istio-system~istio-system.svc.cluster.local".into();
             let request = DeltaRequest {
                 node: Some(Node { id, ..Default::default() }),
                 type_url: ty.type_url().into(),
-                initial_versions: held.versions.iter().map(|(name, version)| (&**name, &**version)).collect(),
+                initial_versions: (!versions.is_empty()).then_some(versions),
                 ..Default::default()
             };
-            self.stream.on_delta_request(request, &mesh.views()).unwrap();
+            self.stream.on_delta_request(request).unwrap();
         }
     }
 
@@ -145,10 +151,10 @@ impl Client {
     }
 
     /// Answers the latest response of a type, if it was not.
-    fn acknowledge(&mut self, mesh: &Mesh, ty: ResourceType) -> bool {
+    fn acknowledge(&mut self, ty: ResourceType) -> bool {
         let Some(response_nonce) = self.held.get_mut(&ty).unwrap().nonce.take() else { return false };
         let request = DeltaRequest { type_url: ty.type_url().into(), response_nonce, ..Default::default() };
-        self.stream.on_delta_request(request, &mesh.views()).unwrap();
+        self.stream.on_delta_request(request).unwrap();
         true
     }
 
@@ -222,7 +228,7 @@ fn an_address_that_is_used_again_has_one_owner_between_messages() {
                 while client.receive(mesh).is_some() {
                     let owners = client.owners();
                     assert!(owners.values().all(|owners| owners.len() == 1), "{what}: {owners:?}");
-                    TYPES.iter().for_each(|ty| _ = client.acknowledge(mesh, *ty));
+                    TYPES.iter().for_each(|ty| _ = client.acknowledge(*ty));
                     messages += 1;
                 }
                 messages
@@ -360,14 +366,14 @@ proptest! {
             match step {
                 Step::Commit => mesh.commit([]),
                 Step::Receive => _ = receive(&mesh, &mut client),
-                Step::Acknowledge(ty) => _ = client.acknowledge(&mesh, *ty),
+                Step::Acknowledge(ty) => _ = client.acknowledge(*ty),
                 Step::Reconnect => client.reconnect(&mesh),
                 change => change.change().into_iter().for_each(|change| mesh.take(change)),
             }
         }
         // In the end it holds the newest view, and nothing besides.
         mesh.commit([]);
-        while receive(&mesh, &mut client).is_some() || TYPES.iter().any(|ty| client.acknowledge(&mesh, *ty)) {}
+        while receive(&mesh, &mut client).is_some() || TYPES.iter().any(|ty| client.acknowledge(*ty)) {}
         for ty in TYPES {
             prop_assert_eq!(client.table(ty), mesh.table(mesh.published.len() - 1, ty));
         }

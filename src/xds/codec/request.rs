@@ -156,6 +156,19 @@ impl DeltaRequest {
 
     /// Reads an entry of `initial_resource_versions`.
     fn entry(&mut self, entry: &[u8], views: &Views) -> Result<(), Status> {
+        if self.initial_versions.is_none() {
+            // A request of any other type will be ignored.
+            let ty = ResourceType::from_type_url(&self.type_url);
+            self.initial_versions = ty.map(|ty| InitialVersions::new(ty, views));
+        }
+        if let Some(versions) = &mut self.initial_versions {
+            if versions.len() == MAX_VERSIONS {
+                return Err(too_many("initial_resource_versions"));
+            }
+            if versions.tick(entry) {
+                return Ok(());
+            }
+        }
         let (mut name, mut version) = (&[][..], &[][..]);
         for field in fields(entry) {
             match field? {
@@ -164,15 +177,7 @@ impl DeltaRequest {
                 _ => {}
             }
         }
-        let versions = match &mut self.initial_versions {
-            Some(versions) if versions.len() == MAX_VERSIONS => return Err(too_many("initial_resource_versions")),
-            Some(versions) => versions,
-            none => match ResourceType::from_type_url(&self.type_url) {
-                Some(ty) => none.insert(InitialVersions::new(ty, views)),
-                // The request will be ignored.
-                None => return Ok(()),
-            },
-        };
+        let Some(versions) = &mut self.initial_versions else { return Ok(()) };
         versions.add(name, version).map_err(|_| malformed())
     }
 }

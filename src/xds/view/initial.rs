@@ -5,37 +5,75 @@
 //! it is what the layer has. That is ticked off, a bit for each resource; of the
 //! list itself nothing is kept but where it differs.
 
+use std::io::Write as _;
 use std::str::Utf8Error;
 use std::sync::Arc;
 
-use super::{Edits, Layer, Views};
-use crate::xds::resource::{Resource, ResourceType, Version, name_hash};
+use bytes::BytesMut;
+use rapidhash::v3::rapidhash_v3;
 
-/// The hash of the name and the version of each resource of a layer, in its
-/// order. They are together, where to look one up is to wait for memory once:
-/// a thousand ztunnels ask for all of them after a restart.
+use super::{Edits, Layer, Views};
+use crate::xds::resource::{FIELD_1, FIELD_2, Resource, ResourceType, put_field};
+
+/// The entries with which a client lists the resources of a layer: hashes of
+/// their bytes, as protobuf encodes a name and a version. To look one up is to
+/// wait for memory once, and a thousand ztunnels do that for all of them after
+/// a restart.
 #[derive(Debug)]
-pub struct Prints(Box<[(u64, Version)]>);
+pub struct Prints {
+    hashes: Box<[u64]>,
+    /// For each hash, which resource of the layer it stands for.
+    places: Box<[u32]>,
+    /// Where the hashes begin that begin with the same bits, and where the last
+    /// of them end.
+    begins: Box<[u32]>,
+    bits: u32,
+}
+
+/// How many hashes have the same first bits, on average.
+const TOGETHER: usize = 4;
+
+/// The entry of a name and a version.
+fn entry(name: &[u8], version: &[u8]) -> BytesMut {
+    let mut entry = BytesMut::new();
+    put_field(&mut entry, FIELD_1, name);
+    put_field(&mut entry, FIELD_2, version);
+    entry
+}
 
 impl Prints {
-    /// Those of a layer.
-    pub(super) fn of(layer: &Layer) -> Self {
-        let chunks = layer.chunks.leaves();
-        Self(chunks.flat_map(|chunk| (0..chunk.len()).map(|at| (chunk.hash(at), chunk.version(at)))).collect())
+    /// Those of what a layer has of a type.
+    pub(super) fn of(ty: ResourceType, layer: &Layer) -> Self {
+        let (all, mut version) = (layer.count(ty) == layer.len(), Vec::new());
+        let mut prints = Vec::with_capacity(layer.count(ty));
+        let mut place = 0;
+        for chunk in layer.chunks.leaves() {
+            for at in 0..chunk.len() {
+                if all || ty.carries(&chunk.resource(at)) {
+                    version.clear();
+                    // Memory takes all that is written.
+                    let _ = write!(version, "{}", chunk.version(at));
+                    prints.push((rapidhash_v3(&entry(chunk.name(at).as_bytes(), &version)), place));
+                }
+                place += 1;
+            }
+        }
+        prints.sort_unstable();
+        let bits = (prints.len() / TOGETHER).checked_ilog2().unwrap_or(0);
+        let begin = |first: usize| prints.partition_point(|(hash, _)| Self::first(bits, *hash) < first) as u32;
+        let begins = (0..=1 << bits).map(begin).collect();
+        let (hashes, places): (Vec<_>, Vec<_>) = prints.into_iter().unzip();
+        Self { hashes: hashes.into(), places: places.into(), begins, bits }
     }
 
-    /// The number of the resource. Equal hashes of both name and content are
-    /// one resource; to look at names would be to visit all frames.
-    fn find(&self, hash: u64, version: Version) -> Option<usize> {
-        // Hashes spread evenly, so each tells about where it is.
-        let guess = ((u128::from(hash) * self.0.len() as u128) >> 64) as usize;
-        let (before, after) = self.0.split_at(guess);
-        let from = match before.iter().rev().take_while(|(other, _)| *other >= hash).count() {
-            0 => guess + after.iter().take_while(|(other, _)| *other < hash).count(),
-            back => guess - back,
-        };
-        let same = self.0[from..].iter().take_while(|(other, _)| *other == hash);
-        same.enumerate().find(|(_, (_, other))| *other == version).map(|(at, _)| from + at)
+    fn first(bits: u32, hash: u64) -> usize {
+        hash.checked_shr(u64::BITS - bits).unwrap_or(0) as usize
+    }
+
+    fn find(&self, hash: u64) -> Option<usize> {
+        let first = Self::first(self.bits, hash);
+        let (from, to) = (self.begins[first] as usize, self.begins[first + 1] as usize);
+        self.hashes[from..to].iter().position(|other| *other == hash).map(|at| from + at)
     }
 }
 
@@ -45,7 +83,7 @@ pub struct InitialVersions {
     ty: ResourceType,
     layer: Layer,
     prints: Arc<Prints>,
-    /// For each resource of the layer, whether it was listed in its version.
+    /// For each print, whether it was listed.
     same: Box<[bool]>,
     /// What was listed in a version or by a name that the layer has not.
     others: Edits,
@@ -55,9 +93,9 @@ pub struct InitialVersions {
 impl InitialVersions {
     /// An empty list of a type, to be compared with views.
     pub fn new(ty: ResourceType, views: &Views) -> Self {
-        let layer = views.layer(ty).clone();
-        let same = vec![false; layer.len()].into();
-        Self { ty, layer, prints: views.prints(ty).clone(), same, others: Edits::default(), len: 0 }
+        let prints = views.prints(ty).clone();
+        let same = vec![false; prints.hashes.len()].into();
+        Self { ty, layer: views.layer(ty).clone(), prints, same, others: Edits::default(), len: 0 }
     }
 
     /// The type of the resources.
@@ -75,45 +113,50 @@ impl InitialVersions {
         self.len == 0
     }
 
+    /// Ticks off an entry, as it is encoded, if it is of a resource that the
+    /// layer has in this version. Equal hashes are one entry; to look at names
+    /// would be to visit all frames.
+    pub fn tick(&mut self, entry: &[u8]) -> bool {
+        let found = self.prints.find(rapidhash_v3(entry));
+        if let Some(at) = found {
+            self.same[at] = true;
+            self.len += 1;
+        }
+        found.is_some()
+    }
+
     /// Adds an entry, a name and a version in the client's words. A name that
     /// comes twice counts once as what the layer has not: to send something
     /// again is safe. Errors if the name is no text.
     pub fn add(&mut self, name: &[u8], version: &[u8]) -> Result<(), Utf8Error> {
-        self.len += 1;
-        match Version::parse(version).and_then(|version| self.find(name_hash(name), version)) {
-            Some(at) => self.same[at] = true,
-            None => self.others.upsert(Resource::stub(self.ty, std::str::from_utf8(name)?, version)),
+        // Its fields may have come in another order.
+        if self.tick(&entry(name, version)) {
+            return Ok(());
         }
+        self.len += 1;
+        let name = std::str::from_utf8(name)?;
+        self.others.upsert(Resource::stub(self.ty, name, version));
         Ok(())
-    }
-
-    /// The number of a resource that subscribers are sent.
-    fn find(&self, hash: u64, version: Version) -> Option<usize> {
-        let at = self.prints.find(hash, version)?;
-        (self.is_all() || self.layer.carries(self.ty, hash, version)).then_some(at)
-    }
-
-    /// Whether subscribers of the type are sent all of the layer.
-    fn is_all(&self) -> bool {
-        self.layer.count(self.ty) == self.layer.len()
     }
 
     /// All that was listed, as a layer. It shares as much as it can with the
     /// one it was compared with, if a client that wants everything is to have
     /// that; then it also has what subscribers are not sent.
     pub fn into_layer(self, everything: bool) -> Layer {
-        let (all, mut edits) = (self.is_all(), Edits::default());
+        let mut edits = Edits::default();
         // The usual case: the client has almost everything, so start from the
         // shared layer and note the differences.
         let shared = everything && self.len >= self.layer.count(self.ty) / 2;
-        let mut same = self.same.iter();
+        // Subscribers are not sent the others.
+        let mut listed = vec![None; self.layer.len()];
+        self.same.iter().zip(&self.prints.places).for_each(|(same, place)| listed[*place as usize] = Some(*same));
+        let mut listed = listed.into_iter();
         for chunk in self.layer.chunks.leaves() {
-            for (at, same) in (0..chunk.len()).zip(&mut same) {
-                match (shared, same) {
-                    (true, true) | (false, false) => {}
-                    (true, false) if all || self.ty.carries(&chunk.resource(at)) => edits.remove(chunk.name(at)),
-                    (true, false) => {}
-                    (false, true) => edits.upsert(chunk.resource(at)),
+            for (at, listed) in (0..chunk.len()).zip(&mut listed) {
+                match (shared, listed) {
+                    (true, Some(false)) => edits.remove(chunk.name(at)),
+                    (false, Some(true)) => edits.upsert(chunk.resource(at)),
+                    _ => {}
                 }
             }
         }

@@ -28,7 +28,7 @@ fn first(stream: &mut Stream, ty: ResourceType, views: &Arc<Views>) -> Response 
         type_url: ty.type_url().into(),
         ..Default::default()
     };
-    stream.on_delta_request(request, views).unwrap();
+    stream.on_delta_request(request).unwrap();
     stream.next(views).expect("a first response is always due")
 }
 
@@ -81,7 +81,7 @@ fn first_response_is_complete_in_one_message_and_costs_its_stream_one_chunk() {
             let names: HashSet<_> = response.resources.iter().map(|resource| &*resource.name).collect();
             assert_eq!((names.len(), response.resources.len()), (count, count));
             assert!(response.removed_resources.is_empty());
-            stream.on_delta_request(reply, &views).unwrap();
+            stream.on_delta_request(reply).unwrap();
             assert!(stream.next(&views).is_none(), "nothing follows the first message");
         }
     }
