@@ -30,7 +30,7 @@ use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
 pub use draft::Draft;
 use index::{Index, key_hash};
-pub use initial::{InitialVersions, Prints};
+pub use initial::{InitialVersions, Prints, TOGETHER};
 use trie::{Trie, fitting};
 
 /// How many resources are in a chunk at most, on average.

@@ -10,12 +10,13 @@ use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
+use smallvec::SmallVec;
 use tonic::Status;
 
 use crate::xds::resource::ResourceType;
 use crate::xds::stream::Variant;
 use crate::xds::stream::subscription::MAX_NAMES;
-use crate::xds::view::{InitialVersions, Views};
+use crate::xds::view::{InitialVersions, TOGETHER, Views};
 
 /// How large the node of a request may be.
 const MAX_NODE: usize = 1 << 20;
@@ -92,16 +93,20 @@ impl Request {
         while at < bytes.len() {
             let rest = &bytes[at..];
             match field(rest) {
-                Some((number, value, size)) => {
-                    let taken = match self {
-                        Self::Delta(request) => request.field(number, value, last.then_some(rest), views)?,
-                        Self::Sotw(request) => request.field(number, value)?,
-                    };
-                    match taken {
-                        Taken::Yes => at += size,
-                        Taken::NotYet => break,
+                Some((number, value, size)) => match self {
+                    Self::Delta(request) if number == VERSIONS => match request.versions(rest, last, views)? {
+                        0 => break,
+                        size => at += size,
+                    },
+                    Self::Delta(request) => {
+                        request.field(number, value)?;
+                        at += size;
                     }
-                }
+                    Self::Sotw(request) => {
+                        request.field(number, value)?;
+                        at += size;
+                    }
+                },
                 // It may go on; whether it is malformed is seen at its end.
                 None if !last => break,
                 None => return Err(malformed()),
@@ -111,38 +116,21 @@ impl Request {
     }
 }
 
-/// What became of a field.
-enum Taken {
-    Yes,
-    /// It cannot be understood before the message is complete.
-    NotYet,
-}
+/// The number of `initial_resource_versions`.
+const VERSIONS: u32 = 5;
 
 impl DeltaRequest {
-    /// Reads a field. `rest` is the message from this field on, once all of it
-    /// is there.
-    fn field(&mut self, number: u32, value: &[u8], rest: Option<&[u8]>, views: &Views) -> Result<Taken, Status> {
+    fn field(&mut self, number: u32, value: &[u8]) -> Result<(), Status> {
         match number {
             1 => self.node = Some(node(value)?),
             2 => self.type_url(value)?,
             3 => push_name(&mut self.subscribe, value)?,
             4 => push_name(&mut self.unsubscribe, value)?,
-            5 if self.type_url.is_empty() => {
-                // The usual order is that of the numbers.
-                let Some(rest) = rest else { return Ok(Taken::NotYet) };
-                for field in fields(rest) {
-                    if let (2, value) = field? {
-                        self.type_url(value)?;
-                    }
-                }
-                self.entry(value, views)?;
-            }
-            5 => self.entry(value, views)?,
             6 => self.response_nonce = text(value)?.to_owned(),
             7 => self.rejection = Some(rejection(value)?),
             _ => {}
         }
-        Ok(Taken::Yes)
+        Ok(())
     }
 
     fn type_url(&mut self, value: &[u8]) -> Result<(), Status> {
@@ -154,36 +142,60 @@ impl DeltaRequest {
         Ok(())
     }
 
-    /// Reads an entry of `initial_resource_versions`.
-    fn entry(&mut self, entry: &[u8], views: &Views) -> Result<(), Status> {
+    /// Reads the entries of `initial_resource_versions` with which the rest of
+    /// the message begins, up to some dozens. Says how long they are: 0 if they
+    /// cannot be understood before all of the message is there.
+    fn versions(&mut self, rest: &[u8], last: bool, views: &Views) -> Result<usize, Status> {
+        // The usual order of fields is that of their numbers.
+        if self.type_url.is_empty() {
+            if !last {
+                return Ok(0);
+            }
+            for field in fields(rest) {
+                if let (2, value) = field? {
+                    self.type_url(value)?;
+                }
+            }
+        }
+        let (mut entries, mut size) = (SmallVec::<[&[u8]; TOGETHER]>::new(), 0);
+        while entries.len() < TOGETHER
+            && let Some((VERSIONS, entry, length)) = field(&rest[size..])
+        {
+            entries.push(entry);
+            size += length;
+        }
+        let mut others = SmallVec::<[&[u8]; TOGETHER]>::new();
         if self.initial_versions.is_none() {
             // A request of any other type will be ignored.
             let ty = ResourceType::from_type_url(&self.type_url);
             self.initial_versions = ty.map(|ty| InitialVersions::new(ty, views));
         }
-        if let Some(versions) = &mut self.initial_versions {
-            if versions.len() == MAX_VERSIONS {
+        match &mut self.initial_versions {
+            Some(versions) if versions.len() + entries.len() > MAX_VERSIONS => {
                 return Err(too_many("initial_resource_versions"));
             }
-            if versions.tick(entry) {
-                return Ok(());
+            Some(versions) => versions.tick(&entries, |entry| others.push(entry)),
+            None => others = entries,
+        }
+        for entry in others {
+            let (mut name, mut version) = (&[][..], &[][..]);
+            for field in fields(entry) {
+                match field? {
+                    (1, value) => name = value,
+                    (2, value) => version = value,
+                    _ => {}
+                }
+            }
+            if let Some(versions) = &mut self.initial_versions {
+                versions.add(name, version).map_err(|_| malformed())?;
             }
         }
-        let (mut name, mut version) = (&[][..], &[][..]);
-        for field in fields(entry) {
-            match field? {
-                (1, value) => name = value,
-                (2, value) => version = value,
-                _ => {}
-            }
-        }
-        let Some(versions) = &mut self.initial_versions else { return Ok(()) };
-        versions.add(name, version).map_err(|_| malformed())
+        Ok(size)
     }
 }
 
 impl SotwRequest {
-    fn field(&mut self, number: u32, value: &[u8]) -> Result<Taken, Status> {
+    fn field(&mut self, number: u32, value: &[u8]) -> Result<(), Status> {
         match number {
             2 => self.node = Some(node(value)?),
             3 => push_name(&mut self.resource_names, value)?,
@@ -192,7 +204,7 @@ impl SotwRequest {
             6 => self.rejection = Some(rejection(value)?),
             _ => {}
         }
-        Ok(Taken::Yes)
+        Ok(())
     }
 }
 

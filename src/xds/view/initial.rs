@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use rapidhash::v3::rapidhash_v3;
+use smallvec::SmallVec;
 
 use super::{Edits, Layer, Views};
 use crate::xds::resource::{FIELD_1, FIELD_2, Resource, ResourceType, put_field};
@@ -31,7 +32,10 @@ pub struct Prints {
 }
 
 /// How many hashes have the same first bits, on average.
-const TOGETHER: usize = 4;
+const NEAR: usize = 4;
+/// How many entries are best ticked off together: as many as memory is waited
+/// for at a time, and some more.
+pub const TOGETHER: usize = 64;
 
 /// The entry of a name and a version.
 fn entry(name: &[u8], version: &[u8]) -> BytesMut {
@@ -59,7 +63,7 @@ impl Prints {
             }
         }
         prints.sort_unstable();
-        let bits = (prints.len() / TOGETHER).checked_ilog2().unwrap_or(0);
+        let bits = (prints.len() / NEAR).checked_ilog2().unwrap_or(0);
         let begin = |first: usize| prints.partition_point(|(hash, _)| Self::first(bits, *hash) < first) as u32;
         let begins = (0..=1 << bits).map(begin).collect();
         let (hashes, places): (Vec<_>, Vec<_>) = prints.into_iter().unzip();
@@ -70,10 +74,15 @@ impl Prints {
         hash.checked_shr(u64::BITS - bits).unwrap_or(0) as usize
     }
 
-    fn find(&self, hash: u64) -> Option<usize> {
+    /// The hashes that begin with the same bits.
+    fn near(&self, hash: u64) -> std::ops::Range<usize> {
         let first = Self::first(self.bits, hash);
-        let (from, to) = (self.begins[first] as usize, self.begins[first + 1] as usize);
-        self.hashes[from..to].iter().position(|other| *other == hash).map(|at| from + at)
+        self.begins[first] as usize..self.begins[first + 1] as usize
+    }
+
+    fn find(&self, hash: u64) -> Option<usize> {
+        let near = self.near(hash);
+        self.hashes[near.clone()].iter().position(|other| *other == hash).map(|at| near.start + at)
     }
 }
 
@@ -113,11 +122,24 @@ impl InitialVersions {
         self.len == 0
     }
 
-    /// Ticks off an entry, as it is encoded, if it is of a resource that the
-    /// layer has in this version. Equal hashes are one entry; to look at names
-    /// would be to visit all frames.
-    pub fn tick(&mut self, entry: &[u8]) -> bool {
-        let found = self.prints.find(rapidhash_v3(entry));
+    /// Ticks off entries, as they are encoded, of resources that the layer has
+    /// in these versions; the others are for [`add`](Self::add). Equal hashes are
+    /// one entry: to look at names would be to visit all frames.
+    pub fn tick<'a>(&mut self, entries: &[&'a [u8]], mut others: impl FnMut(&'a [u8])) {
+        let hashes: SmallVec<[u64; TOGETHER]> = entries.iter().map(|entry| rapidhash_v3(entry)).collect();
+        // Looks at all places first: to wait for memory once for each entry is
+        // most of the work, and these waits are at the same time.
+        let near = |hash: &u64| self.prints.hashes.get(self.prints.near(*hash).start).copied().unwrap_or(0);
+        std::hint::black_box(hashes.iter().map(near).fold(0, |all, one| all ^ one));
+        for (entry, hash) in entries.iter().zip(hashes) {
+            if !self.tick_one(hash) {
+                others(entry);
+            }
+        }
+    }
+
+    fn tick_one(&mut self, hash: u64) -> bool {
+        let found = self.prints.find(hash);
         if let Some(at) = found {
             self.same[at] = true;
             self.len += 1;
@@ -130,7 +152,7 @@ impl InitialVersions {
     /// again is safe. Errors if the name is no text.
     pub fn add(&mut self, name: &[u8], version: &[u8]) -> Result<(), Utf8Error> {
         // Its fields may have come in another order.
-        if self.tick(&entry(name, version)) {
+        if self.tick_one(rapidhash_v3(&entry(name, version))) {
             return Ok(());
         }
         self.len += 1;
