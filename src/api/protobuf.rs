@@ -122,7 +122,7 @@ pub fn list_body(document: &[u8]) -> Result<Option<(usize, usize)>, Error> {
         if number == 2 {
             return Ok(Some((document.len() - rest.len() + head, length)));
         }
-        let Some(after) = rest.get(head + length..) else { return Ok(None) };
+        let Some(after) = rest.get(head.saturating_add(length)..) else { return Ok(None) };
         rest = after;
     }
     Ok(None)

@@ -141,7 +141,7 @@ impl Frames {
                 let Some((_, length, head)) = protobuf::wire::head(rest).map_err(garbled)? else { return Ok(None) };
                 let end = head.saturating_add(length);
                 match end <= *left {
-                    true => Ok((end <= rest.len()).then_some((start..start + end, start + end))),
+                    true => Ok((end <= rest.len()).then(|| (start..start + end, start + end))),
                     false => Err(garbled(protobuf::Error::Malformed)),
                 }
             }

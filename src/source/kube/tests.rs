@@ -219,14 +219,25 @@ async fn a_server_may_answer_in_protobuf() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_no_protobuf_is_not_believed() {
-    for wrong in [&b"k8s\0\x0b"[..], b"{\"items\":[]}", b"k8s\0\x12\x04\x12\x7fab", b"k8s\0", b""] {
+    for wrong in [
+        &b"k8s\0\x0b"[..],
+        b"{\"items\":[]}",
+        b"k8s\0\x12\x04\x12\x7fab",
+        b"k8s\0",
+        b"",
+        // Lengths that no address space has: of the type, of the list and of
+        // an item in it.
+        b"k8s\0\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        b"k8s\0\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+    ] {
         let mut test = Test::start(Kind::Pod);
         let stream = test.api.next().await.protobuf();
         stream.bytes(wrong);
         drop(stream);
         let again = test.api.next().await;
         test.silent();
-        assert!(!test.reasons().is_empty(), "{wrong:?}");
+        let reasons = test.reasons();
+        assert!(!reasons.is_empty() && !reasons.contains("panicked"), "{wrong:?}: {reasons}");
         again.list(30, "", &[]);
         assert_eq!(test.said().await, ["synced"]);
     }

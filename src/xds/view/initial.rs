@@ -2,7 +2,7 @@
 //! list is being read.
 //!
 //! A ztunnel that reconnects lists all it holds, in no order, and nearly all of
-//! it is what the layer has. That is ticked off, a bit for each resource; of the
+//! it is what the layer has. That is ticked off, a byte for each resource; of the
 //! list itself nothing is kept but where it differs.
 
 use std::io::Write as _;
