@@ -33,13 +33,7 @@ pub async fn annotated_pods_only() {
             balancing.map(|_| ()).ok_or_else(|| "it does not".into())
         })
         .await;
-    let touched = |from| {
-        ztunnel.read(|table| {
-            let mut touched = table.touched_since(from);
-            touched.retain(|name| name.contains(&ns.name));
-            touched.into_iter().collect::<Vec<_>>()
-        })
-    };
+    let touched = |from| Vec::from_iter(ns.own(ztunnel.read(|table| table.touched_since(from))));
     assert_eq!(touched(before), [service], "only the service changes");
 
     let before = ztunnel.read(|table| table.now());

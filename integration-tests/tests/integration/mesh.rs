@@ -1,6 +1,7 @@
 //! What most tests share, a cluster with a control plane, and what they do
 //! with a cluster: namespaces of their own with pods and services.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fairway_integration_tests::api::Api;
@@ -92,6 +93,14 @@ impl Namespace {
     /// The name of a Service in the address table.
     pub fn service_name(&self, service: &str) -> String {
         format!("{0}/{service}.{0}.svc.cluster.local", self.name)
+    }
+
+    /// Those of the resources that are of this namespace. Of others nothing
+    /// may be expected: Kubernetes' controllers still clean up after tests
+    /// that have ended.
+    pub fn own(&self, names: BTreeSet<String>) -> BTreeSet<String> {
+        let parts = |name: &str| name.split('/').any(|part| part == self.name);
+        names.into_iter().filter(|name| parts(name)).collect()
     }
 
     /// Creates an object here.

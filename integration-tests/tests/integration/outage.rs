@@ -1,6 +1,7 @@
 //! An API server that is not there, or not yet complete. These tests break
 //! the cluster, so they have one of their own and run one after another.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use fairway_integration_tests::cluster::Cluster;
@@ -87,12 +88,7 @@ pub async fn api_server_killed() {
         assert_eq!(fairway.ready_status().await, 200, "an outage is no reason to send clients away");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    // Controllers may have had something to say about what other tests left
-    // behind, just before.
-    let of_this_test = |names: std::collections::BTreeSet<String>| -> Vec<String> {
-        names.into_iter().filter(|name| name.contains(&ns.name)).collect()
-    };
-    let touched = of_this_test(ztunnel.read(|table| table.touched_since(before)));
+    let touched = ns.own(ztunnel.read(|table| table.touched_since(before)));
     assert!(touched.is_empty(), "the outage itself is no change: {touched:?}");
 
     cluster.start_apiserver().await;
@@ -101,7 +97,7 @@ pub async fn api_server_killed() {
     ns.service("new", "c").await;
     converged_within(RECOVERY, &cluster.api, &ztunnel, &[]).await;
     ztunnel.read(|table| {
-        assert_eq!(of_this_test(table.removed_since(before)), [ns.uid("b")], "only what is gone");
+        assert_eq!(ns.own(table.removed_since(before)), BTreeSet::from([ns.uid("b")]), "only what is gone");
         assert_eq!(table.connections, 1, "the stream was not interrupted");
     });
 }

@@ -42,8 +42,7 @@ pub async fn authorization_policies() {
         let before = ztunnel.read(|table| table.now());
         ns.apply(authorization_policy("p", "a", "DENY", "cluster.local/ns/x/sa/z")).await;
         converged_in(&ns.api, &ztunnel, &[&ns.name]).await;
-        let mut touched = ztunnel.read(|table| table.touched_since(before));
-        touched.retain(|one| one.contains(&ns.name));
+        let touched = ns.own(ztunnel.read(|table| table.touched_since(before)));
         assert_eq!(touched, BTreeSet::from([name("p")]));
 
         ns.api.delete(&policy).await;
@@ -77,8 +76,7 @@ pub async fn authorization_policies() {
             table.policies.get(&name("last")).map(|_| ()).ok_or_else(|| "it is not".into())
         })
         .await;
-    let mut touched = ztunnel.read(|table| table.touched_since(before));
-    touched.retain(|one| one.contains(&ns.name));
+    let touched = ns.own(ztunnel.read(|table| table.touched_since(before)));
     assert_eq!(touched, BTreeSet::from([name("last"), name("wide")]), "neither audit nor waypoint is for ztunnel");
     converged_in(&ns.api, &ztunnel, &[&ns.name]).await;
 }

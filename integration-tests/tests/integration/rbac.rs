@@ -84,11 +84,11 @@ pub async fn taken_away_and_given_back() {
     // A new client gets what is known, too.
     let other = Ztunnel::ready(ztunnel::Options::plaintext(fairway.grpc)).await;
     assert!(other.read(|table| table.services.contains_key(&ns.service_name("kept"))));
-    let removed = ztunnel.read(|table| table.removed_since(before));
+    let removed = ns.own(ztunnel.read(|table| table.removed_since(before)));
     assert!(removed.is_empty(), "withdrawn for want of a right: {removed:?}");
 
     api.apply(role("")).await;
     converged_in(api, &ztunnel, &[&ns.name]).await;
-    let removed = ztunnel.read(|table| table.removed_since(before));
+    let removed = ns.own(ztunnel.read(|table| table.removed_since(before)));
     assert!(removed.is_empty(), "withdrawn: {removed:?}");
 }

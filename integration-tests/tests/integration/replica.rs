@@ -38,8 +38,7 @@ pub async fn versions_agree() {
 
     other.disconnect().await;
     let point = other.connect(mesh.fairway.grpc).await;
-    let touched = other.read(|table| table.touched_since(point));
-    let resent: Vec<_> = touched.iter().filter(|name| name.contains(&ns.name)).collect();
+    let resent = ns.own(other.read(|table| table.touched_since(point)));
     assert!(resent.is_empty(), "the other replica sent what the client had: {resent:?}");
     other.assert_correct();
     assert!(exited_with(second.terminate().await, 0), "SIGTERM is a normal end");
@@ -58,8 +57,7 @@ pub async fn restart_resends_nothing() {
     fairway.kill().await;
     let fairway = Fairway::start(&options).await;
     let point = ztunnel.connect(fairway.grpc).await;
-    let touched = ztunnel.read(|table| table.touched_since(point));
-    let resent: Vec<_> = touched.iter().filter(|name| name.contains(&ns.name)).collect();
+    let resent = ns.own(ztunnel.read(|table| table.touched_since(point)));
     assert!(resent.is_empty(), "sent again after a restart: {resent:?}");
     converged_in(&ns.api, &ztunnel, &[&ns.name]).await;
 }
