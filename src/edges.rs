@@ -14,8 +14,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Streams are given views and callers; they never see the graph.
     ("xds", &["ca"]),
     ("workload", &["api", "graph", "model", "xds"]),
+    ("envoy", &["api", "graph", "model", "xds"]),
     ("controller", &["api", "source"]),
-    ("writer", &["api", "ca", "graph", "model", "source", "workload", "xds"]),
+    ("writer", &["api", "ca", "graph", "model", "source", "workload", "envoy", "xds"]),
     ("admin", &["source", "writer", "xds"]),
     ("config", &[]),
     ("token", &["ca", "config"]),

@@ -15,6 +15,7 @@ pub mod api;
 pub mod source;
 pub mod model;
 pub mod workload;
+pub mod envoy;
 pub mod xds;
 pub mod ca;
 pub mod controller;

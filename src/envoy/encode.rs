@@ -1,0 +1,33 @@
+//! Messages into bytes, and the small wrappers that Envoy's messages are made
+//! of.
+
+use std::time::Duration;
+
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
+use prost::{Message, Name};
+
+/// A message as an `Any`. Equal messages give equal bytes.
+pub fn any<M: Message + Name>(message: &M) -> Any {
+    Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: bytes(message) }
+}
+
+/// An encoded message. Equal messages give equal bytes.
+pub fn bytes<M: Message + Name>(message: &M) -> Vec<u8> {
+    message.encode_to_vec()
+}
+
+/// A number that may be absent.
+pub fn uint32(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+/// A boolean that may be absent.
+pub fn boolean(value: bool) -> Option<BoolValue> {
+    Some(BoolValue { value })
+}
+
+/// A duration.
+pub fn duration(value: Duration) -> Option<WireDuration> {
+    let seconds = i64::try_from(value.as_secs()).unwrap_or(i64::MAX);
+    Some(WireDuration { seconds, nanos: value.subsec_nanos().cast_signed() })
+}
