@@ -29,6 +29,7 @@ use crate::model::Settings;
 use crate::model::mesh::MeshConfig;
 use crate::source::{self, Problems};
 use crate::writer::{self, Pace, Published};
+use crate::xds::demand::Demand;
 use crate::xds::server::{Options, Xds};
 
 use authority::Setup;
@@ -158,9 +159,10 @@ async fn start(
         None => Pace::Window(WINDOW),
     };
     let problems = Problems::default();
+    let demand = Arc::<Demand>::default();
     let (sender, events) = source::channel();
     let (published, questions, writer_ended) =
-        writer::start(settings.clone(), pace, authority::node_proxies(&environment)?, events)?;
+        writer::start(settings.clone(), pace, authority::node_proxies(&environment)?, demand.follow(), events)?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
         bail!("the graph's thread ended")
@@ -191,7 +193,8 @@ async fn start(
         ..Options::default()
     };
     let views = published.views.clone();
-    let xds = registry.register(|registry| Xds::new(views, authenticator.clone(), options, drain.clone(), registry));
+    let xds =
+        registry.register(|registry| Xds::new(views, authenticator.clone(), options, demand, drain.clone(), registry));
 
     let (ready, is_ready) = watch::channel(false);
     let pages = Admin {

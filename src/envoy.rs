@@ -1,8 +1,131 @@
 //! What Envoys are told: clusters, endpoints, listeners and routes, made from
-//! the model for one scope at a time.
+//! the model for one [`Scope`] at a time.
 //!
 //! Names, filters and metadata are Istio's wherever a tool can see them. The
 //! generators are plain functions from model rows to messages of
 //! `envoy_types`; [`encode`] is the only place that turns a message into bytes.
 
+pub mod cluster;
 pub mod encode;
+pub mod endpoint;
+pub mod listener;
+pub mod matcher;
+pub mod name;
+pub mod tls;
+pub mod waypoint;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::graph::{Collection, Ctx, Graph, Key, Provenance, Value};
+use crate::model::Model;
+use crate::proxy::Scope;
+use crate::xds::resource::{Keys, Resource, ResourceType};
+use crate::xds::view::{Config, Draft, LayerKind, Scopes};
+
+use encode::Message;
+
+/// The configurations of all scopes, as the graph makes them.
+pub struct Configs {
+    scopes: Collection<Scope, ()>,
+    // The graph writes to them during a commit, `update` reads them after that.
+    drafts: Arc<Mutex<Drafts>>,
+    provenances: Vec<(ResourceType, Box<dyn Fn(&Graph, &str) -> Option<Provenance> + Send>)>,
+}
+
+#[derive(Default)]
+struct Drafts {
+    layers: BTreeMap<Scope, [Draft; LayerKind::SCOPED.len()]>,
+    /// Scopes that the commit wrote to.
+    written: BTreeSet<Scope>,
+}
+
+/// What is made for each of `scopes`.
+pub fn configs(graph: &mut Graph, model: &Model, scopes: Collection<Scope, ()>) -> Configs {
+    let mut configs = Configs { scopes, drafts: Arc::default(), provenances: Vec::new() };
+    waypoint::add(graph, model, &mut configs);
+    configs
+}
+
+/// A key of the rows of one scope.
+trait Scoped: Key {
+    /// The scope.
+    fn scope(&self) -> &Scope;
+    /// The name of the resource.
+    fn name(&self) -> String;
+}
+
+impl Configs {
+    /// Adds a table that has one resource at most for each row of `source`.
+    fn add<K: Scoped, V: Value>(
+        &mut self,
+        graph: &mut Graph,
+        table: &'static str,
+        ty: ResourceType,
+        source: Collection<K, V>,
+        message: impl Fn(&Ctx<'_>, &K, &V) -> Option<Message> + Send + 'static,
+    ) {
+        let Some(at) = ty.layer().scoped() else { return };
+        let drafts = self.drafts.clone();
+        let resource = move |cx: &Ctx<'_>, key: &K, row: &V| {
+            let message = message(cx, key, row)?;
+            Some(Resource::new(ty, &key.name(), &message, &Keys::default()))
+        };
+        let sink = move |key: &K, resource: Option<Resource>| {
+            let mut drafts = lock(&drafts);
+            let draft = &mut drafts.layers.entry(key.scope().clone()).or_default()[at];
+            match resource {
+                Some(resource) => draft.upsert(resource),
+                None => draft.remove(&key.name()),
+            }
+            drafts.written.insert(key.scope().clone());
+        };
+        let output = graph.output(table, source, resource, Resource::fingerprint, sink);
+        let provenance = move |graph: &Graph, wanted: &str| graph.output_provenance(output, |key| key.name() == wanted);
+        self.provenances.push((ty, Box::new(provenance)));
+    }
+
+    /// The configurations after the last commit, if they are not those of
+    /// before, `old`.
+    pub fn update(&self, graph: &Graph, old: &Scopes) -> Option<Scopes> {
+        let mut drafts = lock(&self.drafts);
+        let mut written = std::mem::take(&mut drafts.written);
+        let mut scopes = old.clone();
+        let mut changed = false;
+        for change in graph.changes(self.scopes) {
+            if change.new.is_some() {
+                // Known from now on, even if there is nothing to tell it.
+                written.insert(change.key.clone());
+            } else {
+                written.remove(&change.key);
+                drafts.layers.remove(&change.key);
+                changed |= scopes.remove(&change.key).is_some();
+            }
+        }
+        for scope in written {
+            let before = old.get(&scope);
+            let layers = drafts.layers.entry(scope.clone()).or_default().each_mut().map(Draft::finish);
+            if before.is_some() && layers.iter().all(Option::is_none) {
+                continue;
+            }
+            let mut all = before.map(|config| config.layers().clone()).unwrap_or_default();
+            for (layer, newer) in all.iter_mut().zip(layers) {
+                if let Some(newer) = newer {
+                    *layer = newer;
+                }
+            }
+            scopes.insert(scope, Arc::new(Config::new(all)));
+            changed = true;
+        }
+        changed.then_some(scopes)
+    }
+
+    /// Where the resource of a name comes from, in any of the scopes.
+    pub fn provenance(&self, graph: &Graph, ty: ResourceType, name: &str) -> Option<Provenance> {
+        self.provenances.iter().filter(|(of, _)| *of == ty).find_map(|(_, find)| find(graph, name))
+    }
+}
+
+fn lock(drafts: &Mutex<Drafts>) -> MutexGuard<'_, Drafts> {
+    drafts.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -14,6 +14,7 @@ pub mod graph;
 pub mod api;
 pub mod source;
 pub mod model;
+pub mod proxy;
 pub mod workload;
 pub mod envoy;
 pub mod xds;

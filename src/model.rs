@@ -7,9 +7,11 @@
 //! documentation and say so in `docs/differences.md`.
 
 pub mod authorization;
+pub mod endpoint;
 pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
+pub mod selection;
 pub mod service;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject}
 use authorization::SelectorPolicies;
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
+use selection::Selection;
 use service::{Service, ServiceKey};
 use waypoint::Waypoint;
 
@@ -68,12 +71,16 @@ pub struct Model {
     pub services: Collection<ServiceKey, Arc<Service>>,
     /// Services by each label of their selector's first pair.
     pub services_by_selector: Index<service::SelectorKey, ServiceKey, Arc<Service>>,
+    /// Which pods are behind which services.
+    pub selection: Selection,
     /// Services by the object they come from.
     pub services_by_origin: Index<(service::Registry, ObjectKey), ServiceKey, Arc<Service>>,
     /// For each hostname, the service that stands for it mesh-wide.
     pub canonical: Collection<Arc<str>, ServiceKey>,
     /// Gateways that can serve as waypoints.
     pub waypoints: Collection<ObjectKey, Waypoint>,
+    /// The waypoint of each service that has one.
+    pub service_waypoints: Collection<ServiceKey, ObjectKey>,
     /// Gateways to other networks.
     pub network_gateways: Collection<network::GatewayKey, NetworkGateway>,
     /// Gateways to other networks, by network.
@@ -93,14 +100,18 @@ impl Model {
             graph.index(network_gateways, |key: &network::GatewayKey, _, keys| keys.push(key.network.clone()));
         let waypoints = waypoint::waypoints(graph, &scope);
         let services = service::services(graph, &scope);
+        let services_by_selector = service::by_selector(graph, services);
+        let selection = selection::selection(graph, &scope, services_by_selector);
         Self {
             inputs,
             settings,
             services,
-            services_by_selector: service::by_selector(graph, services),
+            services_by_selector,
+            selection,
             services_by_origin: service::by_origin(graph, services),
             canonical: service::canonical(graph, services),
             waypoints,
+            service_waypoints: waypoint::of_services(graph, &scope, waypoints, services),
             network_gateways,
             network_gateways_by_network,
             selector_policies: authorization::selector_policies(graph, &scope),

@@ -26,6 +26,7 @@ use prost::Message;
 
 use crate::api::{Labels, Meta, ObjectKey, intern};
 use crate::graph::{Collection, Ctx, Graph, Key, Provenance, Value};
+use crate::model::endpoint;
 use crate::model::waypoint::{Address, TrafficType, Unattached, Waypoint};
 use crate::model::{Model, Scope};
 use crate::xds::resource::{Keys, Resource, ResourceType};
@@ -215,11 +216,9 @@ fn own_waypoint_fields(
 /// Sets how the workload is reached: HBONE if the CNI redirects it, or if it
 /// says that it speaks HBONE itself. The namespace's label plays no part.
 fn set_tunnel(workload: &mut proto::Workload, meta: &Meta, labels: &Labels) {
-    let redirected = meta.annotation("ambient.istio.io/redirection") == Some("enabled");
-    let native =
-        labels.get("networking.istio.io/tunnel").is_some_and(|tunnels| tunnels.split(',').any(|one| one == "http"));
-    workload.native_tunnel = native;
-    workload.set_tunnel_protocol(match redirected || native {
+    workload.native_tunnel = endpoint::speaks_hbone(labels);
+    let hbone = workload.native_tunnel || endpoint::tunnels(meta);
+    workload.set_tunnel_protocol(match hbone {
         true => proto::TunnelProtocol::Hbone,
         false => proto::TunnelProtocol::None,
     });

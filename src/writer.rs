@@ -17,11 +17,14 @@ use tokio::sync::{oneshot, watch};
 use crate::api::core::Pod;
 use crate::api::{Inputs, Kind, ObjectKey};
 use crate::ca::node::{NodeAccount, PodFacts, Pods};
-use crate::graph::{Diagnostic, Graph, Provenance, Stats};
+use crate::envoy;
+use crate::graph::{Collection, Diagnostic, Graph, Provenance, Stats};
 use crate::model::mesh::{self, MeshConfig};
 use crate::model::{Model, Settings};
+use crate::proxy::Scope;
 use crate::source::{Event, Receiver};
 use crate::workload::{self, Resources};
+use crate::xds::demand::Wanted;
 use crate::xds::resource::ResourceType;
 use crate::xds::view::{Layer, Views};
 
@@ -72,6 +75,9 @@ struct Writer {
     graph: Graph,
     inputs: Inputs,
     resources: Resources,
+    /// The scopes that have a proxy connected, as an input of the graph.
+    scopes: Collection<Scope, ()>,
+    configs: envoy::Configs,
     settings: Arc<Settings>,
     missing: BTreeSet<Kind>,
     views: watch::Sender<Arc<Views>>,
@@ -90,6 +96,7 @@ pub fn start(
     settings: Arc<Settings>,
     pace: Pace,
     node_proxies: Vec<NodeAccount>,
+    wanted: watch::Receiver<Wanted>,
     events: Receiver,
 ) -> std::io::Result<(Published, Questions, oneshot::Receiver<()>)> {
     let writer = Writer::new(settings, node_proxies);
@@ -98,7 +105,7 @@ pub fn start(
     let (ended, end) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("graph".into()).spawn(move || {
-        runtime.block_on(writer.run(pace, events, asked));
+        runtime.block_on(writer.run(pace, events, wanted, asked));
         // Nobody may be left to hear it.
         let _ = ended.send(());
     })?;
@@ -111,10 +118,14 @@ impl Writer {
         let inputs = Inputs::new(&mut graph);
         let model = Model::new(&mut graph, inputs, settings.clone());
         let resources = workload::resources(&mut graph, &model);
+        let scopes = graph.input("scopes");
+        let configs = envoy::configs(&mut graph, &model, scopes);
         Self {
             graph,
             inputs,
             resources,
+            scopes,
+            configs,
             settings,
             missing: Kind::ALL.iter().copied().collect(),
             views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
@@ -138,10 +149,24 @@ impl Writer {
         }
     }
 
-    async fn run(mut self, pace: Pace, mut events: Receiver, mut asked: tokio::sync::mpsc::Receiver<Question>) {
+    async fn run(
+        mut self,
+        pace: Pace,
+        mut events: Receiver,
+        mut wanted: watch::Receiver<Wanted>,
+        mut asked: tokio::sync::mpsc::Receiver<Question>,
+    ) {
         let mut committed: Option<Instant> = None;
         loop {
             tokio::select! {
+                // A proxy that has come waits for its configuration.
+                Ok(()) = wanted.changed() => {
+                    let scopes = wanted.borrow_and_update().clone();
+                    self.graph.reset(self.scopes, scopes.into_iter().map(|(scope, _)| (scope, ())));
+                    if self.missing.is_empty() {
+                        self.commit();
+                    }
+                }
                 event = events.recv() => {
                     let Some(event) = event else { return };
                     self.take(event);
@@ -206,10 +231,12 @@ impl Writer {
         let old = self.views.borrow().clone();
         let addresses = self.resources.addresses.update(&self.graph);
         let authorizations = self.resources.authorizations.update(&self.graph);
-        if addresses.is_some() || authorizations.is_some() {
+        let scopes = self.configs.update(&self.graph, &old.scopes);
+        if addresses.is_some() || authorizations.is_some() || scopes.is_some() {
             let addresses = addresses.unwrap_or_else(|| old.addresses.clone());
             let authorizations = authorizations.unwrap_or_else(|| old.authorizations.clone());
-            self.views.send_replace(Arc::new(Views::new(self.graph.revision(), addresses, authorizations)));
+            let views = Views::new(self.graph.revision(), addresses, authorizations);
+            self.views.send_replace(Arc::new(views.with_scopes(scopes.unwrap_or_else(|| old.scopes.clone()))));
         }
         if first {
             self.synced.send_replace(true);
@@ -270,6 +297,7 @@ impl Writer {
         let tables = match ty {
             ResourceType::Authorization => &self.resources.authorizations,
             ResourceType::Address | ResourceType::Workload => &self.resources.addresses,
+            envoy => return self.configs.provenance(&self.graph, envoy, name),
         };
         tables.provenance(&self.graph, name)
     }

@@ -11,7 +11,7 @@
 //! Where istiod breaks them, we follow the specification.
 
 pub mod codec;
-pub mod node;
+pub mod demand;
 pub mod reflection;
 pub mod resource;
 pub mod server;

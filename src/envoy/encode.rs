@@ -4,15 +4,18 @@
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
-use prost::{Message, Name};
+use prost::Name;
+
+/// An encoded message.
+pub type Message = Vec<u8>;
 
 /// A message as an `Any`. Equal messages give equal bytes.
-pub fn any<M: Message + Name>(message: &M) -> Any {
+pub fn any<M: prost::Message + Name>(message: &M) -> Any {
     Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: bytes(message) }
 }
 
 /// An encoded message. Equal messages give equal bytes.
-pub fn bytes<M: Message + Name>(message: &M) -> Vec<u8> {
+pub fn bytes<M: prost::Message + Name>(message: &M) -> Message {
     message.encode_to_vec()
 }
 

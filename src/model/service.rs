@@ -43,6 +43,16 @@ pub enum Registry {
     ServiceEntry,
 }
 
+impl Registry {
+    /// The kind of the objects that services of it come from.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "Service",
+            Self::ServiceEntry => "ServiceEntry",
+        }
+    }
+}
+
 /// A label pair in a namespace, by which selectors are found.
 pub type SelectorKey = (Arc<str>, Arc<str>, Arc<str>);
 

@@ -9,6 +9,7 @@ use crate::api::gateway::{Gateway, GatewayClass, Listener, RouteNamespaces};
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph};
 
+use super::service::{Service, ServiceKey};
 use super::{Model, Scope, problem};
 
 /// The port waypoints accept HBONE on.
@@ -137,6 +138,29 @@ fn binding(cx: &Ctx<'_>, gateway: &Gateway, class: Option<&GatewayClass>) -> Opt
     binding
 }
 
+/// The waypoint of each service that has one. Services of gateways themselves
+/// have none, or traffic would go round in circles.
+pub(super) fn of_services(
+    graph: &mut Graph,
+    scope: &Scope,
+    waypoints: Collection<ObjectKey, Waypoint>,
+    services: Collection<ServiceKey, Arc<Service>>,
+) -> Collection<ServiceKey, ObjectKey> {
+    let scope = scope.clone();
+    graph.derive("service_waypoints", services, move |cx, key, service| {
+        let managed = service.meta.label("gateway.istio.io/managed");
+        if matches!(managed, Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
+            return None;
+        }
+        let found = attached(cx, &scope, waypoints, &key.namespace, &service.meta.labels, &TrafficType::Service);
+        let waypoint = found.unwrap_or_else(|unattached| {
+            unattached.diagnose(cx, service.registry.kind(), &service.meta);
+            None
+        });
+        waypoint.map(|(waypoint, _)| (key.clone(), waypoint))
+    })
+}
+
 /// The waypoint that `labels` name, for an object in `namespace`.
 enum Named {
     /// `none`: no waypoint, whatever the namespace says.
@@ -153,18 +177,6 @@ fn named(labels: &Labels, namespace: &Arc<str>) -> Option<Named> {
             Named::Waypoint(ObjectKey { namespace, name: name.into() })
         }
     })
-}
-
-/// An object that traffic can be addressed to.
-pub struct Target<'a> {
-    /// Its kind, for diagnostics.
-    pub kind: &'static str,
-    /// The object diagnostics are about.
-    pub meta: &'a Meta,
-    /// The labels that count.
-    pub labels: &'a Labels,
-    /// What traffic it gets.
-    pub traffic: TrafficType,
 }
 
 /// Why an object does not have the waypoint that was asked for.
@@ -185,16 +197,6 @@ impl Unattached {
 }
 
 impl Model {
-    /// The waypoint an object uses. Where one is named that cannot be used, a
-    /// diagnostic says so, and traffic goes straight to the workload.
-    pub fn waypoint<'g>(&self, cx: &Ctx<'g>, target: &Target<'_>) -> Option<(ObjectKey, &'g Waypoint)> {
-        let found = self.attached(cx, &target.meta.namespace, target.labels, &target.traffic);
-        found.unwrap_or_else(|unattached| {
-            unattached.diagnose(cx, target.kind, target.meta);
-            None
-        })
-    }
-
     /// The waypoint for an object with these labels: the one its own label
     /// names, else the one its namespace's label names.
     pub fn attached<'g>(
@@ -204,44 +206,54 @@ impl Model {
         labels: &Labels,
         traffic: &TrafficType,
     ) -> Result<Option<(ObjectKey, &'g Waypoint)>, Unattached> {
-        let own_namespace = self.scope().namespace(cx, namespace);
-        let own = named(labels, namespace);
-        let inherited = own.is_none();
-        let named = own.or_else(|| named(&own_namespace?.labels, namespace));
-        let Some(Named::Waypoint(key)) = named else { return Ok(None) };
-        let unattached = |reason, message: String| {
-            let place = if inherited { "label of the namespace" } else { "label" };
-            Err(Unattached { reason, message: format!("{place}: {message}; traffic bypasses it") })
-        };
-        let Some(waypoint) = cx.get(self.waypoints, &key) else {
-            return unattached("WaypointIsNotReady", format!("waypoint {key} does not exist or has no address"));
-        };
-        let allowed = match &*waypoint.attachment.from {
-            "All" => true,
-            "Selector" => waypoint
-                .attachment
-                .selector
-                .as_ref()
-                .is_some_and(|selector| own_namespace.is_some_and(|namespace| selector.matches(&namespace.labels))),
-            "None" => false,
-            _ => key.namespace == *namespace,
-        };
-        if !allowed {
-            return unattached("AttachmentDenied", format!("waypoint {key} does not allow this namespace to attach"));
-        }
-        if !waypoint.traffic.covers(traffic) {
-            // A namespace's label is for whatever it fits.
-            if inherited && *traffic == TrafficType::Workload {
-                return Ok(None);
-            }
-            return unattached("UnsupportedTrafficType", format!("waypoint {key} is not for this kind of traffic"));
-        }
-        Ok(Some((key, waypoint)))
+        attached(cx, self.scope(), self.waypoints, namespace, labels, traffic)
     }
-
     /// The waypoint that a workload with these labels is an instance of.
     pub fn instance_of<'g>(&self, cx: &Ctx<'g>, namespace: &Arc<str>, labels: &Labels) -> Option<&'g Waypoint> {
         let name = labels.get("gateway.networking.k8s.io/gateway-name").filter(|name| !name.is_empty())?;
         cx.get(self.waypoints, &ObjectKey { namespace: namespace.clone(), name: name.into() })
     }
+}
+
+fn attached<'g>(
+    cx: &Ctx<'g>,
+    scope: &Scope,
+    waypoints: Collection<ObjectKey, Waypoint>,
+    namespace: &Arc<str>,
+    labels: &Labels,
+    traffic: &TrafficType,
+) -> Result<Option<(ObjectKey, &'g Waypoint)>, Unattached> {
+    let own_namespace = scope.namespace(cx, namespace);
+    let own = named(labels, namespace);
+    let inherited = own.is_none();
+    let named = own.or_else(|| named(&own_namespace?.labels, namespace));
+    let Some(Named::Waypoint(key)) = named else { return Ok(None) };
+    let unattached = |reason, message: String| {
+        let place = if inherited { "label of the namespace" } else { "label" };
+        Err(Unattached { reason, message: format!("{place}: {message}; traffic bypasses it") })
+    };
+    let Some(waypoint) = cx.get(waypoints, &key) else {
+        return unattached("WaypointIsNotReady", format!("waypoint {key} does not exist or has no address"));
+    };
+    let allowed = match &*waypoint.attachment.from {
+        "All" => true,
+        "Selector" => waypoint
+            .attachment
+            .selector
+            .as_ref()
+            .is_some_and(|selector| own_namespace.is_some_and(|namespace| selector.matches(&namespace.labels))),
+        "None" => false,
+        _ => key.namespace == *namespace,
+    };
+    if !allowed {
+        return unattached("AttachmentDenied", format!("waypoint {key} does not allow this namespace to attach"));
+    }
+    if !waypoint.traffic.covers(traffic) {
+        // A namespace's label is for whatever it fits.
+        if inherited && *traffic == TrafficType::Workload {
+            return Ok(None);
+        }
+        return unattached("UnsupportedTrafficType", format!("waypoint {key} is not for this kind of traffic"));
+    }
+    Ok(Some((key, waypoint)))
 }

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use fairway_proto::workload as proto;
 
 use crate::api::compact::Address;
-use crate::api::core::{EndpointSlice, Pod, TargetPort};
-use crate::api::{Labels, ObjectKey, intern};
+use crate::api::core::{EndpointSlice, Pod};
+use crate::api::{Labels, ObjectKey};
 use crate::graph::{Ctx, Graph, Index};
+use crate::model::endpoint;
+use crate::model::selection::PodGroup;
 use crate::model::service::{Registry, Service, ServiceKey, hostname};
 use crate::model::{Model, Settings, problem};
 use crate::xds::resource::Resource;
 
-use super::profile::{self, Profile, ProfileKey};
+use super::profile::{self, Profile};
 use super::{Tables, locality, octets, set_canonical, set_tunnel, workload_resource};
 
 /// Slices that someone wrote by hand.
@@ -36,7 +38,7 @@ pub(super) fn add_workloads(graph: &mut Graph, model: &Model, to: &mut Tables) {
         if pod.status.ended {
             return None;
         }
-        let profile = cx.get(profiles, &ProfileKey::of(pod))?;
+        let profile = cx.get(profiles, &PodGroup::of(pod))?;
         workload(cx, &model_of, slices.by_pod, profile, key, pod)
     });
 }
@@ -142,13 +144,8 @@ fn addresses(cx: &Ctx<'_>, pod: &Pod) -> Option<Vec<IpAddr>> {
 }
 
 fn node_locality(cx: &Ctx<'_>, model: &Model, node: &Arc<str>) -> Option<proto::Locality> {
-    if node.is_empty() {
-        return None;
-    }
-    let node = cx.get(model.inputs.nodes, &ObjectKey { namespace: intern(""), name: node.clone() })?;
-    let label = |key| node.meta.label(key).unwrap_or_default();
-    let [region, zone] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"].map(label);
-    locality(region, zone, label("topology.istio.io/subzone"))
+    let [region, zone, subzone] = model.node_locality(cx, node);
+    locality(region, zone, subzone)
 }
 
 /// The services behind which the pod is, and where it listens for each.
@@ -184,34 +181,16 @@ fn services(
 /// Where a pod listens for the ports of a service. A named target port that
 /// the pod does not have is left out.
 fn ports(pod: &Pod, service: &Service) -> proto::PortList {
-    let target = |port: &crate::model::service::Port| -> Option<u16> {
-        match (&port.target, service.registry) {
-            (TargetPort::Name(name), _) => container_port(pod, name, &port.transport),
-            // A ServiceEntry finds container ports by the name of its own port.
-            (target, Registry::ServiceEntry) => {
-                let named = (!port.name.is_empty()).then(|| container_port(pod, &port.name, &port.transport)).flatten();
-                Some(named.unwrap_or(if let TargetPort::Number(number) = target { *number } else { port.number }))
-            }
-            (TargetPort::Number(number), Registry::Kubernetes) => Some(*number),
-            (TargetPort::Same, Registry::Kubernetes) => Some(port.number),
-        }
-    };
-    let mapped = service.ports.iter().filter_map(|port| Some(port_mapping(port.number, target(port)?)));
+    let mapped = service.ports.iter().filter_map(|port| {
+        let target = endpoint::target_port(pod, service.registry, port)?;
+        Some(port_mapping(port.number, target))
+    });
     proto::PortList { ports: mapped.collect() }
 }
 
 /// A service port and the workload port it leads to.
 pub(super) fn port_mapping(service: u16, target: u16) -> proto::Port {
     proto::Port { service_port: service.into(), target_port: target.into(), ..Default::default() }
-}
-
-fn container_port(pod: &Pod, name: &str, transport: &str) -> Option<u16> {
-    let mut ports = pod.spec.containers.iter().flat_map(|container| &*container.ports);
-    let found = ports.find(|port| {
-        let port_transport = if port.protocol.is_empty() { "TCP" } else { &*port.protocol };
-        &*port.name == name && port_transport == transport
-    });
-    found.map(|port| port.container_port)
 }
 
 /// The name of what made the pod, as telemetry shows it: a Deployment rather

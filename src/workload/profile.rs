@@ -6,29 +6,15 @@ use std::sync::Arc;
 
 use fairway_proto::workload as proto;
 
-use crate::api::core::{EndpointSlice, Pod};
-use crate::api::{Labels, ObjectKey};
+use crate::api::ObjectKey;
+use crate::api::core::EndpointSlice;
 use crate::graph::{Collection, Ctx, Graph, Index};
 use crate::model::Model;
+use crate::model::selection::PodGroup;
 use crate::model::service::Service;
 use crate::model::waypoint::Unattached;
 
 use super::{network_gateway, policies, trust_domain, waypoint_fields};
-
-/// What a profile is made from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ProfileKey {
-    /// The namespace of the pods.
-    pub(super) namespace: Arc<str>,
-    /// Their labels.
-    pub(super) labels: Labels,
-}
-
-impl ProfileKey {
-    pub(super) fn of(pod: &Pod) -> Self {
-        Self { namespace: pod.meta.namespace.clone(), labels: pod.meta.labels.clone() }
-    }
-}
 
 /// What follows from a namespace and labels.
 #[derive(Debug, PartialEq)]
@@ -60,48 +46,38 @@ pub(super) fn profiles(
     graph: &mut Graph,
     model: &Model,
     slices: Index<Arc<str>, ObjectKey, Arc<EndpointSlice>>,
-) -> Collection<ProfileKey, Profile> {
+) -> Collection<PodGroup, Profile> {
     let model_of = model.clone();
-    let of_pod = |_: &_, pod: &Pod| Some(ProfileKey::of(pod));
-    graph.distinct("pod_profiles", model.inputs.pods, of_pod, move |cx, key| profile(cx, &model_of, slices, key))
+    graph.derive("pod_profiles", model.selection.services, move |cx, group, services| {
+        let services = services.clone();
+        [(group.clone(), profile(cx, &model_of, slices, group, services))]
+    })
 }
 
 fn profile(
     cx: &Ctx<'_>,
     model: &Model,
     slices: Index<Arc<str>, ObjectKey, Arc<EndpointSlice>>,
-    key: &ProfileKey,
-) -> Option<Profile> {
+    key: &PodGroup,
+    services: Vec<Arc<Service>>,
+) -> Profile {
     let scope = model.scope();
-    let ProfileKey { namespace, labels } = key;
-    if !scope.discovers(cx, namespace) {
-        return None;
-    }
+    let PodGroup { namespace, labels } = key;
     let network = scope.network(cx);
     let (application_tunnel, waypoint) = waypoint_fields(cx, model, namespace, labels);
     let (waypoint, unattached) = match waypoint {
         Ok(waypoint) => (waypoint, None),
         Err(unattached) => (None, Some(unattached)),
     };
-    Some(Profile {
+    Profile {
         network: network.to_string(),
         network_gateway: network_gateway(cx, model, network),
         trust_domain: trust_domain(cx, scope),
-        services: services(cx, model, key),
+        services,
         hand_written: cx.fetch(slices, namespace).next().is_some(),
         policies: policies(cx, model, namespace, labels),
         application_tunnel,
         waypoint,
         unattached,
-    })
-}
-
-fn services(cx: &Ctx<'_>, model: &Model, key: &ProfileKey) -> Vec<Arc<Service>> {
-    let mut services = Vec::new();
-    for (label, value) in key.labels.pairs() {
-        let pair = (key.namespace.clone(), label.clone(), value.clone());
-        let selecting = cx.fetch(model.services_by_selector, &pair);
-        services.extend(selecting.filter(|(_, one)| one.selector.select(&key.labels)).map(|(_, one)| one.clone()));
     }
-    services
 }

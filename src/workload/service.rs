@@ -6,8 +6,7 @@ use proto::load_balancing::{HealthPolicy, Mode, Scope as Affinity};
 
 use crate::api::core::TargetPort;
 use crate::graph::{Ctx, Graph};
-use crate::model::service::{Distribution, Port, Protocol, Registry, Service, ServiceKey};
-use crate::model::waypoint::{Target, TrafficType};
+use crate::model::service::{Distribution, Port, Protocol, Service, ServiceKey};
 use crate::model::{Model, problem};
 use crate::xds::resource::{Keys, Resource, ResourceType};
 
@@ -27,13 +26,6 @@ pub(super) fn add_services(graph: &mut Graph, model: &Model, to: &mut Tables) {
         let address = proto::Address { r#type: Some(proto::address::Type::Service(message)) };
         Some(Resource::new(ResourceType::Address, &key.to_string(), &address.encode_to_vec(), &keys))
     });
-}
-
-fn kind(service: &Service) -> &'static str {
-    match service.registry {
-        Registry::Kubernetes => "Service",
-        Registry::ServiceEntry => "ServiceEntry",
-    }
 }
 
 fn message(cx: &Ctx<'_>, model: &Model, service: &Service) -> proto::Service {
@@ -80,20 +72,10 @@ fn port_message(service: &Service, port: &Port) -> proto::Port {
     proto::Port { service_port: port.number.into(), target_port: target.into(), app_protocol: protocol.into() }
 }
 
-/// The waypoint of the service. Services of gateways themselves have none, or
-/// traffic would go round in circles.
+/// The waypoint of the service.
 fn waypoint(cx: &Ctx<'_>, model: &Model, service: &Service) -> Option<proto::GatewayAddress> {
-    let managed = service.meta.label("gateway.istio.io/managed");
-    if matches!(managed, Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
-        return None;
-    }
-    let target = Target {
-        kind: kind(service),
-        meta: &service.meta,
-        labels: &service.meta.labels,
-        traffic: TrafficType::Service,
-    };
-    let (key, waypoint) = model.waypoint(cx, &target)?;
+    let key = cx.get(model.service_waypoints, &service.key)?;
+    let waypoint = cx.get(model.waypoints, key)?;
     Some(waypoint_address(cx, model.scope(), &key.namespace, waypoint))
 }
 
@@ -111,7 +93,7 @@ fn ingress_use_waypoint(cx: &Ctx<'_>, model: &Model, service: &Service) -> bool 
         Some(other) => {
             let message = format!("{other:?} is not true or false; false is used");
             let field = format!("metadata.labels[{LABEL}]");
-            cx.diagnose(problem(kind(service), &service.meta, field, "UnsupportedValue", message));
+            cx.diagnose(problem(service.registry.kind(), &service.meta, field, "UnsupportedValue", message));
             false
         }
     }

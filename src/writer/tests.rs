@@ -4,12 +4,15 @@ use super::*;
 use crate::api::Change;
 use crate::source::Sender;
 use crate::source::documents::{Document, read};
+use crate::xds::demand::Demand;
 
 struct World {
     sender: Sender,
     published: Published,
     questions: Questions,
     end: oneshot::Receiver<()>,
+    /// Kept, or nothing would ever be asked for.
+    _demand: Arc<Demand>,
 }
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -18,9 +21,10 @@ impl World {
     fn new() -> Self {
         let (sender, events) = crate::source::channel();
         let pace = Pace::Window(Duration::from_millis(5));
+        let demand = Arc::<Demand>::default();
         let proxies = vec!["x/one".parse().unwrap()];
-        let (published, questions, end) = start(Arc::default(), pace, proxies, events).unwrap();
-        Self { sender, published, questions, end }
+        let (published, questions, end) = start(Arc::default(), pace, proxies, demand.follow(), events).unwrap();
+        Self { sender, published, questions, end, _demand: demand }
     }
 
     async fn put(&self, yaml: &str) {

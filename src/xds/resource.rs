@@ -22,6 +22,23 @@ pub enum ResourceType {
     Address,
     /// The workloads alone, for the peer metadata of Envoys.
     Workload,
+    /// Where an Envoy can send traffic.
+    Cluster,
+    /// What is behind a cluster.
+    Endpoints,
+    /// Where an Envoy takes traffic, and what it does with it.
+    Listener,
+    /// Routes that listeners refer to.
+    Routes,
+}
+
+/// Types that refer to each other. Between families there is no order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// What ztunnels are told.
+    Ambient,
+    /// What Envoys are configured with.
+    Envoy,
 }
 
 /// One row of the table of types.
@@ -29,6 +46,7 @@ struct Row {
     type_url: &'static str,
     /// The value of the `type` label of metrics.
     label: &'static str,
+    family: Family,
     /// Make before break: additions go out in ascending rank, so that nothing
     /// refers to what has not arrived; removals in descending rank.
     rank: u8,
@@ -36,6 +54,13 @@ struct Row {
     projection: Projection,
     /// Whether ztunnels are sent what runs on their node without asking.
     node_local: bool,
+}
+
+impl Row {
+    const fn envoy(type_url: &'static str, label: &'static str, rank: u8, layer: LayerKind) -> Self {
+        let (family, projection) = (Family::Envoy, Projection::Whole);
+        Self { type_url, label, family, rank, layer, projection, node_local: false }
+    }
 }
 
 /// Which part of a stored message a type sends.
@@ -59,8 +84,16 @@ pub enum Framing {
 }
 
 impl ResourceType {
-    /// Every type, in the order of their ranks.
-    pub const ALL: [Self; 3] = [Self::Authorization, Self::Address, Self::Workload];
+    /// Every type, by family and in the order of their ranks.
+    pub const ALL: [Self; 7] = [
+        Self::Authorization,
+        Self::Address,
+        Self::Workload,
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::Routes,
+    ];
 
     /// THE table of xDS types.
     const fn row(self) -> Row {
@@ -70,6 +103,7 @@ impl ResourceType {
             Self::Authorization => Row {
                 type_url: "type.googleapis.com/istio.security.Authorization",
                 label: "Authorization",
+                family: Family::Ambient,
                 rank: 0,
                 layer: LayerKind::Authorizations,
                 projection: Projection::Whole,
@@ -78,6 +112,7 @@ impl ResourceType {
             Self::Address => Row {
                 type_url: "type.googleapis.com/istio.workload.Address",
                 label: "Address",
+                family: Family::Ambient,
                 rank: 1,
                 layer: LayerKind::Addresses,
                 projection: Projection::Whole,
@@ -86,11 +121,29 @@ impl ResourceType {
             Self::Workload => Row {
                 type_url: "type.googleapis.com/istio.workload.Workload",
                 label: "Workload",
+                family: Family::Ambient,
                 rank: 1,
                 layer: LayerKind::Addresses,
                 projection: Projection::First,
                 node_local: false,
             },
+            // An Envoy answers 503 for a route to a cluster that it does not
+            // know, or whose endpoints it still waits for.
+            Self::Cluster => {
+                Row::envoy("type.googleapis.com/envoy.config.cluster.v3.Cluster", "CDS", 0, LayerKind::Clusters)
+            }
+            Self::Endpoints => Row::envoy(
+                "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+                "EDS",
+                1,
+                LayerKind::Endpoints,
+            ),
+            Self::Listener => {
+                Row::envoy("type.googleapis.com/envoy.config.listener.v3.Listener", "LDS", 2, LayerKind::Listeners)
+            }
+            Self::Routes => {
+                Row::envoy("type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "RDS", 3, LayerKind::Routes)
+            }
         }
     }
 
@@ -109,7 +162,23 @@ impl ResourceType {
         self.row().label
     }
 
-    /// The make-before-break rank: lower ranks are referred to by higher ones.
+    /// The types it has an order with.
+    pub const fn family(self) -> Family {
+        self.row().family
+    }
+
+    /// The type whose resources need one of this type each, under the same
+    /// name, whenever they are new or have changed. An Envoy waits for the
+    /// endpoints of a cluster it was sent, also if it had them before.
+    pub const fn follows(self) -> Option<Self> {
+        match self {
+            Self::Endpoints => Some(Self::Cluster),
+            _ => None,
+        }
+    }
+
+    /// The make-before-break rank: lower ranks are referred to by higher ones
+    /// of the family.
     pub const fn rank(self) -> u8 {
         self.row().rank
     }

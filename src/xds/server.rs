@@ -27,10 +27,11 @@ use tonic::{Code, Status};
 use tracing::info;
 
 use super::codec::reader::{Reader, RequestBody};
-use super::node::{Node, NodeKind};
+use super::demand::Demand;
 use super::stream::Variant;
 use super::view::Views;
 use crate::ca::authenticate::{Authenticate, Caller, Peer};
+use crate::proxy::{Node, NodeKind};
 pub use body::StreamBody;
 use connections::{ConnectedCollector, Connections};
 pub use fanout::Closing;
@@ -104,6 +105,7 @@ struct Shared {
     authenticate: Arc<dyn Authenticate>,
     options: Options,
     connections: Arc<Connections>,
+    demand: Arc<Demand>,
     metrics: Metrics,
     drain: CancellationToken,
     /// For large requests, see [`Reader`].
@@ -115,11 +117,13 @@ const LARGE_REQUESTS: usize = 8;
 
 impl Xds {
     /// Serves what is published through `views` until `drain` is cancelled. To
-    /// be started only when the first view is complete.
+    /// be started only when the first view is complete. Which scopes those have
+    /// to contain is told through `demand`.
     pub fn new(
         views: watch::Receiver<Arc<Views>>,
         authenticate: Arc<dyn Authenticate>,
         options: Options,
+        demand: Arc<Demand>,
         drain: CancellationToken,
         registry: &mut Registry,
     ) -> Self {
@@ -131,6 +135,7 @@ impl Xds {
                 authenticate,
                 options,
                 connections,
+                demand,
                 metrics,
                 drain,
                 places: Arc::new(Semaphore::new(LARGE_REQUESTS)),

@@ -17,6 +17,11 @@
 //! go out as soon as the resource is absent from the views that the higher
 //! ranks are at (the *floor*), however old those are.
 //!
+//! Envoys are stricter than ztunnels, as what they refer to has to be there:
+//! there a lower rank must have been accepted, and everything the client was
+//! sent must have been asked for, before a higher one that needs it is sent.
+//! What a client rejected counts as refused, not as missing: the rest goes on.
+//!
 //! [`next`]: Stream::next
 
 use std::fmt;
@@ -26,9 +31,9 @@ use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use smallvec::SmallVec;
 use tonic::Status;
 
-use super::node::{Node, NodeKind};
-use super::resource::{Framing, Resource, ResourceType};
+use super::resource::{Family, Framing, Resource, ResourceType};
 use super::view::{Layer, Step, Views};
+use crate::proxy::{Node, NodeKind, Scope};
 use subscription::{Answer, Outcome, Subscription};
 
 pub mod delta;
@@ -49,6 +54,8 @@ pub enum Variant {
 pub struct Stream {
     variant: Variant,
     node: Option<Node>,
+    /// Whose configuration the client is sent, if it has one of its own.
+    scope: Option<Scope>,
     /// Ordered by type, which is also the order of ranks.
     subscriptions: Vec<Subscription>,
     /// The latest nonce.
@@ -166,12 +173,18 @@ impl Stream {
     /// A stream on which nothing was said yet. `salt` should differ between
     /// streams, so that a nonce of an earlier one is recognised as stale.
     pub fn new(variant: Variant, salt: u64) -> Self {
-        Self { variant, node: None, subscriptions: Vec::new(), nonce: Nonce { salt, number: 0 } }
+        Self { variant, node: None, scope: None, subscriptions: Vec::new(), nonce: Nonce { salt, number: 0 } }
     }
 
     /// The client, once its first request has arrived.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// Whose configuration the client is sent, once its first request has
+    /// arrived.
+    pub fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
     }
 
     /// What has been sent and acknowledged, by type.
@@ -186,23 +199,37 @@ impl Stream {
         if self.subscriptions.iter().all(|subscription| subscription.is_at(newest)) {
             return None;
         }
+        // Somebody works it out.
+        if !newest.knows(self.scope.as_ref()) {
+            return None;
+        }
         loop {
             let mut advanced = false;
-            // What the types of the current rank, and those after it, may see.
-            let (mut ceiling, mut higher_ceiling) = (newest.clone(), newest.clone());
-            let mut rank = 0;
+            // What the types of the current rank, and those after it, may see;
+            // nothing at all if one they refer to has not been accepted yet.
+            let (mut ceiling, mut higher_ceiling) = (Some(newest.clone()), Some(newest.clone()));
+            let mut place = (Family::Ambient, 0);
             for at in 0..self.subscriptions.len() {
-                if self.subscriptions[at].ty.rank() != rank {
-                    rank = self.subscriptions[at].ty.rank();
+                let ty = self.subscriptions[at].ty;
+                if ty.family() != place.0 {
+                    higher_ceiling = Some(newest.clone());
+                }
+                if (ty.family(), ty.rank()) != place {
+                    place = (ty.family(), ty.rank());
                     ceiling = higher_ceiling.clone();
                 }
-                let floor = self.floor(rank);
+                let Some(ceiling) = &ceiling else { continue };
+                let floor = self.floor(ty);
                 let subscription = &mut self.subscriptions[at];
-                match subscription.step(self.variant, &ceiling, &floor) {
+                match subscription.step(self.variant, self.scope.as_ref(), ceiling, &floor) {
                     Outcome::Idle => {}
                     Outcome::Advanced => advanced = true,
                     Outcome::Blocked(reached) => higher_ceiling = older(higher_ceiling, reached),
                     Outcome::Send(answer) => return Some(self.response(at, answer)),
+                }
+                if let Some(leader) = ty.follows() {
+                    let covered = self.covered(at, leader, ceiling);
+                    higher_ceiling = older(higher_ceiling, covered);
                 }
             }
             // A type that had nothing to send may still have reached a view
@@ -213,11 +240,23 @@ impl Stream {
         }
     }
 
-    /// Where the types above `rank` are.
-    fn floor(&self, rank: u8) -> Floor {
-        let mut floor = Floor { shut: false, views: SmallVec::new() };
-        for higher in self.subscriptions.iter().filter(|subscription| subscription.ty.rank() > rank) {
-            for views in [&higher.completed, &higher.reached] {
+    /// The newest view, `ceiling` at most, for which the client has asked for
+    /// everything that the resources of `leader` need. It does so when it was
+    /// sent those, unless it rejected one.
+    fn covered(&mut self, at: usize, leader: ResourceType, ceiling: &Arc<Views>) -> Option<Arc<Views>> {
+        let leader = self.subscriptions.iter().find(|subscription| subscription.ty == leader);
+        if leader.is_none_or(|leader| !leader.wildcard() || leader.error().is_some()) {
+            return Some(ceiling.clone());
+        }
+        self.subscriptions[at].covered(self.scope.as_ref(), ceiling)
+    }
+
+    /// Where the types of the family that may refer to `ty` are.
+    fn floor(&self, ty: ResourceType) -> Floor {
+        let mut floor = Floor { shut: false, views: SmallVec::new(), scope: self.scope.clone() };
+        let refers = |other: ResourceType| other.family() == ty.family() && other.rank() > ty.rank();
+        for higher in self.subscriptions.iter().filter(|subscription| refers(subscription.ty)) {
+            for views in higher.at() {
                 match views {
                     Some(views) if floor.views.iter().any(|known| known.revision == views.revision) => {}
                     Some(views) => floor.views.push(views.clone()),
@@ -241,7 +280,11 @@ impl Stream {
             Variant::Delta => Framing::DeltaWithAliases,
         };
         let Answer { views, contents, removed } = answer;
-        Response { ty: subscription.ty, framing, nonce, views, first, contents, removed }
+        let ty = subscription.ty;
+        if let Some(follower) = self.subscriptions.iter_mut().find(|other| other.ty.follows() == Some(ty)) {
+            follower.repeat(&contents);
+        }
+        Response { ty, framing, nonce, views, first, contents, removed }
     }
 
     /// Every stream must begin with the node; later requests may repeat it,
@@ -250,7 +293,9 @@ impl Stream {
         match (&self.node, node) {
             (None, None) => Err(Status::invalid_argument("the first request has no node")),
             (None, Some(node)) => {
-                self.node = Some(Node::parse(node)?);
+                let node = Node::parse(node)?;
+                self.scope = Scope::of(&node);
+                self.node = Some(node);
                 Ok(())
             }
             (Some(known), Some(node)) if *known.id != *node.id => {
@@ -258,6 +303,12 @@ impl Stream {
             }
             (Some(_), _) => Ok(()),
         }
+    }
+
+    /// The type of a request, if this client is served it.
+    fn served(&self, type_url: &str) -> Option<ResourceType> {
+        let ty = ResourceType::from_type_url(type_url)?;
+        (ty.layer().scoped().is_none() || self.scope.is_some()).then_some(ty)
     }
 
     /// The subscription of a type, and whether this request begins it.
@@ -285,23 +336,27 @@ struct Floor {
     /// Whether one of them has not been sent at all.
     shut: bool,
     views: SmallVec<[Arc<Views>; 2]>,
+    scope: Option<Scope>,
 }
 
 impl Floor {
     /// Whether nothing the client holds can refer to a resource.
     fn confirms(&self, ty: ResourceType, gone: &str) -> bool {
-        !self.shut && !self.views.iter().any(|views| views.layer(ty).contains(gone))
+        !self.shut && !self.views.iter().any(|views| views.layer(ty, self.scope.as_ref()).contains(gone))
     }
 
     /// How far a type is complete once it has been brought to `views` and has
     /// removed all that is confirmed.
     fn complete(&self, views: &Arc<Views>) -> Option<Arc<Views>> {
-        (!self.shut).then(|| self.views.iter().cloned().fold(views.clone(), older))
+        let oldest = |a: Arc<Views>, b: Arc<Views>| if b.revision < a.revision { b } else { a };
+        (!self.shut).then(|| self.views.iter().cloned().fold(views.clone(), oldest))
     }
 }
 
-fn older(a: Arc<Views>, b: Arc<Views>) -> Arc<Views> {
-    if b.revision < a.revision { b } else { a }
+/// The older of two views; nothing is older than any.
+fn older(a: Option<Arc<Views>>, b: Option<Arc<Views>>) -> Option<Arc<Views>> {
+    let (a, b) = (a?, b?);
+    Some(if b.revision < a.revision { b } else { a })
 }
 
 #[cfg(test)]

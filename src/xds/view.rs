@@ -20,12 +20,13 @@ mod trie;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
+use crate::proxy::Scope;
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
 pub use draft::Draft;
@@ -43,6 +44,54 @@ pub enum LayerKind {
     Addresses,
     /// L4 authorization policies.
     Authorizations,
+    /// Of one scope: clusters.
+    Clusters,
+    /// Of one scope: the endpoints of clusters.
+    Endpoints,
+    /// Of one scope: listeners.
+    Listeners,
+    /// Of one scope: routes.
+    Routes,
+}
+
+impl LayerKind {
+    /// The layers that each scope has of its own.
+    pub const SCOPED: [Self; 4] = [Self::Clusters, Self::Endpoints, Self::Listeners, Self::Routes];
+
+    /// Its place among those, if it is one of them.
+    pub const fn scoped(self) -> Option<usize> {
+        match self {
+            Self::Addresses | Self::Authorizations => None,
+            Self::Clusters => Some(0),
+            Self::Endpoints => Some(1),
+            Self::Listeners => Some(2),
+            Self::Routes => Some(3),
+        }
+    }
+}
+
+/// What the proxies of each scope are told, besides what all are told.
+pub type Scopes = imbl::OrdMap<Scope, Arc<Config>>;
+
+/// What the proxies of one scope are configured with.
+#[derive(Debug, Default)]
+pub struct Config {
+    layers: [Layer; LayerKind::SCOPED.len()],
+    /// For each layer, what leads to it from the one most streams are at.
+    steps: [OnceLock<Arc<Step>>; LayerKind::SCOPED.len()],
+}
+
+impl Config {
+    /// These layers, in the order of [`LayerKind::SCOPED`], published now.
+    pub fn new(mut layers: [Layer; LayerKind::SCOPED.len()]) -> Self {
+        layers.iter_mut().for_each(|layer| layer.published = true);
+        Self { layers, steps: Default::default() }
+    }
+
+    /// Its layers, in the order of [`LayerKind::SCOPED`].
+    pub fn layers(&self) -> &[Layer; LayerKind::SCOPED.len()] {
+        &self.layers
+    }
 }
 
 /// Everything that is served at one moment, each layer consistent with the
@@ -61,6 +110,8 @@ pub struct Views {
     steps: [OnceLock<Arc<Step>>; 2],
     /// For each type, what lists of those are compared with who come back.
     prints: [OnceLock<Arc<Prints>>; ResourceType::ALL.len()],
+    /// What is different from scope to scope.
+    pub scopes: Scopes,
 }
 
 /// The difference between two layers, found by the first stream that needs it
@@ -124,31 +175,53 @@ impl Views {
     /// The view published now.
     pub fn new(revision: u64, mut addresses: Layer, mut authorizations: Layer) -> Self {
         (addresses.published, authorizations.published) = (true, true);
-        let (steps, prints) = Default::default();
-        Self { revision, published: Instant::now(), addresses, authorizations, steps, prints }
+        let (steps, prints, scopes) = Default::default();
+        Self { revision, published: Instant::now(), addresses, authorizations, steps, prints, scopes }
     }
 
-    /// How clients list what is there of a type.
+    /// The same with what scopes are told.
+    pub fn with_scopes(self, scopes: Scopes) -> Self {
+        Self { scopes, ..self }
+    }
+
+    /// How clients list what is there of a type. What is different from scope
+    /// to scope is never much, and compared when it is needed.
     fn prints(&self, ty: ResourceType) -> &Arc<Prints> {
-        self.prints[ty as usize].get_or_init(|| Arc::new(Prints::of(ty, self.layer(ty))))
+        self.prints[ty as usize].get_or_init(|| Arc::new(Prints::of(ty, self.layer(ty, None))))
     }
 
     /// What leads from `held` to the layer of a type, if that is shared. It is
     /// for types that are sent as they are stored.
-    pub fn step(&self, ty: ResourceType, held: &Layer) -> Option<&Arc<Step>> {
+    pub fn step(&self, ty: ResourceType, scope: Option<&Scope>, held: &Layer) -> Option<&Arc<Step>> {
         // What a client came with is its own affair.
         if !ty.is_whole() || !held.published {
             return None;
         }
-        let step = self.steps[ty.layer() as usize].get_or_init(|| Arc::new(Step::new(held, self.layer(ty))));
+        let step = match ty.layer() {
+            LayerKind::Addresses => &self.steps[0],
+            LayerKind::Authorizations => &self.steps[1],
+            kind => &self.scopes.get(scope?)?.steps[kind.scoped()?],
+        };
+        let step = step.get_or_init(|| Arc::new(Step::new(held, self.layer(ty, scope))));
         (step.from == held.id).then_some(step)
     }
 
+    /// Whether what a proxy is told is known: its scope, if it has one, has
+    /// been worked out.
+    pub fn knows(&self, scope: Option<&Scope>) -> bool {
+        scope.is_none_or(|scope| self.scopes.contains_key(scope))
+    }
+
     /// The layer a type is served from.
-    pub fn layer(&self, ty: ResourceType) -> &Layer {
+    pub fn layer(&self, ty: ResourceType, scope: Option<&Scope>) -> &Layer {
+        static EMPTY: LazyLock<Layer> = LazyLock::new(Layer::default);
         match ty.layer() {
             LayerKind::Addresses => &self.addresses,
             LayerKind::Authorizations => &self.authorizations,
+            kind => {
+                let config = scope.and_then(|scope| self.scopes.get(scope));
+                config.zip(kind.scoped()).map_or(&EMPTY, |(config, at)| &config.layers[at])
+            }
         }
     }
 }

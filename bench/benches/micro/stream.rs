@@ -61,7 +61,7 @@ pub fn rounds(criterion: &mut Criterion) {
             let revision = world.views.revision + turn as u64;
             let views = Views::new(revision, new.addresses.clone(), new.authorizations.clone());
             // As if another stream had found it already.
-            views.step(Address, &old.addresses);
+            views.step(Address, None, &old.addresses);
             Arc::new(views)
         };
         let round = |views: Arc<Views>| {

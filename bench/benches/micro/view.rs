@@ -24,7 +24,7 @@ pub fn differences(criterion: &mut Criterion) {
             bencher.iter_batched_ref(
                 views,
                 |views| {
-                    let step = views.step(Address, &old.addresses).expect("both were published");
+                    let step = views.step(Address, None, &old.addresses).expect("both were published");
                     assert_eq!(step.upserts.len(), count);
                 },
                 BatchSize::SmallInput,

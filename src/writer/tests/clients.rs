@@ -60,7 +60,7 @@ impl Mesh {
         let views = self.views();
         if self.published.last().is_none_or(|last| last.revision != views.revision) {
             let message = |ty, one: Resource| (one.name().to_owned(), one.message(ty).to_vec());
-            let tables = TYPES.map(|ty| views.layer(ty).iter().map(|one| message(ty, one)).collect());
+            let tables = TYPES.map(|ty| views.layer(ty, None).iter().map(|one| message(ty, one)).collect());
             self.published.push(Published { revision: views.revision, tables });
         }
     }

@@ -131,7 +131,7 @@ fn names_and_keys_of_any_length_are_found_again() {
 
 #[test]
 fn table_is_ordered_by_rank() {
-    assert!(ResourceType::ALL.is_sorted_by_key(|ty| (ty.rank(), *ty)));
+    assert!(ResourceType::ALL.is_sorted_by_key(|ty| (ty.family() as u8, ty.rank(), *ty)));
     for ty in ResourceType::ALL {
         assert_eq!(ResourceType::from_type_url(ty.type_url()), Some(ty));
         assert_eq!(ResourceType::ALL[ty as usize], ty);

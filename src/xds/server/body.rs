@@ -153,7 +153,7 @@ impl<B: RequestBody> StreamBody<B> {
             none => {
                 let node = self.stream.node().ok_or_else(|| Status::internal("a request without a node"))?;
                 self.shared.authorize(self.caller.as_ref(), node)?;
-                let registration = Registration::new(&self.shared, node.clone(), self.address);
+                let registration = Registration::new(&self.shared, node.clone(), self.stream.scope(), self.address);
                 &none.insert(registration).connection
             }
         };

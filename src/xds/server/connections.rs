@@ -16,7 +16,8 @@ use serde::Serialize;
 use tracing::info;
 
 use super::{Shared, clip};
-use crate::xds::node::Node;
+use crate::proxy::{Node, Scope};
+use crate::xds::demand::Held;
 use crate::xds::stream::Progress;
 
 /// The streams that are open.
@@ -118,17 +119,20 @@ pub(super) struct Registration {
     pub(super) ended: Option<tonic::Status>,
     number: u64,
     shared: Arc<Shared>,
+    /// Has the client's configuration worked out.
+    _held: Option<Held>,
 }
 
 impl Registration {
-    pub(super) fn new(shared: &Arc<Shared>, node: Node, address: Option<SocketAddr>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, node: Node, scope: Option<&Scope>, address: Option<SocketAddr>) -> Self {
         let number = shared.connections.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let id = format!("{}-{number}", node.name);
         info!(connection = id, node = %node.id, ?address, "xDS stream opened");
         let connected = Timestamp::now();
         let connection = Arc::new(Connection { id, node, address, connected, progress: Mutex::default() });
         shared.connections.live.insert(number, connection.clone());
-        Self { connection, ended: None, number, shared: shared.clone() }
+        let held = scope.map(|scope| shared.demand.hold(scope.clone()));
+        Self { connection, ended: None, number, shared: shared.clone(), _held: held }
     }
 }
 

@@ -4,13 +4,12 @@ use tonic::Status;
 
 use super::{Received, Stream};
 use crate::xds::codec::request::DeltaRequest;
-use crate::xds::resource::ResourceType;
 
 impl Stream {
     /// Applies a `DeltaDiscoveryRequest`. An error ends the stream.
     pub fn on_delta_request(&mut self, request: DeltaRequest) -> Result<Received, Status> {
         self.identify(request.node.as_ref())?;
-        let Some(ty) = ResourceType::from_type_url(&request.type_url) else {
+        let Some(ty) = self.served(&request.type_url) else {
             return Ok(Received::UnknownType(request.type_url));
         };
         let (subscription, begins) = self.subscription(ty);

@@ -8,13 +8,12 @@ use tonic::Status;
 
 use super::{Received, Reply, Stream};
 use crate::xds::codec::request::SotwRequest;
-use crate::xds::resource::ResourceType;
 
 impl Stream {
     /// Applies a `DiscoveryRequest`. An error ends the stream.
     pub fn on_sotw_request(&mut self, request: SotwRequest) -> Result<Received, Status> {
         self.identify(request.node.as_ref())?;
-        let Some(ty) = ResourceType::from_type_url(&request.type_url) else {
+        let Some(ty) = self.served(&request.type_url) else {
             return Ok(Received::UnknownType(request.type_url));
         };
         let (subscription, begins) = self.subscription(ty);

@@ -13,8 +13,9 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
+use crate::proxy::Scope;
 use crate::xds::codec::request::Rejection;
-use crate::xds::resource::{Resource, ResourceType};
+use crate::xds::resource::{Family, Resource, ResourceType};
 use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Step, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
@@ -38,14 +39,22 @@ pub(super) struct Subscription {
     selection: Option<Selection>,
     /// Keys to answer in the next response even if nothing changed.
     owed: BTreeSet<Arc<str>>,
+    /// Keys that the outstanding response answers.
+    answering: Vec<Arc<str>>,
     /// Whether to answer even if there is nothing to say.
     answer_due: bool,
     /// Whether to send everything again.
     resend: bool,
+    /// Whether the client has listed what it holds, and was not answered yet.
+    resumed: bool,
     /// The view of which all additions and changes have been sent.
-    pub(super) reached: Option<Arc<Views>>,
+    reached: Option<Arc<Views>>,
     /// The view of which the removals have been sent as well.
-    pub(super) completed: Option<Arc<Views>>,
+    completed: Option<Arc<Views>>,
+    /// The view the client has accepted, as far as this type is concerned.
+    applied: Option<Arc<Views>>,
+    /// A view for which everything was asked for that others need of this type.
+    covered: Option<Arc<Views>>,
     /// The latest response.
     pub(super) nonce: Option<Nonce>,
     /// Whether the latest response was not answered yet.
@@ -67,8 +76,9 @@ pub(super) enum Outcome {
     Idle,
     /// It reached a newer view without having to send anything.
     Advanced,
-    /// It has additions to send and may not; this is the view it is at.
-    Blocked(Arc<Views>),
+    /// It has something to send and may not; this is the view that those who
+    /// refer to it may see, if any.
+    Blocked(Option<Arc<Views>>),
     /// This is to be sent.
     Send(Answer),
 }
@@ -91,10 +101,14 @@ impl Subscription {
             held: Layer::default(),
             selection: None,
             owed: BTreeSet::new(),
+            answering: Vec::new(),
             answer_due: false,
             resend: false,
+            resumed: false,
             reached: None,
             completed: None,
+            applied: None,
+            covered: None,
             nonce: None,
             outstanding: false,
             acked: None,
@@ -104,6 +118,52 @@ impl Subscription {
 
     pub(super) fn wildcard(&self) -> bool {
         self.wildcard
+    }
+
+    /// Why the client rejected the latest response, if it did.
+    pub(super) fn error(&self) -> Option<&Arc<str>> {
+        self.error.as_ref()
+    }
+
+    /// Whether those who refer to resources of this type wait until they have
+    /// been accepted.
+    fn strict(&self) -> bool {
+        self.ty.family() == Family::Envoy
+    }
+
+    /// The views whose resources the client may hold.
+    pub(super) fn at(&self) -> impl Iterator<Item = &Option<Arc<Views>>> {
+        let applied = self.strict().then_some(&self.applied);
+        [&self.completed, &self.reached].into_iter().chain(applied)
+    }
+
+    /// The newest view, `ceiling` at most, all of whose resources the client
+    /// has asked for and accepted.
+    pub(super) fn covered(&mut self, scope: Option<&Scope>, ceiling: &Arc<Views>) -> Option<Arc<Views>> {
+        let views = if self.outstanding { self.applied.as_ref()? } else { ceiling };
+        let layer = views.layer(self.ty, scope);
+        let has = |name: &str| {
+            let unsure = self.owed.contains(name) || self.answering.iter().any(|one| **one == *name);
+            self.names.contains(name) && !unsure
+        };
+        let known = self.covered.as_ref().is_some_and(|covered| covered.layer(self.ty, scope).same_as(layer));
+        if known || self.wildcard || layer.iter().all(|resource| has(resource.name())) {
+            self.covered = Some(views.clone());
+        }
+        self.covered.clone()
+    }
+
+    /// Has those resources sent once more whose namesakes are being sent.
+    pub(super) fn repeat(&mut self, sent: &Contents) {
+        let mut repeat = |resource: &Resource| {
+            if let Some(name) = self.names.get(resource.name()) {
+                self.owed.insert(name.clone());
+            }
+        };
+        match sent {
+            Contents::Whole(layer) => layer.iter().for_each(|resource| repeat(&resource)),
+            Contents::Step(_) | Contents::Some(_) => sent.listed().iter().for_each(repeat),
+        }
     }
 
     /// Notes whether a request names anything; returns whether one ever did.
@@ -152,11 +212,13 @@ impl Subscription {
             Some(latest) if Nonce::parse(nonce) != Some(latest) => Reply::Stale,
             Some(_) if !std::mem::take(&mut self.outstanding) => Reply::Nothing,
             Some(latest) => {
+                self.answering.clear();
                 self.error = rejection.map(|rejection| rejection.message.into());
                 match &self.error {
                     Some(error) => Reply::Nack(error.clone()),
                     None => {
                         self.acked = Some(latest);
+                        self.applied = self.reached.clone();
                         Reply::Ack
                     }
                 }
@@ -226,16 +288,22 @@ impl Subscription {
                 self.follow(listed.name().into())?;
             }
         }
-        // What the client names and already has in the right version needs no
-        // answer beyond the response itself.
-        let held = &self.held;
-        self.owed.retain(|name| held.get(name).is_none_or(|resource| resource.is_stub()));
+        self.resumed = true;
         Ok(())
     }
 
     /// Moves towards `ceiling`, the newest view this type may see now.
     /// Removals are held back as long as `floor` does not confirm them.
-    pub(super) fn step(&mut self, variant: Variant, ceiling: &Arc<Views>, floor: &Floor) -> Outcome {
+    pub(super) fn step(
+        &mut self,
+        variant: Variant,
+        scope: Option<&Scope>,
+        ceiling: &Arc<Views>,
+        floor: &Floor,
+    ) -> Outcome {
+        if self.outstanding && self.strict() {
+            return Outcome::Blocked(self.applied.clone());
+        }
         let views = match &self.reached {
             Some(reached) if reached.revision > ceiling.revision => reached.clone(),
             _ => ceiling.clone(),
@@ -246,7 +314,7 @@ impl Subscription {
             return Outcome::Idle;
         }
 
-        let layer = self.select(views.layer(self.ty));
+        let layer = self.select(views.layer(self.ty, scope));
         if self.outstanding {
             return self.wait(layer, views, complete, floor, asked);
         }
@@ -256,8 +324,17 @@ impl Subscription {
         };
         // To a client that has nothing everything is new: no need to list it.
         let fresh = all && self.held.is_empty();
-        let mut change = if fresh { Change::default() } else { self.change(&views, &layer, floor) };
-        self.answer_owed(views.layer(self.ty), all, &mut change);
+        let mut change = if fresh { Change::default() } else { self.change(&views, scope, &layer, floor) };
+        if std::mem::take(&mut self.resumed) {
+            // What the client named and lists in the right version it has.
+            let (held, layer) = (&self.held, views.layer(self.ty, scope));
+            let version = |layer: &Layer, name: &str| layer.get(name).map(|resource| resource.version());
+            self.owed.retain(|name| version(layer, name).is_none_or(|new| version(held, name) != Some(new)));
+        }
+        if self.strict() {
+            self.answering = self.owed.iter().cloned().collect();
+        }
+        self.answer_owed(views.layer(self.ty, scope), all, &mut change);
         let news = !change.contents.listed().is_empty() || !change.removed.is_empty();
         let due = asked || news || (fresh && layer.count(self.ty) > 0);
 
@@ -269,6 +346,9 @@ impl Subscription {
         self.reached = Some(views.clone());
         self.completed = complete;
         if !due {
+            if self.error.is_none() {
+                self.applied = self.reached.clone();
+            }
             return if advanced { Outcome::Advanced } else { Outcome::Idle };
         }
         (self.answer_due, self.resend, self.outstanding) = (false, false, true);
@@ -296,7 +376,7 @@ impl Subscription {
         asked: bool,
     ) -> Outcome {
         let (mut added, mut removed) = (false, false);
-        if let Some(step) = self.shared_step(&views) {
+        if let Some(step) = self.shared_step(&views, None) {
             added = !step.upserts.is_empty();
             removed = step.removed.iter().any(|name| floor.confirms(self.ty, name));
         } else {
@@ -311,8 +391,8 @@ impl Subscription {
                 }
             }
         }
-        if added && let Some(reached) = &self.reached {
-            return Outcome::Blocked(reached.clone());
+        if added && self.reached.is_some() {
+            return Outcome::Blocked(self.reached.clone());
         }
         let mut advanced = !same(&self.reached, &Some(views.clone()));
         self.reached = Some(views);
@@ -324,9 +404,9 @@ impl Subscription {
     }
 
     /// Sorts the differences between what the client has and `layer`.
-    fn change(&self, views: &Views, layer: &Layer, floor: &Floor) -> Change {
+    fn change(&self, views: &Views, scope: Option<&Scope>, layer: &Layer, floor: &Floor) -> Change {
         let mut change = Change::default();
-        if let Some(step) = self.shared_step(views) {
+        if let Some(step) = self.shared_step(views, scope) {
             change.contents = Contents::Step(step.clone());
             change.removed = step.removed.clone();
             let kept = |name: &&Arc<str>| !floor.confirms(self.ty, name);
@@ -353,8 +433,8 @@ impl Subscription {
     }
 
     /// The way from what the client has to these views, if others take it too.
-    fn shared_step<'a>(&self, views: &'a Views) -> Option<&'a Arc<Step>> {
-        if self.wildcard { views.step(self.ty, &self.held) } else { None }
+    fn shared_step<'a>(&self, views: &'a Views, scope: Option<&Scope>) -> Option<&'a Arc<Step>> {
+        if self.wildcard { views.step(self.ty, scope, &self.held) } else { None }
     }
 
     fn classify(&self, difference: Difference, floor: &Floor) -> Option<Due> {

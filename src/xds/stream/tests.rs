@@ -11,6 +11,7 @@ use crate::xds::resource::Keys;
 use crate::xds::view::InitialVersions;
 
 mod delta;
+mod envoy;
 mod order;
 mod random;
 mod sotw;
@@ -180,6 +181,6 @@ fn resource_type(resource: &Resource) -> ResourceType {
     match resource.name().as_bytes().first() {
         Some(b'p') => Authorization,
         Some(b'w') => Workload,
-        _ => Address,
+        _ => resource.ty(),
     }
 }

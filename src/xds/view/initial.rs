@@ -104,7 +104,7 @@ impl InitialVersions {
     pub fn new(ty: ResourceType, views: &Views) -> Self {
         let prints = views.prints(ty).clone();
         let same = vec![false; prints.hashes.len()].into();
-        Self { ty, layer: views.layer(ty).clone(), prints, same, others: Edits::default(), len: 0 }
+        Self { ty, layer: views.layer(ty, None).clone(), prints, same, others: Edits::default(), len: 0 }
     }
 
     /// The type of the resources.

@@ -36,6 +36,7 @@ fn keys(ty: ResourceType) -> &'static [&'static str] {
         Authorization => &["p1", "p2", "p3", "p9"],
         Address => &["w1", "w2", "s1", "s2", "/ip-w3", "/ip-w4", "/vip-s1", "/vip-s2", "w9", "/ip-w9"],
         Workload => &["w1", "w2", "/ip-w3", "w9"],
+        other => panic!("{other:?} is for Envoys"),
     }
 }
 
@@ -85,7 +86,7 @@ impl Client {
 
 /// All resources of a type in a view, by name.
 fn model(views: &Views, ty: ResourceType) -> BTreeMap<String, String> {
-    let carried = views.layer(ty).iter().filter(|resource| ty.carries(resource));
+    let carried = views.layer(ty, None).iter().filter(|resource| ty.carries(resource));
     carried.map(|resource| split(&described(&resource))).collect()
 }
 
@@ -139,7 +140,7 @@ impl Walk {
                 _ => (self.random.pick(&WORKLOADS), self.random.pick(&CONTENTS)),
             };
             let layer = if name.starts_with('p') { Authorization } else { Address };
-            let exists = self.bench.views.layer(layer).get(name).is_some();
+            let exists = self.bench.views.layer(layer, None).get(name).is_some();
             match self.random.below(3) {
                 0 if exists => self.bench.publish(&[], &[name]),
                 _ => self.bench.publish(&[(name, content)], &[]),

@@ -5,11 +5,15 @@
 //! client says is not proof; the server compares it with the identity the
 //! client authenticated as.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use envoy_types::pb::google::protobuf::value::Kind;
 use tonic::Status;
+
+use super::Capabilities;
+use super::scope::Families;
 
 /// The kind of proxy a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -44,7 +48,16 @@ pub struct Node {
     pub node_name: Option<Arc<str>>,
     /// The version of Istio it was built from.
     pub version: Arc<str>,
+    /// The Gateway it serves, by the label that Istio's templates give its pod.
+    pub gateway: Option<Arc<str>>,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// The address families it has.
+    pub families: Families,
 }
+
+/// Names the Gateway that a pod serves.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 impl Node {
     /// Reads the node of a first request.
@@ -69,6 +82,7 @@ impl Node {
             (None, Some((_, namespace))) => namespace.into(),
             (None, None) => return Err(malformed()),
         };
+        let version = metadata(node, "ISTIO_VERSION");
         Ok(Self {
             id: node.id.as_str().into(),
             kind,
@@ -76,7 +90,10 @@ impl Node {
             namespace,
             service_account: metadata(node, "SERVICE_ACCOUNT").map(Into::into),
             node_name: metadata(node, "NODE_NAME").map(Into::into),
-            version: metadata(node, "ISTIO_VERSION").unwrap_or("unknown").into(),
+            version: version.unwrap_or("unknown").into(),
+            gateway: label(node, GATEWAY_NAME).map(Into::into),
+            capabilities: Capabilities::of(node, version.is_some()),
+            families: families(ip.into_iter().chain(metadata(node, "INSTANCE_IPS"))),
         })
     }
 }
@@ -86,5 +103,25 @@ fn metadata<'a>(node: &'a WireNode, key: &str) -> Option<&'a str> {
     match node.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
         Kind::StringValue(text) if !text.is_empty() => Some(text),
         _ => None,
+    }
+}
+
+/// A label of the node's pod.
+fn label<'a>(node: &'a WireNode, key: &str) -> Option<&'a str> {
+    let Kind::StructValue(labels) = node.metadata.as_ref()?.fields.get("LABELS")?.kind.as_ref()? else { return None };
+    match labels.fields.get(key)?.kind.as_ref()? {
+        Kind::StringValue(text) if !text.is_empty() => Some(text),
+        _ => None,
+    }
+}
+
+/// The families of lists of addresses; IPv4 if there are none.
+fn families<'a>(lists: impl Iterator<Item = &'a str>) -> Families {
+    let addresses = lists.flat_map(|list| list.split(',')).filter_map(|one| one.trim().parse::<IpAddr>().ok());
+    let (v6, v4): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv6);
+    match (v4.is_empty(), v6.is_empty()) {
+        (_, true) => Families::V4,
+        (true, false) => Families::V6,
+        (false, false) => Families::Dual,
     }
 }

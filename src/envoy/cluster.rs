@@ -1,0 +1,161 @@
+//! `Cluster`: where an Envoy can send traffic, and how.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, OriginalDstLbConfig,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+};
+use envoy_types::pb::envoy::r#type::metadata::v3::MetadataKey;
+use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, Value};
+
+use super::encode::{any, duration, uint32};
+use super::endpoint::{CONNECT_ORIGINATE, fields, filter_metadata, internal};
+use super::name;
+use super::tls::{self, ORIGINAL_DST};
+use crate::model::service::{Protocol, Service};
+
+/// The internal listener behind `connect_terminate`, where a waypoint tells
+/// services apart.
+pub const MAIN_INTERNAL: &str = "main_internal";
+/// The cluster that opens HBONE to the address a connection was for.
+pub const ENCAP: &str = "encap";
+/// The port of HBONE.
+const HBONE_PORT: u32 = 15008;
+
+/// Limits of Envoy that nobody asked for, hence lifted; remaining resources are
+/// shown.
+pub fn unlimited() -> CircuitBreakers {
+    let thresholds = Thresholds {
+        max_connections: uint32(u32::MAX),
+        max_pending_requests: uint32(u32::MAX),
+        max_requests: uint32(u32::MAX),
+        max_retries: uint32(u32::MAX),
+        track_remaining: true,
+        ..Default::default()
+    };
+    CircuitBreakers { thresholds: vec![thresholds], per_host_thresholds: Vec::new() }
+}
+
+/// Settings of HTTP for the connections of a cluster.
+pub fn http_options(options: &HttpProtocolOptions) -> HashMap<String, Any> {
+    HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), any(options))])
+}
+
+/// A cluster with what all have.
+fn base(name: String) -> Cluster {
+    Cluster { alt_stat_name: name::statistics(&name), name, circuit_breakers: Some(unlimited()), ..Default::default() }
+}
+
+/// A cluster that leads to an internal listener of the same proxy.
+pub fn to_internal_listener(cluster: &str, listener: &str) -> Cluster {
+    let both = UseDownstreamHttpConfig {
+        http_protocol_options: Some(Http1ProtocolOptions::default()),
+        http2_protocol_options: Some(Http2ProtocolOptions::default()),
+        ..Default::default()
+    };
+    let endpoint = Endpoint { address: Some(internal(listener, "")), ..Default::default() };
+    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() };
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: cluster.into(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+            ..Default::default()
+        }),
+        transport_socket: Some(tls::internal(&[], tls::raw_buffer())),
+        typed_extension_protocol_options: http_options(&HttpProtocolOptions {
+            common_http_protocol_options: Some(Common {
+                idle_timeout: duration(Duration::from_secs(300)),
+                ..Default::default()
+            }),
+            upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)),
+            ..Default::default()
+        }),
+        ..base(cluster.into())
+    }
+}
+
+/// What opens HBONE connections: to the host of the address that the
+/// connection is for, or to its waypoint where the endpoint names one.
+pub fn connect_originate(trust_domains: &[&str], connect_timeout: Duration, idle_timeout: Duration) -> Cluster {
+    let waypoint = PathSegment { segment: Some(path_segment::Segment::Key("waypoint".into())) };
+    let h2 = Http2ProtocolOptions { allow_connect: true, ..Default::default() };
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        lb_config: Some(LbConfig::OriginalDstLbConfig(OriginalDstLbConfig {
+            upstream_port_override: uint32(HBONE_PORT),
+            metadata_key: Some(MetadataKey { key: ORIGINAL_DST.into(), path: vec![waypoint] }),
+            ..Default::default()
+        })),
+        connect_timeout: duration(connect_timeout),
+        cleanup_interval: duration(Duration::from_secs(60)),
+        transport_socket: Some(tls::upstream_hbone(trust_domains)),
+        typed_extension_protocol_options: http_options(&HttpProtocolOptions {
+            common_http_protocol_options: Some(Common { idle_timeout: duration(idle_timeout), ..Default::default() }),
+            upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(h2)),
+            })),
+            ..Default::default()
+        }),
+        ..base(CONNECT_ORIGINATE.into())
+    }
+}
+
+/// A port of a service that a waypoint serves, or a subset of it.
+pub fn inbound_vip(name: String, service: &Service, protocol: Protocol, connect_timeout: Duration) -> Cluster {
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(tls::ads(true)), service_name: name.clone() }),
+        lb_policy: LbPolicy::LeastRequest.into(),
+        connect_timeout: duration(connect_timeout),
+        common_lb_config: Some(Default::default()),
+        metadata: Some(filter_metadata([("istio", services(service))])),
+        transport_socket: Some(tls::internal(&[ORIGINAL_DST, "istio"], tls::raw_buffer())),
+        typed_extension_protocol_options: protocol_options(protocol),
+        ..base(name)
+    }
+}
+
+/// How HTTP is spoken to endpoints: as the port declares, or as the client did.
+fn protocol_options(protocol: Protocol) -> HashMap<String, Any> {
+    let upstream = match protocol {
+        Protocol::Http2 | Protocol::Grpc => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+        }),
+        Protocol::Unknown => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(Http2ProtocolOptions::default()),
+            ..Default::default()
+        }),
+        Protocol::Http11 | Protocol::Tcp | Protocol::Tls => return HashMap::new(),
+    };
+    http_options(&HttpProtocolOptions { upstream_protocol_options: Some(upstream), ..Default::default() })
+}
+
+/// `istio.services` of a cluster's metadata, which telemetry names
+/// destinations by.
+fn services(service: &Service) -> Struct {
+    let one = fields([
+        ("host", service.key.hostname.to_string()),
+        ("name", service.meta.name.to_string()),
+        ("namespace", service.key.namespace.to_string()),
+    ]);
+    let list = ListValue { values: vec![Value { kind: Some(Kind::StructValue(one)) }] };
+    Struct { fields: HashMap::from([("services".to_owned(), Value { kind: Some(Kind::ListValue(list)) })]) }
+}

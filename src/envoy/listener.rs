@@ -1,0 +1,296 @@
+//! `Listener`: where a waypoint takes traffic, and what it does with it.
+//!
+//! A connection comes in by HBONE (`connect_terminate`), is told apart by the
+//! address it is for (`main_internal`), is routed, and leaves by HBONE
+//! (`connect_originate`). The three are joined by internal connections.
+//! <https://www.envoyproxy.io/docs/envoy/latest/configuration/other_features/internal_listener>
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, Http2ProtocolOptions, KeepaliveSettings, SubstitutionFormatString, TrafficDirection, data_source,
+};
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
+use envoy_types::pb::envoy::config::listener::v3::listener::connection_balance_config::{BalanceType, ExactBalance};
+use envoy_types::pb::envoy::config::listener::v3::listener::{
+    ConnectionBalanceConfig, InternalListenerConfig, ListenerSpecifier,
+};
+use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
+use envoy_types::pb::envoy::config::listener::v3::{AdditionalAddress, Filter, FilterChain, Listener, ListenerFilter};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::upgrade_config::ConnectConfig;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, UpgradeConfig as RouteUpgrade};
+use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost};
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue;
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{
+    Key, SharedWithUpstream, Value,
+};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as SetFilterState;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, RequestIdExtension, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as NetworkFilterState;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
+    ClusterSpecifier as TcpCluster, TunnelingConfig,
+};
+use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use prost::{Message, Name};
+
+use super::cluster::{ENCAP, MAIN_INTERNAL};
+use super::encode::{any, boolean, duration, uint32};
+use super::endpoint::{CONNECT_ORIGINATE, socket, wildcard};
+use super::{name, tls};
+use crate::proxy::scope::Families;
+use crate::proxy::{Capabilities, WaypointScope};
+
+/// The listener that takes HBONE.
+pub const CONNECT_TERMINATE: &str = "connect_terminate";
+/// What waypoints and their users call the proxy's product.
+const SERVER: &str = "istio-envoy";
+
+/// A network filter.
+pub fn filter<M: Message + Name>(name: &str, config: &M) -> Filter {
+    Filter { name: name.into(), config_type: Some(FilterConfig::TypedConfig(any(config))) }
+}
+
+/// An HTTP filter.
+pub fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
+    let config_type = Some(http_filter::ConfigType::TypedConfig(any(config)));
+    HttpFilter { name: name.into(), config_type, ..Default::default() }
+}
+
+fn listener_filter<M: Message + Name>(name: &str, config: &M) -> ListenerFilter {
+    let config_type = Some(ListenerFilterConfig::TypedConfig(any(config)));
+    ListenerFilter { name: name.into(), config_type, ..Default::default() }
+}
+
+/// What every listener and route manager of HTTP has in common.
+/// <https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge>
+pub fn connection_manager(
+    stat_prefix: String,
+    route: RouteConfiguration,
+    filters: Vec<HttpFilter>,
+) -> HttpConnectionManager {
+    HttpConnectionManager {
+        stat_prefix,
+        route_specifier: Some(RouteSpecifier::RouteConfig(route)),
+        http_filters: filters,
+        // Streams may be quiet for long; routes have timeouts of their own.
+        stream_idle_timeout: duration(Duration::ZERO),
+        server_name: SERVER.into(),
+        use_remote_address: boolean(false),
+        proxy_100_continue: true,
+        normalize_path: boolean(true),
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        request_id_extension: Some(RequestIdExtension {
+            typed_config: Some(any(&UuidRequestIdConfig {
+                use_request_id_for_trace_sampling: boolean(true),
+                ..Default::default()
+            })),
+        }),
+        ..Default::default()
+    }
+}
+
+/// The last HTTP filter.
+pub fn router() -> HttpFilter {
+    http_filter("envoy.filters.http.router", &Router::default())
+}
+
+/// Notes a property of the connection for those further in. `factory` says
+/// which kind of object it becomes.
+fn state(key: &str, factory: &str, format: &str) -> FilterStateValue {
+    let source =
+        DataSource { specifier: Some(data_source::Specifier::InlineString(format.into())), ..Default::default() };
+    let format = SubstitutionFormatString { format: Some(Format::TextFormatSource(source)), ..Default::default() };
+    FilterStateValue {
+        factory_key: factory.into(),
+        shared_with_upstream: SharedWithUpstream::Once.into(),
+        key: Some(Key::ObjectKey(key.into())),
+        value: Some(Value::FormatString(format)),
+        ..Default::default()
+    }
+}
+
+/// Hands the destination and the identities of both ends on to
+/// `main_internal`. The texts take part in the choice of the connection to it,
+/// so that no two callers or destinations share one.
+fn connect_authority(capabilities: Capabilities) -> HttpFilter {
+    let text = capabilities.hashable_string.factory();
+    let address = |key: &str, format: &str| {
+        let key = format!("envoy.filters.listener.original_dst.{key}");
+        state(&key, &key, format)
+    };
+    let config = SetFilterState {
+        on_request_headers: vec![
+            address("local_ip", "%REQ(:AUTHORITY)%"),
+            state("io.istio.connect_authority", text, "%REQ(:AUTHORITY)%"),
+            address("remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+            state("io.istio.peer_principal", text, "%DOWNSTREAM_PEER_URI_SAN%"),
+            state("io.istio.local_principal", text, "%DOWNSTREAM_LOCAL_URI_SAN%"),
+        ],
+        ..Default::default()
+    };
+    http_filter("connect_authority", &config)
+}
+
+/// `connect_terminate`: takes HBONE.
+pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Listener {
+    let connect = || "CONNECT".to_owned();
+    let route = Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::ConnectMatcher(ConnectMatcher {})),
+            ..Default::default()
+        }),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(MAIN_INTERNAL.into())),
+            upgrade_configs: vec![RouteUpgrade {
+                upgrade_type: connect(),
+                connect_config: Some(ConnectConfig::default()),
+                ..Default::default()
+            }],
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let host =
+        VirtualHost { name: "default".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
+    let routes = RouteConfiguration { name: "default".into(), virtual_hosts: vec![host], ..Default::default() };
+    let filters = vec![connect_authority(scope.capabilities), router()];
+    let manager = HttpConnectionManager {
+        forward_client_cert_details: ForwardClientCertDetails::AppendForward.into(),
+        set_current_client_cert_details: Some(SetCurrentClientCertDetails {
+            subject: boolean(true),
+            uri: true,
+            dns: true,
+            ..Default::default()
+        }),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: connect(), ..Default::default() }],
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            allow_connect: true,
+            max_concurrent_streams: uint32(100),
+            connection_keepalive: Some(KeepaliveSettings {
+                interval: duration(Duration::from_secs(10)),
+                timeout: duration(Duration::from_secs(20)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        // These are settings of HTTP that is read, not carried.
+        normalize_path: None,
+        proxy_100_continue: false,
+        request_id_extension: None,
+        ..connection_manager(CONNECT_TERMINATE.into(), routes, filters)
+    };
+    let chain = FilterChain {
+        name: "default".into(),
+        transport_socket: Some(tls::downstream_hbone(trust_domains)),
+        filters: vec![filter("envoy.filters.network.http_connection_manager", &manager)],
+        ..Default::default()
+    };
+    let hbone = |v6| socket(SocketAddr::new(wildcard(v6), crate::model::waypoint::PORT));
+    let more = (scope.families == Families::Dual)
+        .then(|| AdditionalAddress { address: Some(hbone(true)), ..Default::default() });
+    Listener {
+        name: CONNECT_TERMINATE.into(),
+        address: Some(hbone(scope.families == Families::V6)),
+        additional_addresses: more.into_iter().collect(),
+        connection_balance_config: Some(ConnectionBalanceConfig {
+            balance_type: Some(BalanceType::ExactBalance(ExactBalance {})),
+        }),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        filter_chains: vec![chain],
+        ..Default::default()
+    }
+}
+
+fn internal_listener(name: &str) -> Listener {
+    Listener {
+        name: name.into(),
+        listener_specifier: Some(ListenerSpecifier::InternalListener(InternalListenerConfig::default())),
+        ..Default::default()
+    }
+}
+
+/// `connect_originate`: opens HBONE to the address a connection is for.
+pub fn connect_originate() -> Listener {
+    let proxy = TcpProxy {
+        stat_prefix: CONNECT_ORIGINATE.into(),
+        cluster_specifier: Some(TcpCluster::Cluster(CONNECT_ORIGINATE.into())),
+        tunneling_config: Some(TunnelingConfig { hostname: "%DOWNSTREAM_LOCAL_ADDRESS%".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    Listener {
+        listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", &OriginalDst {})],
+        filter_chains: vec![FilterChain {
+            filters: vec![filter("envoy.filters.network.tcp_proxy", &proxy)],
+            ..Default::default()
+        }],
+        ..internal_listener(CONNECT_ORIGINATE)
+    }
+}
+
+/// `main_internal` without its filter chains, which are made one by one.
+pub fn main_internal(inspect_tls: bool) -> Listener {
+    let mut filters = vec![
+        listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
+        listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {}),
+    ];
+    if inspect_tls {
+        filters.push(listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default()));
+    }
+    Listener {
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: filters,
+        ..internal_listener(MAIN_INTERNAL)
+    }
+}
+
+/// A filter chain that reads HTTP.
+pub fn http_chain(name: &str, first: Vec<Filter>, manager: &HttpConnectionManager) -> FilterChain {
+    let manager = filter("envoy.filters.network.http_connection_manager", manager);
+    FilterChain { name: name.into(), filters: first.into_iter().chain([manager]).collect(), ..Default::default() }
+}
+
+/// A filter chain that passes bytes on.
+pub fn tcp_chain(name: &str, first: Vec<Filter>, proxy: &TcpProxy) -> FilterChain {
+    let proxy = filter("envoy.filters.network.tcp_proxy", proxy);
+    FilterChain { name: name.into(), filters: first.into_iter().chain([proxy]).collect(), ..Default::default() }
+}
+
+/// Passes bytes on to a cluster.
+pub fn tcp_proxy(cluster: &str) -> TcpProxy {
+    TcpProxy {
+        stat_prefix: cluster.into(),
+        cluster_specifier: Some(TcpCluster::Cluster(cluster.into())),
+        ..Default::default()
+    }
+}
+
+/// The chains for traffic to workloads' own addresses.
+pub fn direct_chains(routes: impl Fn(&str) -> RouteConfiguration) -> [FilterChain; 2] {
+    // The destination is handed on to `connect_originate`.
+    let destination = NetworkFilterState {
+        on_new_connection: vec![state(
+            "envoy.filters.listener.original_dst.local_ip",
+            "envoy.filters.listener.original_dst.local_ip",
+            "%FILTER_STATE(envoy.filters.listener.original_dst.local_ip:PLAIN)%",
+        )],
+        ..Default::default()
+    };
+    let first = || vec![filter("connect_authority", &destination)];
+    let manager = connection_manager(name::statistics("inbound_0.0.0.0_0"), routes(ENCAP), vec![router()]);
+    [tcp_chain("direct-tcp", first(), &tcp_proxy(ENCAP)), http_chain("direct-http", first(), &manager)]
+}

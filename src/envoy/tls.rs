@@ -1,0 +1,131 @@
+//! Transport sockets: the mutual TLS of HBONE, and the sockets between
+//! clusters and internal listeners.
+
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
+use envoy_types::pb::envoy::config::core::v3::{
+    AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, TransportSocket, api_config_source,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::internal_upstream_transport::MetadataValueSource;
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
+    CombinedCertificateValidationContext, ValidationContextType,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher,
+    TlsParameters, UpstreamTlsContext,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::metadata::v3::{MetadataKind, metadata_kind};
+use prost::{Message, Name};
+
+use super::encode::{any, boolean, duration};
+
+/// The metadata of an endpoint that says where its connection really goes.
+pub const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
+
+/// Resources that come over the stream everything else comes over; `wait` says
+/// whether Envoy waits for them without end.
+pub fn ads(wait: bool) -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        initial_fetch_timeout: if wait { duration(std::time::Duration::ZERO) } else { None },
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..Default::default()
+    }
+}
+
+/// The agent beside the proxy, which has the workload's certificate.
+fn agent() -> ConfigSource {
+    let grpc = EnvoyGrpc { cluster_name: "sds-grpc".into(), ..Default::default() };
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        initial_fetch_timeout: duration(std::time::Duration::ZERO),
+        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(ApiConfigSource {
+            api_type: api_config_source::ApiType::Grpc.into(),
+            transport_api_version: ApiVersion::V3.into(),
+            set_node_on_first_message_only: true,
+            grpc_services: vec![GrpcService {
+                target_specifier: Some(TargetSpecifier::EnvoyGrpc(grpc)),
+                ..Default::default()
+            }],
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+fn secret(name: &str) -> SdsSecretConfig {
+    SdsSecretConfig { name: name.into(), sds_config: Some(agent()) }
+}
+
+fn named<M: Message + Name>(name: &str, config: &M) -> TransportSocket {
+    TransportSocket { name: name.into(), config_type: Some(ConfigType::TypedConfig(any(config))) }
+}
+
+/// The TLS of HBONE, of either side: the workload's own certificate, and a
+/// peer whose SPIFFE identity begins with one of these. Only matchers with a
+/// type are given; Envoy looks at no others once there is one.
+fn hbone(identities: impl IntoIterator<Item = String>) -> CommonTlsContext {
+    let matchers = identities.into_iter().map(|prefix| SubjectAltNameMatcher {
+        san_type: SanType::Uri.into(),
+        matcher: Some(StringMatcher { match_pattern: Some(MatchPattern::Prefix(prefix)), ..Default::default() }),
+        ..Default::default()
+    });
+    let validation = CombinedCertificateValidationContext {
+        default_validation_context: Some(CertificateValidationContext {
+            match_typed_subject_alt_names: matchers.collect(),
+            ..Default::default()
+        }),
+        validation_context_sds_secret_config: Some(secret("ROOTCA")),
+        ..Default::default()
+    };
+    CommonTlsContext {
+        alpn_protocols: vec!["h2".into()],
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: vec![secret("default")],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
+        ..Default::default()
+    }
+}
+
+/// Takes HBONE from whoever proves to be of one of these trust domains.
+pub fn downstream_hbone(trust_domains: &[&str]) -> TransportSocket {
+    let identities = trust_domains.iter().map(|domain| format!("spiffe://{domain}/"));
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(hbone(identities)),
+        require_client_certificate: boolean(true),
+        ..Default::default()
+    };
+    named("tls", &context)
+}
+
+/// Opens HBONE to whoever proves to be of one of these trust domains.
+pub fn upstream_hbone(trust_domains: &[&str]) -> TransportSocket {
+    let identities = trust_domains.iter().map(|domain| format!("spiffe://{domain}/"));
+    let context = UpstreamTlsContext { common_tls_context: Some(hbone(identities)), ..Default::default() };
+    named("tls", &context)
+}
+
+/// Plain bytes.
+pub fn raw_buffer() -> TransportSocket {
+    named("raw_buffer", &RawBuffer {})
+}
+
+/// Leads to an internal listener, with metadata of the endpoint that was
+/// chosen. `inner` is what is spoken inside.
+pub fn internal(host_metadata: &[&str], inner: TransportSocket) -> TransportSocket {
+    let host = || MetadataKind { kind: Some(metadata_kind::Kind::Host(metadata_kind::Host {})) };
+    let passed = host_metadata.iter().map(|name| MetadataValueSource { kind: Some(host()), name: (*name).into() });
+    let context = InternalUpstreamTransport { passthrough_metadata: passed.collect(), transport_socket: Some(inner) };
+    named("envoy.transport_sockets.internal_upstream", &context)
+}

@@ -1,0 +1,187 @@
+//! What a waypoint is configured with: the services that are attached to it,
+//! and nothing of any other.
+//! <https://istio.io/latest/docs/ambient/usage/waypoint/>
+//!
+//! Each service is worked out by itself: a filter chain, clusters and endpoints
+//! for each of its ports. The listener that tells them apart is put together
+//! from encoded chains, so that a change of one service encodes that one.
+
+mod chain;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::ObjectKey;
+use crate::graph::{Collection, Graph, Index};
+use crate::model::Model;
+use crate::model::mesh::MeshConfig;
+use crate::model::service::{Port, Protocol, Service, ServiceKey};
+use crate::proxy::{Scope, WaypointScope};
+use crate::xds::resource::ResourceType;
+
+use super::cluster::{self, ENCAP, MAIN_INTERNAL};
+use super::endpoint::{self, CONNECT_ORIGINATE};
+use super::listener::{self, CONNECT_TERMINATE};
+use super::name::{self, Handling};
+use super::{Configs, Scoped, encode};
+
+/// One of the few resources that every waypoint has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Fixture {
+    scope: Scope,
+    name: &'static str,
+}
+
+/// A service that a waypoint serves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Served {
+    scope: Scope,
+    service: ServiceKey,
+}
+
+/// A port of a service that a waypoint serves, handled in one way.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Destination {
+    scope: Scope,
+    service: ServiceKey,
+    port: u16,
+    handling: Handling,
+    /// Empty for the whole service.
+    subset: Arc<str>,
+}
+
+impl Scoped for Fixture {
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+}
+
+impl Scoped for Destination {
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn name(&self) -> String {
+        name::inbound_vip(self.port, self.handling, &self.subset, &self.service)
+    }
+}
+
+fn waypoint(scope: &Scope) -> &WaypointScope {
+    let Scope::Waypoint(waypoint) = scope;
+    waypoint
+}
+
+/// The ways in which traffic for a port may be handled. A port that does not
+/// declare its protocol is looked at.
+fn handlings(protocol: Protocol) -> &'static [Handling] {
+    match protocol {
+        Protocol::Http11 | Protocol::Http2 | Protocol::Grpc => &[Handling::Http],
+        Protocol::Tcp | Protocol::Tls => &[Handling::Tcp],
+        Protocol::Unknown => &[Handling::Http, Handling::Tcp],
+    }
+}
+
+/// The ports of a service that a waypoint can handle.
+fn ports(service: &Service) -> impl Iterator<Item = &Port> {
+    service.ports.iter().filter(|port| &*port.transport == "TCP" && port.number != 0)
+}
+
+/// The trust domains that mean the mesh's own.
+fn trust_domains(mesh: &MeshConfig) -> Vec<&str> {
+    let aliases = mesh.trust_domain_aliases.iter().map(|alias| &**alias);
+    std::iter::once(&*mesh.trust_domain).chain(aliases).collect()
+}
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection of HBONE may be idle.
+const HBONE_IDLE: Duration = Duration::from_secs(3600);
+
+/// Adds the tables.
+pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
+    let scopes = to.scopes;
+    add_fixtures(graph, model, to);
+
+    let by_waypoint =
+        graph.index(model.service_waypoints, |_: &ServiceKey, waypoint: &ObjectKey, keys| keys.push(waypoint.clone()));
+    let served = graph.derive("waypoint_services", scopes, move |cx, scope: &Scope, ()| {
+        let WaypointScope { namespace, gateway, .. } = waypoint(scope);
+        let key = ObjectKey { namespace: namespace.clone(), name: gateway.clone() };
+        let services = cx.fetch(by_waypoint, &key).map(|(service, _)| service.clone());
+        services.map(|service| (Served { scope: scope.clone(), service }, ())).collect::<Vec<_>>()
+    });
+    let services = model.services;
+    let destinations = graph.derive("waypoint_destinations", served, move |cx, key: &Served, ()| {
+        let Served { scope, service } = key;
+        let all = cx.get(services, service).into_iter().flat_map(|service| ports(service));
+        let destination = |port: &Port, handling: Handling| {
+            let (scope, service) = (scope.clone(), service.clone());
+            let key = Destination { scope, service, port: port.number, handling, subset: "".into() };
+            (key, port.protocol)
+        };
+        all.flat_map(|port| handlings(port.protocol).iter().map(move |handling| destination(port, *handling)))
+            .collect::<Vec<_>>()
+    });
+    add_clusters(graph, model, destinations, to);
+    add_endpoints(graph, model, destinations, to);
+    chain::add_main_internal(graph, model, served, to);
+}
+
+fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {
+    let fixtures = |graph: &mut Graph, table, names: &'static [&'static str]| {
+        graph.derive(table, to.scopes, move |_, scope: &Scope, ()| {
+            names.iter().map(|name| (Fixture { scope: scope.clone(), name }, ())).collect::<Vec<_>>()
+        })
+    };
+    let clusters = fixtures(graph, "waypoint_fixed_clusters", &[MAIN_INTERNAL, ENCAP, CONNECT_ORIGINATE]);
+    let listeners = fixtures(graph, "waypoint_fixed_listeners", &[CONNECT_TERMINATE, CONNECT_ORIGINATE]);
+    let scope_of = model.scope().clone();
+    to.add(graph, "waypoint_internal_clusters", ResourceType::Cluster, clusters, move |cx, key, ()| {
+        let cluster = match key.name {
+            CONNECT_ORIGINATE => {
+                let trusted = trust_domains(scope_of.mesh(cx));
+                cluster::connect_originate(&trusted, CONNECT_TIMEOUT, HBONE_IDLE)
+            }
+            ENCAP => cluster::to_internal_listener(ENCAP, CONNECT_ORIGINATE),
+            name => cluster::to_internal_listener(name, name),
+        };
+        Some(encode::bytes(&cluster))
+    });
+    let scope_of = model.scope().clone();
+    to.add(graph, "waypoint_internal_listeners", ResourceType::Listener, listeners, move |cx, key, ()| {
+        let listener = match key.name {
+            CONNECT_TERMINATE => listener::connect_terminate(waypoint(&key.scope), &trust_domains(scope_of.mesh(cx))),
+            _ => listener::connect_originate(),
+        };
+        Some(encode::bytes(&listener))
+    });
+}
+
+fn add_clusters(graph: &mut Graph, model: &Model, destinations: Collection<Destination, Protocol>, to: &mut Configs) {
+    let services = model.services;
+    to.add(graph, "waypoint_clusters", ResourceType::Cluster, destinations, move |cx, key, protocol| {
+        let service = cx.get(services, &key.service)?;
+        // Bytes are passed on as they are.
+        let protocol = if key.handling == Handling::Tcp { Protocol::Tcp } else { *protocol };
+        Some(encode::bytes(&cluster::inbound_vip(key.name(), service, protocol, CONNECT_TIMEOUT)))
+    });
+}
+
+fn add_endpoints(graph: &mut Graph, model: &Model, destinations: Collection<Destination, Protocol>, to: &mut Configs) {
+    let model = model.clone();
+    to.add(graph, "waypoint_endpoints", ResourceType::Endpoints, destinations, move |cx, key, _| {
+        let service = cx.get(model.services, &key.service)?;
+        let endpoints = model.endpoints(cx, service);
+        let assignment = endpoint::assignment(&key.name(), key.port, &model.settings.cluster, &endpoints);
+        Some(encode::bytes(&assignment))
+    });
+}
+
+/// The rows of one scope, found by it.
+fn by_scope<V: crate::graph::Value>(graph: &mut Graph, rows: Collection<Served, V>) -> Index<Scope, Served, V> {
+    graph.index(rows, |key: &Served, _: &V, keys| keys.push(key.scope.clone()))
+}

@@ -1,0 +1,62 @@
+//! What a proxy is told depends on this, and on nothing else about it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Capabilities, Node, NodeKind};
+
+/// The facts of a proxy that influence what is generated for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// An Envoy that serves a Gateway of a waypoint class.
+    Waypoint(WaypointScope),
+}
+
+/// The facts of a waypoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaypointScope {
+    /// The namespace of the Gateway, and of the proxy.
+    pub namespace: Arc<str>,
+    /// The name of the Gateway.
+    pub gateway: Arc<str>,
+    /// What the proxy can do.
+    pub capabilities: Capabilities,
+    /// The address families it listens on.
+    pub families: Families,
+}
+
+/// The address families of a proxy, which decide what it listens on and which
+/// DNS answers it can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub enum Families {
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl Scope {
+    /// The scope of a proxy; `None` if it is told nothing of its own, such as a
+    /// ztunnel.
+    pub fn of(node: &Node) -> Option<Self> {
+        match node.kind {
+            NodeKind::Waypoint => Some(Self::Waypoint(WaypointScope {
+                namespace: node.namespace.clone(),
+                gateway: node.gateway.clone()?,
+                capabilities: node.capabilities,
+                families: node.families,
+            })),
+            NodeKind::Sidecar | NodeKind::Router | NodeKind::Ztunnel | NodeKind::Agentgateway => None,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waypoint(WaypointScope { namespace, gateway, .. }) => write!(f, "waypoint:{namespace}/{gateway}"),
+        }
+    }
+}
