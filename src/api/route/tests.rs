@@ -34,7 +34,7 @@ spec:
     - {type: ExtensionRef, extensionRef: {group: example.com, kind: Novel, name: m}}
     backendRefs:
     - {name: reviews-v1, port: 9080}
-    - {name: reviews-v2, namespace: other, port: 9081, weight: 0, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [n]}}]}
+    - {name: reviews-v2, namespace: other, port: 9081, weight: 0, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [o]}}]}
     timeouts: {request: 10s, backendRequest: 500ms}
     retry: {codes: [500, 503], attempts: 3, backoff: 100ms}
     sessionPersistence: {sessionName: a}
@@ -73,7 +73,7 @@ spec:
 #[test]
 fn the_other_routes_are_read() {
     let route: GRPCRoute = read(
-        "spec: {rules: [{matches: [{method: {service: a.B, method: C}, headers: [{name: x, value: y}]}], backendRefs: [{name: d, port: 1}]}]}",
+        "spec: {rules: [{matches: [{method: {service: a.B, method: C}, headers: [{name: x, value: z}]}], backendRefs: [{name: d, port: 1}]}]}",
     );
     let method = route.spec.rules[0].matches[0].method.as_ref().unwrap();
     assert_eq!((&*method.service, &*method.method, &*method.kind), ("a.B", "C", ""));
