@@ -11,6 +11,9 @@
 
 pub mod compact;
 pub mod core;
+pub mod destination_rule;
+pub mod duration;
+pub mod extension_provider;
 pub mod gateway;
 mod intern;
 pub mod istio;
@@ -18,8 +21,10 @@ pub mod kinds;
 pub mod mesh;
 pub mod meta;
 pub mod protobuf;
+pub mod route;
 #[cfg(test)]
 mod tests;
+pub mod virtual_service;
 
 pub use intern::intern;
 pub use kinds::{Change, Inputs, Kind, Object};

@@ -291,6 +291,11 @@ pub struct Operation {
 pub struct Unknown(BTreeMap<String, IgnoredAny>);
 
 impl Unknown {
+    /// Whether all fields are known.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::meta::ObjectKey;
-use super::{core, gateway, istio};
+use super::{core, destination_rule, gateway, istio, route, virtual_service};
 use crate::graph::{Collection, Graph};
 
 /// What the API server calls a kind.
@@ -143,6 +143,13 @@ kinds! {
     peer_authentications: PeerAuthentication (istio) = "security.istio.io" / ["v1", "v1beta1"] / "peerauthentications", namespaced;
     gateways: Gateway (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gateways", namespaced;
     gateway_classes: GatewayClass (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gatewayclasses", cluster;
+    virtual_services: VirtualService (virtual_service) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "virtualservices", namespaced;
+    destination_rules: DestinationRule (destination_rule) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "destinationrules", namespaced;
+    http_routes: HTTPRoute (route) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "httproutes", namespaced;
+    grpc_routes: GRPCRoute (route) = "gateway.networking.k8s.io" / ["v1"] / "grpcroutes", namespaced;
+    tcp_routes: TCPRoute (route) = "gateway.networking.k8s.io" / ["v1", "v1alpha2"] / "tcproutes", namespaced;
+    tls_routes: TLSRoute (route) = "gateway.networking.k8s.io" / ["v1", "v1alpha3", "v1alpha2"] / "tlsroutes", namespaced;
+    reference_grants: ReferenceGrant (route) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "referencegrants", namespaced;
 }
 
 /// A fact about objects: the only thing a source says.

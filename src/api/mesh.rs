@@ -3,12 +3,25 @@
 //! decode: the last good one stays in force, and the field is reported.
 //! <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/>
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::destination_rule::{
+    ConnectionPoolSettings, LocalityLbSetting, OutlierDetection, TcpKeepalive, ZoneAwareLbSetting,
+};
+use super::duration::duration;
+use super::extension_provider::{ExtensionProvider, FileAccessLog, Provider};
 use super::gateway::LabelSelector;
+use super::intern::interned;
 use super::meta::nullable;
+use super::virtual_service::HttpRetry;
+
+type Texts = Vec<Arc<str>>;
 
 /// What is read of `MeshConfig`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -18,7 +31,7 @@ pub struct MeshConfig {
     pub trust_domain: Arc<str>,
     /// Trust domains that mean the same.
     #[serde(deserialize_with = "nullable")]
-    pub trust_domain_aliases: Vec<Arc<str>>,
+    pub trust_domain_aliases: Texts,
     /// The namespace whose policies apply to the whole mesh.
     pub root_namespace: Arc<str>,
     /// The namespaces that are looked at; empty is all.
@@ -27,6 +40,60 @@ pub struct MeshConfig {
     /// What proxies are told.
     #[serde(deserialize_with = "nullable")]
     pub default_config: ProxyConfig,
+    /// The time Envoys have to connect.
+    #[serde(deserialize_with = "ten_seconds")]
+    pub connect_timeout: Duration,
+    /// The time after which an HBONE connection without streams is closed.
+    #[serde(deserialize_with = "duration")]
+    pub hbone_idle_timeout: Option<Duration>,
+    /// Probes of idle connections.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Where access logs go; empty is nowhere.
+    #[serde(deserialize_with = "nullable")]
+    pub access_log_file: Arc<str>,
+    /// The format of access logs; empty is Istio's own.
+    #[serde(deserialize_with = "nullable")]
+    pub access_log_format: Arc<str>,
+    /// `TEXT` (also when empty) or `JSON`.
+    #[serde(deserialize_with = "interned")]
+    pub access_log_encoding: Arc<str>,
+    /// Whether clients use mTLS where servers do.
+    #[serde(deserialize_with = "yes")]
+    pub enable_auto_mtls: bool,
+    /// `DO_NOT_UPGRADE` (also when empty) or `UPGRADE`.
+    #[serde(deserialize_with = "interned")]
+    pub h2_upgrade_policy: Arc<str>,
+    /// When routes that do not say are tried again.
+    pub default_http_retry_policy: Option<HttpRetry>,
+    /// When inbound requests are tried again.
+    pub default_inbound_http_retry_policy: Option<HttpRetry>,
+    /// What destination rules do not say about connections.
+    #[serde(deserialize_with = "nullable")]
+    pub default_traffic_policy: DefaultTrafficPolicy,
+    /// What becomes of paths before they are matched.
+    #[serde(deserialize_with = "nullable")]
+    pub path_normalization: PathNormalization,
+    /// Preferences between localities.
+    #[serde(deserialize_with = "locality_lb_setting")]
+    pub locality_lb_setting: LocalityLbSetting,
+    /// Preferences between zones.
+    pub zone_aware_lb_setting: Option<ZoneAwareLbSetting>,
+    /// Who sees services that do not say; everyone unless given.
+    #[serde(deserialize_with = "everyone")]
+    pub default_service_export_to: Texts,
+    /// Who sees virtual services that do not say.
+    #[serde(deserialize_with = "everyone")]
+    pub default_virtual_service_export_to: Texts,
+    /// Who sees destination rules that do not say.
+    #[serde(deserialize_with = "everyone")]
+    pub default_destination_rule_export_to: Texts,
+    /// Providers by name. Those that every mesh has come first, unless the mesh
+    /// has others of their names.
+    #[serde(deserialize_with = "extension_providers")]
+    pub extension_providers: Vec<ExtensionProvider>,
+    /// The providers that are used unless a `Telemetry` says otherwise.
+    #[serde(deserialize_with = "nullable")]
+    pub default_providers: DefaultProviders,
 }
 
 impl Default for MeshConfig {
@@ -37,8 +104,76 @@ impl Default for MeshConfig {
             root_namespace: "istio-system".into(),
             discovery_selectors: Vec::new(),
             default_config: ProxyConfig::default(),
+            connect_timeout: CONNECT_TIMEOUT,
+            hbone_idle_timeout: None,
+            tcp_keepalive: None,
+            access_log_file: "".into(),
+            access_log_format: "".into(),
+            access_log_encoding: "".into(),
+            enable_auto_mtls: true,
+            h2_upgrade_policy: "".into(),
+            default_http_retry_policy: None,
+            default_inbound_http_retry_policy: None,
+            default_traffic_policy: DefaultTrafficPolicy::default(),
+            path_normalization: PathNormalization::default(),
+            locality_lb_setting: LocalityLbSetting { enabled: Some(true), ..LocalityLbSetting::default() },
+            zone_aware_lb_setting: None,
+            default_service_export_to: vec!["*".into()],
+            default_virtual_service_export_to: vec!["*".into()],
+            default_destination_rule_export_to: vec!["*".into()],
+            extension_providers: builtin_providers(),
+            default_providers: DefaultProviders::default(),
         }
     }
+}
+
+/// The time Envoys have to connect, if the mesh does not say.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The providers that every mesh has.
+fn builtin_providers() -> Vec<ExtensionProvider> {
+    let stdout = FileAccessLog { path: "/dev/stdout".into(), ..FileAccessLog::default() };
+    let builtin = [
+        ("prometheus", Provider::Prometheus),
+        ("stackdriver", Provider::Unknown("stackdriver".into())),
+        ("envoy", Provider::EnvoyFileAccessLog(stdout)),
+    ];
+    builtin.map(|(name, provider)| ExtensionProvider { name: name.into(), provider }).into()
+}
+
+/// What destination rules do not say about connections.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DefaultTrafficPolicy {
+    /// Limits and times.
+    pub connection_pool: Option<ConnectionPoolSettings>,
+    /// When an endpoint is taken out.
+    pub outlier_detection: Option<OutlierDetection>,
+}
+
+/// What becomes of paths before they are matched.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct PathNormalization {
+    /// `DEFAULT` (also when empty), which is `BASE`; `NONE`, `MERGE_SLASHES` or
+    /// `DECODE_AND_MERGE_SLASHES`.
+    #[serde(deserialize_with = "interned")]
+    pub normalization: Arc<str>,
+}
+
+/// Names of providers.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DefaultProviders {
+    /// For traces.
+    #[serde(deserialize_with = "nullable")]
+    pub tracing: Texts,
+    /// For metrics.
+    #[serde(deserialize_with = "nullable")]
+    pub metrics: Texts,
+    /// For access logs.
+    #[serde(deserialize_with = "nullable")]
+    pub access_logging: Texts,
 }
 
 /// What is read of `ProxyConfig`.
@@ -48,6 +183,124 @@ pub struct ProxyConfig {
     /// Where proxies find the control plane, as `host:port`.
     #[serde(deserialize_with = "nullable")]
     pub discovery_address: Arc<str>,
+    /// Headers that proxies set or leave out.
+    #[serde(deserialize_with = "nullable")]
+    pub proxy_headers: ProxyHeaders,
+}
+
+/// Headers that proxies set or leave out.
+/// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#ProxyConfig-ProxyHeaders>
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyHeaders {
+    /// `x-forwarded-client-cert`: `UNDEFINED` (also when empty), `SANITIZE`,
+    /// `FORWARD_ONLY`, `APPEND_FORWARD`, `SANITIZE_SET` or
+    /// `ALWAYS_FORWARD_ONLY`.
+    #[serde(deserialize_with = "interned")]
+    pub forwarded_client_cert: Arc<str>,
+    /// What `x-forwarded-client-cert` says.
+    pub set_current_client_cert_details: Option<ClientCertDetails>,
+    /// `x-request-id`.
+    #[serde(deserialize_with = "nullable")]
+    pub request_id: Switch,
+    /// `server`.
+    #[serde(deserialize_with = "nullable")]
+    pub server: ServerHeader,
+    /// `x-envoy-attempt-count`.
+    #[serde(deserialize_with = "nullable")]
+    pub attempt_count: Switch,
+    /// Headers for debugging Envoy.
+    #[serde(deserialize_with = "nullable")]
+    pub envoy_debug_headers: Switch,
+    /// Headers that tell peers of each other.
+    #[serde(deserialize_with = "nullable")]
+    pub metadata_exchange_headers: MetadataExchange,
+    /// Whether HTTP/1 headers keep their case.
+    #[serde(rename = "preserveHttp1HeaderCase")]
+    pub preserve_http1_header_case: Option<bool>,
+    /// `x-forwarded-host`, where hosts are rewritten.
+    #[serde(deserialize_with = "nullable")]
+    pub x_forwarded_host: Switch,
+    /// `x-forwarded-port`.
+    #[serde(deserialize_with = "nullable")]
+    pub x_forwarded_port: Switch,
+}
+
+/// Whether a header is there. Which of the two is read depends on whether it
+/// is there by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Switch {
+    /// Whether it is left out.
+    pub disabled: Option<bool>,
+    /// Whether it is there.
+    pub enabled: Option<bool>,
+}
+
+/// The header `server`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ServerHeader {
+    /// Whether it is passed through.
+    pub disabled: Option<bool>,
+    /// Its value; empty is the default.
+    #[serde(deserialize_with = "nullable")]
+    pub value: Arc<str>,
+}
+
+/// Headers that tell peers of each other.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct MetadataExchange {
+    /// `UNDEFINED` (also when empty) or `IN_MESH`.
+    #[serde(deserialize_with = "interned")]
+    pub mode: Arc<str>,
+}
+
+/// What `x-forwarded-client-cert` says of a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ClientCertDetails {
+    /// The subject.
+    pub subject: Option<bool>,
+    /// The certificate.
+    pub cert: Option<bool>,
+    /// The chain.
+    pub chain: Option<bool>,
+    /// DNS names.
+    pub dns: Option<bool>,
+    /// URIs.
+    pub uri: Option<bool>,
+}
+
+fn ten_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    Ok(duration(deserializer)?.unwrap_or(CONNECT_TIMEOUT))
+}
+
+fn yes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(true))
+}
+
+fn everyone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(|| vec!["*".into()]))
+}
+
+/// Preferences between localities are on unless they are turned off.
+fn locality_lb_setting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LocalityLbSetting, D::Error> {
+    let setting: LocalityLbSetting = nullable(deserializer)?;
+    Ok(LocalityLbSetting { enabled: setting.enabled.or(Some(true)), ..setting })
+}
+
+fn extension_providers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ExtensionProvider>, D::Error> {
+    let given: Vec<ExtensionProvider> = nullable(deserializer)?;
+    let mut providers = builtin_providers();
+    for one in given {
+        match providers.iter_mut().find(|other| other.name == one.name) {
+            Some(other) => *other = one,
+            None => providers.push(one),
+        }
+    }
+    Ok(providers)
 }
 
 impl MeshConfig {

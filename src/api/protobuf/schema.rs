@@ -19,7 +19,14 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::Gateway
-        | Kind::GatewayClass => None,
+        | Kind::GatewayClass
+        | Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::HTTPRoute
+        | Kind::GRPCRoute
+        | Kind::TCPRoute
+        | Kind::TLSRoute
+        | Kind::ReferenceGrant => None,
     }
 }
 
