@@ -7,6 +7,7 @@
 //! documentation and say so in `docs/differences.md`.
 
 pub mod authorization;
+pub mod destination_rule;
 pub mod endpoint;
 pub mod mesh;
 pub mod network;
@@ -23,6 +24,7 @@ use crate::api::{Inputs, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject};
 
 use authorization::SelectorPolicies;
+use destination_rule::DestinationRules;
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
 use selection::Selection;
@@ -85,6 +87,8 @@ pub struct Model {
     pub network_gateways: Collection<network::GatewayKey, NetworkGateway>,
     /// Gateways to other networks, by network.
     pub network_gateways_by_network: Index<Arc<str>, network::GatewayKey, NetworkGateway>,
+    /// How connections to services are made.
+    pub destination_rules: DestinationRules,
     /// Policies that name workloads by label.
     pub selector_policies: SelectorPolicies,
     /// Whether callers must prove who they are.
@@ -112,6 +116,7 @@ impl Model {
             canonical: service::canonical(graph, services),
             waypoints,
             service_waypoints: waypoint::of_services(graph, &scope, waypoints, services),
+            destination_rules: destination_rule::destination_rules(graph, &scope),
             network_gateways,
             network_gateways_by_network,
             selector_policies: authorization::selector_policies(graph, &scope),

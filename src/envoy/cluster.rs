@@ -1,5 +1,7 @@
 //! `Cluster`: where an Envoy can send traffic, and how.
 
+pub mod policy;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -27,6 +29,8 @@ use super::encode::{any, duration, uint32};
 use super::endpoint::{CONNECT_ORIGINATE, fields, filter_metadata, internal};
 use super::name;
 use super::tls::{self, ORIGINAL_DST};
+use crate::api::mesh::MeshConfig;
+use crate::model::destination_rule::Policy;
 use crate::model::service::{Protocol, Service};
 
 /// The internal listener behind `connect_terminate`, where a waypoint tells
@@ -118,34 +122,24 @@ pub fn connect_originate(trust_domains: &[&str], connect_timeout: Duration, idle
 }
 
 /// A port of a service that a waypoint serves, or a subset of it.
-pub fn inbound_vip(name: String, service: &Service, protocol: Protocol, connect_timeout: Duration) -> Cluster {
-    Cluster {
+pub fn inbound_vip(
+    name: String,
+    service: &Service,
+    policy: Policy<'_>,
+    mesh: &MeshConfig,
+    protocol: Protocol,
+) -> Cluster {
+    let mut cluster = Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(tls::ads(true)), service_name: name.clone() }),
         lb_policy: LbPolicy::LeastRequest.into(),
-        connect_timeout: duration(connect_timeout),
         common_lb_config: Some(Default::default()),
         metadata: Some(filter_metadata([("istio", services(service))])),
         transport_socket: Some(tls::internal(&[ORIGINAL_DST, "istio"], tls::raw_buffer())),
-        typed_extension_protocol_options: protocol_options(protocol),
         ..base(name)
-    }
-}
-
-/// How HTTP is spoken to endpoints: as the port declares, or as the client did.
-fn protocol_options(protocol: Protocol) -> HashMap<String, Any> {
-    let upstream = match protocol {
-        Protocol::Http2 | Protocol::Grpc => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
-        }),
-        Protocol::Unknown => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
-            http_protocol_options: Some(Http1ProtocolOptions::default()),
-            http2_protocol_options: Some(Http2ProtocolOptions::default()),
-            ..Default::default()
-        }),
-        Protocol::Http11 | Protocol::Tcp | Protocol::Tls => return HashMap::new(),
     };
-    http_options(&HttpProtocolOptions { upstream_protocol_options: Some(upstream), ..Default::default() })
+    policy::apply(&mut cluster, policy, mesh, protocol);
+    cluster
 }
 
 /// `istio.services` of a cluster's metadata, which telemetry names

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::api::ObjectKey;
 use crate::graph::{Collection, Graph, Index};
 use crate::model::Model;
+use crate::model::destination_rule::Rule;
 use crate::model::mesh::MeshConfig;
 use crate::model::service::{Port, Protocol, Service, ServiceKey};
 use crate::proxy::{Scope, WaypointScope};
@@ -48,6 +49,12 @@ struct Destination {
     handling: Handling,
     /// Empty for the whole service.
     subset: Arc<str>,
+}
+
+impl Destination {
+    fn served(&self) -> Served {
+        Served { scope: self.scope.clone(), service: self.service.clone() }
+    }
 }
 
 impl Scoped for Fixture {
@@ -96,8 +103,6 @@ fn trust_domains(mesh: &MeshConfig) -> Vec<&str> {
     std::iter::once(&*mesh.trust_domain).chain(aliases).collect()
 }
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection of HBONE may be idle.
 const HBONE_IDLE: Duration = Duration::from_secs(3600);
 
@@ -114,20 +119,29 @@ pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
         let services = cx.fetch(by_waypoint, &key).map(|(service, _)| service.clone());
         services.map(|service| (Served { scope: scope.clone(), service }, ())).collect::<Vec<_>>()
     });
-    let services = model.services;
-    let destinations = graph.derive("waypoint_destinations", served, move |cx, key: &Served, ()| {
-        let Served { scope, service } = key;
-        let all = cx.get(services, service).into_iter().flat_map(|service| ports(service));
-        let destination = |port: &Port, handling: Handling| {
-            let (scope, service) = (scope.clone(), service.clone());
-            let key = Destination { scope, service, port: port.number, handling, subset: "".into() };
-            (key, port.protocol)
-        };
-        all.flat_map(|port| handlings(port.protocol).iter().map(move |handling| destination(port, *handling)))
-            .collect::<Vec<_>>()
+    let model_of = model.clone();
+    let rules = graph.derive("waypoint_rules", served, move |cx, key: &Served, ()| {
+        let client = &waypoint(&key.scope).namespace;
+        let rule = model_of.destination_rules.rule(cx, model_of.scope(), client, &key.service);
+        [(key.clone(), rule.unwrap_or_default())]
     });
-    add_clusters(graph, model, destinations, to);
-    add_endpoints(graph, model, destinations, to);
+    let services = model.services;
+    let destinations = graph.derive("waypoint_destinations", rules, move |cx, key: &Served, rule: &Rule| {
+        let Served { scope, service } = key;
+        let mut all = Vec::new();
+        for port in cx.get(services, service).into_iter().flat_map(|service| ports(service)) {
+            let subsets = rule.subsets.iter().map(|subset| subset.name.clone());
+            for subset in std::iter::once("".into()).chain(subsets) {
+                all.extend(handlings(port.protocol).iter().map(|&handling| {
+                    let (scope, service, subset) = (scope.clone(), service.clone(), subset.clone());
+                    (Destination { scope, service, port: port.number, handling, subset }, port.protocol)
+                }));
+            }
+        }
+        all
+    });
+    add_clusters(graph, model, rules, destinations, to);
+    add_endpoints(graph, model, rules, destinations, to);
     chain::add_main_internal(graph, model, served, to);
 }
 
@@ -143,8 +157,9 @@ fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {
     to.add(graph, "waypoint_internal_clusters", ResourceType::Cluster, clusters, move |cx, key, ()| {
         let cluster = match key.name {
             CONNECT_ORIGINATE => {
-                let trusted = trust_domains(scope_of.mesh(cx));
-                cluster::connect_originate(&trusted, CONNECT_TIMEOUT, HBONE_IDLE)
+                let mesh = scope_of.mesh(cx);
+                let idle = mesh.hbone_idle_timeout.unwrap_or(HBONE_IDLE);
+                cluster::connect_originate(&trust_domains(mesh), mesh.connect_timeout, idle)
             }
             ENCAP => cluster::to_internal_listener(ENCAP, CONNECT_ORIGINATE),
             name => cluster::to_internal_listener(name, name),
@@ -161,21 +176,40 @@ fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {
     });
 }
 
-fn add_clusters(graph: &mut Graph, model: &Model, destinations: Collection<Destination, Protocol>, to: &mut Configs) {
-    let services = model.services;
+fn add_clusters(
+    graph: &mut Graph,
+    model: &Model,
+    rules: Collection<Served, Rule>,
+    destinations: Collection<Destination, Protocol>,
+    to: &mut Configs,
+) {
+    let model = model.clone();
     to.add(graph, "waypoint_clusters", ResourceType::Cluster, destinations, move |cx, key, protocol| {
-        let service = cx.get(services, &key.service)?;
+        let service = cx.get(model.services, &key.service)?;
+        let policy = cx.get(rules, &key.served()).map(|rule| rule.policy(key.port, &key.subset)).unwrap_or_default();
         // Bytes are passed on as they are.
         let protocol = if key.handling == Handling::Tcp { Protocol::Tcp } else { *protocol };
-        Some(encode::bytes(&cluster::inbound_vip(key.name(), service, protocol, CONNECT_TIMEOUT)))
+        let mesh = model.scope().mesh(cx);
+        Some(encode::bytes(&cluster::inbound_vip(key.name(), service, policy, mesh, protocol)))
     });
 }
 
-fn add_endpoints(graph: &mut Graph, model: &Model, destinations: Collection<Destination, Protocol>, to: &mut Configs) {
+fn add_endpoints(
+    graph: &mut Graph,
+    model: &Model,
+    rules: Collection<Served, Rule>,
+    destinations: Collection<Destination, Protocol>,
+    to: &mut Configs,
+) {
     let model = model.clone();
     to.add(graph, "waypoint_endpoints", ResourceType::Endpoints, destinations, move |cx, key, _| {
         let service = cx.get(model.services, &key.service)?;
-        let endpoints = model.endpoints(cx, service);
+        let mut endpoints = model.endpoints(cx, service);
+        if !key.subset.is_empty() {
+            // A subset that is gone is nobody's.
+            let labels = cx.get(rules, &key.served()).and_then(|rule| Some(&rule.subset(&key.subset)?.labels))?;
+            endpoints.retain(|endpoint| labels.select(&endpoint.labels));
+        }
         let assignment = endpoint::assignment(&key.name(), key.port, &model.settings.cluster, &endpoints);
         Some(encode::bytes(&assignment))
     });

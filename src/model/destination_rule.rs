@@ -1,0 +1,199 @@
+//! Which DestinationRule counts for a client and a host, and what it says
+//! about a port and a subset.
+//! <https://istio.io/latest/docs/reference/config/networking/destination-rule/>
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::api::ObjectKey;
+use crate::api::destination_rule::{
+    ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings, OutlierDetection, ProxyProtocol,
+    RetryBudget, Subset, TrafficPolicy,
+};
+use crate::graph::{Ctx, Graph, Index};
+
+use super::Scope;
+use super::service::ServiceKey;
+
+/// The rules, by where they are and what they are for.
+#[derive(Clone, Copy)]
+pub struct DestinationRules {
+    /// By namespace and host; those for more than one host by `*`.
+    by_host: Index<(Arc<str>, Arc<str>), ObjectKey, DestinationRule>,
+}
+
+/// What counts for a client and a host: one rule, or several of one host put
+/// together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// For all traffic to the host.
+    pub policy: Option<TrafficPolicy>,
+    /// Parts of the host's endpoints.
+    pub subsets: Vec<Subset>,
+    /// The first of the rules it comes from.
+    pub origin: Option<ObjectKey>,
+}
+
+/// The policy for one port and subset.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Policy<'a> {
+    /// How endpoints are chosen.
+    pub load_balancer: Option<&'a LoadBalancerSettings>,
+    /// Limits and times of connections.
+    pub connection_pool: Option<&'a ConnectionPoolSettings>,
+    /// When an endpoint is taken out.
+    pub outlier_detection: Option<&'a OutlierDetection>,
+    /// TLS of the connections.
+    pub tls: Option<&'a ClientTlsSettings>,
+    /// What precedes a connection.
+    pub proxy_protocol: Option<&'a ProxyProtocol>,
+    /// How much may be retried.
+    pub retry_budget: Option<&'a RetryBudget>,
+}
+
+/// Declares the index.
+pub(super) fn destination_rules(graph: &mut Graph, scope: &Scope) -> DestinationRules {
+    let domain = scope.settings.domain.clone();
+    let by_host = graph.index(scope.inputs.destination_rules, move |key: &ObjectKey, rule: &DestinationRule, keys| {
+        let host = resolve(&rule.spec.host, &key.namespace, &domain);
+        let host = if host.starts_with('*') { "*".into() } else { host };
+        keys.push((key.namespace.clone(), host));
+    });
+    DestinationRules { by_host }
+}
+
+/// The full name of a host as an object in `namespace` writes it: a name
+/// without a dot is that of a Service beside it.
+pub fn resolve(host: &Arc<str>, namespace: &str, domain: &str) -> Arc<str> {
+    match host.contains(['.', '*']) || host.is_empty() {
+        true => host.clone(),
+        false => super::service::hostname(host, namespace, domain),
+    }
+}
+
+/// Whether a host with a leading `*` stands for another.
+pub fn covers(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => host.ends_with(suffix) && host.len() > suffix.len(),
+        None => pattern == host,
+    }
+}
+
+/// Whether an object is to be seen from a namespace. `default` is for objects
+/// that do not say.
+pub fn exported(export_to: &[Arc<str>], default: &[Arc<str>], own: &str, to: &str) -> bool {
+    let list = if export_to.is_empty() { default } else { export_to };
+    list.is_empty()
+        || list.iter().any(|entry| match &**entry {
+            "*" => true,
+            "." => own == to,
+            "~" => false,
+            namespace => namespace == to,
+        })
+}
+
+impl DestinationRules {
+    /// What counts for clients in a namespace. The client's own namespace comes
+    /// first, then that of the service, then the root namespace.
+    pub fn rule(&self, cx: &Ctx<'_>, scope: &Scope, client: &Arc<str>, service: &ServiceKey) -> Option<Rule> {
+        let root = &scope.mesh(cx).root_namespace;
+        let mut places = vec![client, &service.namespace, root];
+        if client == root {
+            // Rules of the root namespace are for everybody, not for clients
+            // that happen to be there.
+            places.remove(0);
+        }
+        places.into_iter().find_map(|place| self.in_namespace(cx, scope, place, client, service))
+    }
+
+    fn in_namespace(
+        &self,
+        cx: &Ctx<'_>,
+        scope: &Scope,
+        place: &Arc<str>,
+        client: &Arc<str>,
+        service: &ServiceKey,
+    ) -> Option<Rule> {
+        let default = &scope.mesh(cx).default_destination_rule_export_to;
+        let visible = |(_, rule): &(&ObjectKey, &DestinationRule)| {
+            // A rule for certain clients is not for one that has no labels.
+            rule.spec.workload_selector.is_none()
+                && scope.configures(cx, &rule.meta)
+                && exported(&rule.spec.export_to, default, place, client)
+        };
+        let (exact, wide) = ((place.clone(), service.hostname.clone()), (place.clone(), "*".into()));
+        let mut rules: Vec<_> = cx.fetch(self.by_host, &exact).filter(visible).map(|(_, rule)| rule).collect();
+        if rules.is_empty() {
+            let wide = cx.fetch(self.by_host, &wide).filter(visible).map(|(_, rule)| rule);
+            rules = wide.filter(|rule| covers(&rule.spec.host, &service.hostname)).collect();
+            let longest = rules.iter().map(|rule| rule.spec.host.len()).max()?;
+            rules.retain(|rule| rule.spec.host.len() == longest);
+        }
+        merged(rules)
+    }
+}
+
+/// Rules of one host: the oldest counts, later ones add subsets, and a policy
+/// if there is none yet.
+fn merged(mut rules: Vec<&DestinationRule>) -> Option<Rule> {
+    rules.sort_by_key(|rule| (rule.meta.created, rule.meta.name.clone(), rule.meta.namespace.clone()));
+    let mut whole = Rule { origin: Some(rules.first()?.meta.key()), ..Rule::default() };
+    for rule in rules {
+        if whole.policy.is_none() {
+            whole.policy.clone_from(&rule.spec.traffic_policy);
+        }
+        for subset in &rule.spec.subsets {
+            if whole.subsets.iter().all(|known| known.name != subset.name) {
+                whole.subsets.push(subset.clone());
+            }
+        }
+    }
+    Some(whole)
+}
+
+impl Rule {
+    /// A subset by its name.
+    pub fn subset(&self, name: &str) -> Option<&Subset> {
+        self.subsets.iter().find(|subset| &*subset.name == name)
+    }
+
+    /// What it says about a port, for a subset or (if that is empty) for all.
+    /// Settings of a port replace those of the policy as a whole; each setting
+    /// of a subset replaces the host's.
+    pub fn policy(&self, port: u16, subset: &str) -> Policy<'_> {
+        let mut policy = Policy::default();
+        if let Some(whole) = &self.policy {
+            policy.apply(whole, port);
+        }
+        if let Some(own) = self.subset(subset).and_then(|subset| subset.traffic_policy.as_ref()) {
+            policy.apply(own, port);
+        }
+        policy
+    }
+}
+
+impl<'a> Policy<'a> {
+    fn apply(&mut self, policy: &'a TrafficPolicy, port: u16) {
+        fn set<'a, T>(setting: &mut Option<&'a T>, to: &'a Option<T>) {
+            if to.is_some() {
+                *setting = to.as_ref();
+            }
+        }
+        set(&mut self.load_balancer, &policy.load_balancer);
+        set(&mut self.connection_pool, &policy.connection_pool);
+        set(&mut self.outlier_detection, &policy.outlier_detection);
+        set(&mut self.tls, &policy.tls);
+        set(&mut self.proxy_protocol, &policy.proxy_protocol);
+        set(&mut self.retry_budget, &policy.retry_budget);
+        let of_port = policy.port_level_settings.iter();
+        let mut of_port = of_port.filter(|one| one.port.as_ref().is_some_and(|one| one.number == u32::from(port)));
+        if let Some(own) = of_port.next() {
+            self.load_balancer = own.load_balancer.as_ref();
+            self.connection_pool = own.connection_pool.as_ref();
+            self.outlier_detection = own.outlier_detection.as_ref();
+            self.tls = own.tls.as_ref();
+        }
+    }
+}
