@@ -22,6 +22,7 @@ pub mod mesh;
 pub mod meta;
 pub mod protobuf;
 pub mod route;
+pub mod request_authentication;
 #[cfg(test)]
 mod tests;
 pub mod virtual_service;

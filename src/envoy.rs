@@ -5,12 +5,14 @@
 //! generators are plain functions from model rows to messages of
 //! `envoy_types`; [`encode`] is the only place that turns a message into bytes.
 
+pub mod authorization;
 pub mod cluster;
 pub mod encode;
 pub mod endpoint;
 pub mod listener;
 pub mod matcher;
 pub mod name;
+pub mod request_authentication;
 pub mod tls;
 pub mod waypoint;
 
