@@ -6,3 +6,4 @@
 //! `envoy_types`; [`encode`] is the only place that turns a message into bytes.
 
 pub mod encode;
+pub mod route;
