@@ -13,6 +13,7 @@ pub mod listener;
 pub mod matcher;
 pub mod name;
 pub mod request_authentication;
+pub mod route;
 pub mod tls;
 pub mod waypoint;
 
