@@ -7,6 +7,7 @@
 //! documentation and say so in `docs/differences.md`.
 
 pub mod authorization;
+pub mod by_host;
 pub mod destination_rule;
 pub mod endpoint;
 pub mod mesh;
@@ -16,11 +17,14 @@ pub mod selection;
 pub mod service;
 #[cfg(test)]
 mod tests;
+pub mod virtual_service;
 pub mod waypoint;
 pub mod waypoint_policy;
 
 use std::sync::Arc;
 
+use crate::api::istio::AuthorizationPolicy;
+use crate::api::request_authentication::RequestAuthentication;
 use crate::api::{Inputs, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject};
 
@@ -30,7 +34,9 @@ use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
 use selection::Selection;
 use service::{Service, ServiceKey};
+use virtual_service::Routes;
 use waypoint::Waypoint;
+use waypoint_policy::AttachedPolicies;
 
 /// What the process is told at its start and never changes.
 #[derive(Clone, Debug)]
@@ -90,6 +96,12 @@ pub struct Model {
     pub network_gateways_by_network: Index<Arc<str>, network::GatewayKey, NetworkGateway>,
     /// How connections to services are made.
     pub destination_rules: DestinationRules,
+    /// What becomes of requests to services.
+    pub routes: Routes,
+    /// Policies that are attached to waypoints and what they serve.
+    pub attached_policies: AttachedPolicies<AuthorizationPolicy>,
+    /// Which tokens waypoints believe.
+    pub attached_authentications: AttachedPolicies<RequestAuthentication>,
     /// Policies that name workloads by label.
     pub selector_policies: SelectorPolicies,
     /// Whether callers must prove who they are.
@@ -118,6 +130,9 @@ impl Model {
             waypoints,
             service_waypoints: waypoint::of_services(graph, &scope, waypoints, services),
             destination_rules: destination_rule::destination_rules(graph, &scope),
+            routes: virtual_service::routes(graph, &scope),
+            attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),
+            attached_authentications: AttachedPolicies::new(graph, inputs.request_authentications),
             network_gateways,
             network_gateways_by_network,
             selector_policies: authorization::selector_policies(graph, &scope),

@@ -280,7 +280,11 @@ pub fn tcp_proxy(cluster: &str) -> TcpProxy {
 }
 
 /// The chains for traffic to workloads' own addresses.
-pub fn direct_chains(routes: impl Fn(&str) -> RouteConfiguration) -> [FilterChain; 2] {
+pub fn direct_chains(
+    routes: RouteConfiguration,
+    http_filters: Vec<HttpFilter>,
+    network_filters: Vec<Filter>,
+) -> [FilterChain; 2] {
     // The destination is handed on to `connect_originate`.
     let destination = NetworkFilterState {
         on_new_connection: vec![state(
@@ -290,7 +294,10 @@ pub fn direct_chains(routes: impl Fn(&str) -> RouteConfiguration) -> [FilterChai
         )],
         ..Default::default()
     };
-    let first = || vec![filter("connect_authority", &destination)];
-    let manager = connection_manager(name::statistics("inbound_0.0.0.0_0"), routes(ENCAP), vec![router()]);
-    [tcp_chain("direct-tcp", first(), &tcp_proxy(ENCAP)), http_chain("direct-http", first(), &manager)]
+    let first = || filter("connect_authority", &destination);
+    let manager = connection_manager(name::statistics("inbound_0.0.0.0_0"), routes, http_filters);
+    [
+        tcp_chain("direct-tcp", std::iter::once(first()).chain(network_filters).collect(), &tcp_proxy(ENCAP)),
+        http_chain("direct-http", vec![first()], &manager),
+    ]
 }

@@ -10,6 +10,8 @@ pub enum Handling {
     Http,
     /// It passes bytes on.
     Tcp,
+    /// It calls a service that is not its own.
+    Outbound,
 }
 
 impl Handling {
@@ -18,6 +20,7 @@ impl Handling {
         match self {
             Self::Http => "http",
             Self::Tcp => "tcp",
+            Self::Outbound => "outbound",
         }
     }
 }

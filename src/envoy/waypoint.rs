@@ -7,12 +7,13 @@
 //! from encoded chains, so that a change of one service encodes that one.
 
 mod chain;
+mod routes;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::ObjectKey;
-use crate::graph::{Collection, Graph, Index};
+use crate::graph::{Collection, Ctx, Graph, Index};
 use crate::model::Model;
 use crate::model::destination_rule::Rule;
 use crate::model::mesh::MeshConfig;
@@ -51,12 +52,6 @@ struct Destination {
     subset: Arc<str>,
 }
 
-impl Destination {
-    fn served(&self) -> Served {
-        Served { scope: self.scope.clone(), service: self.service.clone() }
-    }
-}
-
 impl Scoped for Fixture {
     fn scope(&self) -> &Scope {
         &self.scope
@@ -73,8 +68,17 @@ impl Scoped for Destination {
     }
 
     fn name(&self) -> String {
-        name::inbound_vip(self.port, self.handling, &self.subset, &self.service)
+        match self.handling {
+            Handling::Outbound => name::outbound(self.port, &self.subset, &self.service.hostname),
+            handling => name::inbound_vip(self.port, handling, &self.subset, &self.service),
+        }
     }
+}
+
+/// The Gateway of a waypoint.
+fn gateway(scope: &Scope) -> ObjectKey {
+    let WaypointScope { namespace, gateway, .. } = waypoint(scope);
+    ObjectKey { namespace: namespace.clone(), name: gateway.clone() }
 }
 
 fn waypoint(scope: &Scope) -> &WaypointScope {
@@ -114,22 +118,17 @@ pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
     let by_waypoint =
         graph.index(model.service_waypoints, |_: &ServiceKey, waypoint: &ObjectKey, keys| keys.push(waypoint.clone()));
     let served = graph.derive("waypoint_services", scopes, move |cx, scope: &Scope, ()| {
-        let WaypointScope { namespace, gateway, .. } = waypoint(scope);
-        let key = ObjectKey { namespace: namespace.clone(), name: gateway.clone() };
-        let services = cx.fetch(by_waypoint, &key).map(|(service, _)| service.clone());
+        let gateway = gateway(scope);
+        let services = cx.fetch(by_waypoint, &gateway).map(|(service, _)| service.clone());
         services.map(|service| (Served { scope: scope.clone(), service }, ())).collect::<Vec<_>>()
     });
     let model_of = model.clone();
-    let rules = graph.derive("waypoint_rules", served, move |cx, key: &Served, ()| {
-        let client = &waypoint(&key.scope).namespace;
-        let rule = model_of.destination_rules.rule(cx, model_of.scope(), client, &key.service);
-        [(key.clone(), rule.unwrap_or_default())]
-    });
-    let services = model.services;
-    let destinations = graph.derive("waypoint_destinations", rules, move |cx, key: &Served, rule: &Rule| {
+    let destinations = graph.derive("waypoint_destinations", served, move |cx, key: &Served, ()| {
         let Served { scope, service } = key;
+        let client = &waypoint(scope).namespace;
+        let rule = model_of.destination_rules.rule(cx, model_of.scope(), client, service).unwrap_or_default();
         let mut all = Vec::new();
-        for port in cx.get(services, service).into_iter().flat_map(|service| ports(service)) {
+        for port in cx.get(model_of.services, service).into_iter().flat_map(|service| ports(service)) {
             let subsets = rule.subsets.iter().map(|subset| subset.name.clone());
             for subset in std::iter::once("".into()).chain(subsets) {
                 all.extend(handlings(port.protocol).iter().map(|&handling| {
@@ -140,9 +139,11 @@ pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
         }
         all
     });
-    add_clusters(graph, model, rules, destinations, to);
-    add_endpoints(graph, model, rules, destinations, to);
-    chain::add_main_internal(graph, model, served, to);
+    add_clusters(graph, "waypoint_clusters", model, destinations, to);
+    add_endpoints(graph, "waypoint_endpoints", model, destinations, to);
+    let referenced = chain::add_main_internal(graph, model, served, to);
+    add_clusters(graph, "waypoint_other_clusters", model, referenced, to);
+    add_endpoints(graph, "waypoint_other_endpoints", model, referenced, to);
 }
 
 fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {
@@ -176,17 +177,23 @@ fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {
     });
 }
 
+/// What is to be done with connections to a destination.
+fn rule(cx: &Ctx<'_>, model: &Model, key: &Destination) -> Option<Rule> {
+    model.destination_rules.rule(cx, model.scope(), &waypoint(&key.scope).namespace, &key.service)
+}
+
 fn add_clusters(
     graph: &mut Graph,
+    table: &'static str,
     model: &Model,
-    rules: Collection<Served, Rule>,
     destinations: Collection<Destination, Protocol>,
     to: &mut Configs,
 ) {
     let model = model.clone();
-    to.add(graph, "waypoint_clusters", ResourceType::Cluster, destinations, move |cx, key, protocol| {
+    to.add(graph, table, ResourceType::Cluster, destinations, move |cx, key, protocol| {
         let service = cx.get(model.services, &key.service)?;
-        let policy = cx.get(rules, &key.served()).map(|rule| rule.policy(key.port, &key.subset)).unwrap_or_default();
+        let rule = rule(cx, &model, key).unwrap_or_default();
+        let policy = rule.policy(key.port, &key.subset);
         // Bytes are passed on as they are.
         let protocol = if key.handling == Handling::Tcp { Protocol::Tcp } else { *protocol };
         let mesh = model.scope().mesh(cx);
@@ -196,18 +203,19 @@ fn add_clusters(
 
 fn add_endpoints(
     graph: &mut Graph,
+    table: &'static str,
     model: &Model,
-    rules: Collection<Served, Rule>,
     destinations: Collection<Destination, Protocol>,
     to: &mut Configs,
 ) {
     let model = model.clone();
-    to.add(graph, "waypoint_endpoints", ResourceType::Endpoints, destinations, move |cx, key, _| {
+    to.add(graph, table, ResourceType::Endpoints, destinations, move |cx, key, _| {
         let service = cx.get(model.services, &key.service)?;
         let mut endpoints = model.endpoints(cx, service);
         if !key.subset.is_empty() {
             // A subset that is gone is nobody's.
-            let labels = cx.get(rules, &key.served()).and_then(|rule| Some(&rule.subset(&key.subset)?.labels))?;
+            let rule = rule(cx, &model, key)?;
+            let labels = &rule.subset(&key.subset)?.labels;
             endpoints.retain(|endpoint| labels.select(&endpoint.labels));
         }
         let assignment = endpoint::assignment(&key.name(), key.port, &model.settings.cluster, &endpoints);

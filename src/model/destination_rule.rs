@@ -12,16 +12,16 @@ use crate::api::destination_rule::{
     ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings, OutlierDetection, ProxyProtocol,
     RetryBudget, Subset, TrafficPolicy,
 };
-use crate::graph::{Ctx, Graph, Index};
+use crate::graph::{Ctx, Graph};
 
 use super::Scope;
+use super::by_host::{ByHost, covers, exported};
 use super::service::ServiceKey;
 
 /// The rules, by where they are and what they are for.
 #[derive(Clone, Copy)]
 pub struct DestinationRules {
-    /// By namespace and host; those for more than one host by `*`.
-    by_host: Index<(Arc<str>, Arc<str>), ObjectKey, DestinationRule>,
+    by_host: ByHost<DestinationRule>,
 }
 
 /// What counts for a client and a host: one rule, or several of one host put
@@ -55,43 +55,11 @@ pub struct Policy<'a> {
 
 /// Declares the index.
 pub(super) fn destination_rules(graph: &mut Graph, scope: &Scope) -> DestinationRules {
-    let domain = scope.settings.domain.clone();
-    let by_host = graph.index(scope.inputs.destination_rules, move |key: &ObjectKey, rule: &DestinationRule, keys| {
-        let host = resolve(&rule.spec.host, &key.namespace, &domain);
-        let host = if host.starts_with('*') { "*".into() } else { host };
-        keys.push((key.namespace.clone(), host));
-    });
-    DestinationRules { by_host }
-}
-
-/// The full name of a host as an object in `namespace` writes it: a name
-/// without a dot is that of a Service beside it.
-pub fn resolve(host: &Arc<str>, namespace: &str, domain: &str) -> Arc<str> {
-    match host.contains(['.', '*']) || host.is_empty() {
-        true => host.clone(),
-        false => super::service::hostname(host, namespace, domain),
+    let rules = scope.inputs.destination_rules;
+    let domain = &scope.settings.domain;
+    DestinationRules {
+        by_host: ByHost::new(graph, rules, domain, |rule: &DestinationRule| std::slice::from_ref(&rule.spec.host)),
     }
-}
-
-/// Whether a host with a leading `*` stands for another.
-pub fn covers(pattern: &str, host: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        Some(suffix) => host.ends_with(suffix) && host.len() > suffix.len(),
-        None => pattern == host,
-    }
-}
-
-/// Whether an object is to be seen from a namespace. `default` is for objects
-/// that do not say.
-pub fn exported(export_to: &[Arc<str>], default: &[Arc<str>], own: &str, to: &str) -> bool {
-    let list = if export_to.is_empty() { default } else { export_to };
-    list.is_empty()
-        || list.iter().any(|entry| match &**entry {
-            "*" => true,
-            "." => own == to,
-            "~" => false,
-            namespace => namespace == to,
-        })
 }
 
 impl DestinationRules {
@@ -117,17 +85,17 @@ impl DestinationRules {
         service: &ServiceKey,
     ) -> Option<Rule> {
         let default = &scope.mesh(cx).default_destination_rule_export_to;
-        let visible = |(_, rule): &(&ObjectKey, &DestinationRule)| {
+        let visible = |rule: &&DestinationRule| {
             // A rule for certain clients is not for one that has no labels.
             rule.spec.workload_selector.is_none()
                 && scope.configures(cx, &rule.meta)
                 && exported(&rule.spec.export_to, default, place, client)
         };
-        let (exact, wide) = ((place.clone(), service.hostname.clone()), (place.clone(), "*".into()));
-        let mut rules: Vec<_> = cx.fetch(self.by_host, &exact).filter(visible).map(|(_, rule)| rule).collect();
+        let mut rules = self.by_host.exact(cx, place, &service.hostname);
+        rules.retain(visible);
         if rules.is_empty() {
-            let wide = cx.fetch(self.by_host, &wide).filter(visible).map(|(_, rule)| rule);
-            rules = wide.filter(|rule| covers(&rule.spec.host, &service.hostname)).collect();
+            rules = self.by_host.wide(cx, place);
+            rules.retain(|rule| visible(rule) && covers(&rule.spec.host, &service.hostname));
             let longest = rules.iter().map(|rule| rule.spec.host.len()).max()?;
             rules.retain(|rule| rule.spec.host.len() == longest);
         }

@@ -1,31 +1,37 @@
 //! `main_internal`: the services of a waypoint, told apart by the address that
 //! a connection is for.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
-use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
-use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{
-    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route_action::MaxStreamDuration,
-};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use envoy_types::pb::google::protobuf::BoolValue;
 use envoy_types::pb::xds::core::v3::CidrRange;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use crate::envoy::encode::{self, Message, boolean, duration, uint32};
-use crate::envoy::listener::{self, connection_manager, router};
+use crate::envoy::authorization::{self, Identity};
+use crate::envoy::cluster::{ENCAP, MAIN_INTERNAL};
+use crate::envoy::encode::{self, Message, boolean, uint32};
+use crate::envoy::listener::{self, connection_manager, http_filter, router};
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
-use crate::envoy::{Configs, cluster::MAIN_INTERNAL};
-use crate::graph::{Collection, Graph};
+use crate::envoy::route::{self, ClusterRef};
+use crate::envoy::{Configs, request_authentication};
+use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
-use crate::model::service::{Port, Protocol, Service};
+use crate::model::service::{Protocol, Service};
 use crate::proxy::Scope;
 use crate::xds::resource::ResourceType;
 
-use super::{Fixture, Served, by_scope, handlings, ports};
+use super::routes::Routing;
+use super::{Destination, Fixture, Served, by_scope, handlings, ports};
 
 /// A service's part of the listener.
 #[derive(PartialEq)]
@@ -37,40 +43,59 @@ struct Chains {
     /// What follows for its ports.
     ports: OnMatch,
     /// Encoded filter chains.
-    chains: Vec<Arc<Message>>,
+    chains: Vec<Message>,
     /// Whether one of its ports may carry TLS.
     tls: bool,
+    /// Where its routes lead that the waypoint does not serve.
+    references: BTreeSet<Destination>,
 }
 
 /// `Listener.filter_chains` and `Listener.filter_chain_matcher`.
 const FILTER_CHAINS: u32 = 3;
 const FILTER_CHAIN_MATCHER: u32 = 32;
 
-/// Adds the listener.
-pub(super) fn add_main_internal(graph: &mut Graph, model: &Model, served: Collection<Served, ()>, to: &mut Configs) {
-    let services = model.services;
+/// Adds the listener. Returns the destinations that its routes lead to and
+/// that the waypoint does not serve.
+pub(super) fn add_main_internal(
+    graph: &mut Graph,
+    model: &Model,
+    served: Collection<Served, ()>,
+    to: &mut Configs,
+) -> Collection<Destination, Protocol> {
+    let model_of = model.clone();
     let chains = graph.derive("waypoint_chains", served, move |cx, key: &Served, ()| {
-        let service = cx.get(services, &key.service)?;
-        Some((key.clone(), chains(key, service)))
+        let service = cx.get(model_of.services, &key.service)?;
+        Some((key.clone(), chains(cx, &model_of, key, service)))
+    });
+    let services = model.services;
+    let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Chains| {
+        let protocol = |destination: &Destination| {
+            let service = cx.get(services, &destination.service)?;
+            let port = ports(service).find(|port| port.number == destination.port)?;
+            Some((destination.clone(), port.protocol))
+        };
+        chains.references.iter().filter_map(protocol).collect::<Vec<_>>()
     });
     let chains = by_scope(graph, chains);
     let listeners = graph.derive("waypoint_main_internal", to.scopes, move |_, scope: &Scope, ()| {
         [(Fixture { scope: scope.clone(), name: MAIN_INTERNAL }, ())]
     });
+    let model = model.clone();
     to.add(graph, "waypoint_main_listener", ResourceType::Listener, listeners, move |cx, key, ()| {
         let mut services: Vec<&Chains> = cx.fetch(chains, &key.scope).map(|(_, chains)| chains).collect();
         services.sort_by(|a, b| a.age.cmp(&b.age));
-        Some(listener(&services))
+        Some(listener(&services, direct_chains(cx, &model, &key.scope)))
     });
+    referenced
 }
 
 /// Puts the listener together.
-fn listener(services: &[&Chains]) -> Message {
+fn listener(services: &[&Chains], direct: [FilterChain; 2]) -> Message {
     let mut message = encode::bytes(&listener::main_internal(services.iter().any(|service| service.tls)));
     for chain in services.iter().flat_map(|service| &service.chains) {
         put(&mut message, FILTER_CHAINS, chain);
     }
-    for chain in listener::direct_chains(|cluster| direct_routes(cluster)) {
+    for chain in direct {
         put(&mut message, FILTER_CHAINS, &encode::bytes(&chain));
     }
     let ranges = services.iter().filter(|service| !service.ranges.is_empty());
@@ -87,17 +112,20 @@ fn put(message: &mut Message, field: u32, value: &[u8]) {
     message.extend_from_slice(value);
 }
 
-fn chains(key: &Served, service: &Service) -> Chains {
+fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
     let ranges = service.addresses.iter().map(|range| CidrRange {
         address_prefix: range.addr().to_string(),
         prefix_len: uint32(range.prefix_len().into()),
     });
+    let policies = Policies::of(cx, model, &key.scope, Some(service));
+    let references = RefCell::default();
     let mut encoded = Vec::new();
     let mut matches = BTreeMap::new();
     for port in ports(service) {
         let chain = |handling: &Handling| name::inbound_vip(port.number, *handling, "", &service.key);
         for handling in handlings(port.protocol) {
-            encoded.push(Arc::new(filter_chain(service, port, *handling)));
+            let routing = Routing { cx, model, key, service, port, references: &references };
+            encoded.push(filter_chain(&routing, &policies, *handling));
         }
         let action = match handlings(port.protocol) {
             [Handling::Http, Handling::Tcp] => OnMatch::matcher(sniff(&chain(&Handling::Http), &chain(&Handling::Tcp))),
@@ -111,6 +139,7 @@ fn chains(key: &Served, service: &Service) -> Chains {
         ports: OnMatch::matcher(exact(Input::DestinationPort, matches, None)),
         chains: encoded,
         tls: ports(service).any(|port| port.protocol == Protocol::Tls),
+        references: references.into_inner(),
     }
 }
 
@@ -122,18 +151,82 @@ fn sniff(http: &str, tcp: &str) -> Matcher {
     exact(Input::ApplicationProtocol, BTreeMap::from(protocols), Some(OnMatch::chain(tcp)))
 }
 
-fn filter_chain(service: &Service, port: &Port, handling: Handling) -> Message {
+fn filter_chain(routing: &Routing<'_>, policies: &Policies, handling: Handling) -> Message {
+    let Routing { service, port, .. } = *routing;
     let chain = name::inbound_vip(port.number, handling, "", &service.key);
     let chain = match handling {
-        Handling::Tcp => listener::tcp_chain(&chain, Vec::new(), &listener::tcp_proxy(&chain)),
         Handling::Http => {
-            let routes = routes(&chain, port.number, vec![default_route(&chain)]);
+            let routes = routes(&chain, port.number, routing.http());
             let statistics = name::statistics(&format!("inbound_0.0.0.0_{}", port.number));
-            let manager = connection_manager(statistics, routes, vec![router()]);
+            let manager = connection_manager(statistics, routes, policies.http_filters());
             listener::http_chain(&chain, Vec::new(), &manager)
+        }
+        Handling::Tcp | Handling::Outbound => {
+            listener::tcp_chain(&chain, policies.network.clone(), &routing.tcp(&chain))
         }
     };
     encode::bytes(&chain)
+}
+
+/// The filters of the policies for a service, or for everything else.
+struct Policies {
+    http: Vec<HttpFilter>,
+    network: Vec<Filter>,
+}
+
+impl Policies {
+    fn of(cx: &Ctx<'_>, model: &Model, scope: &Scope, service: Option<&Service>) -> Self {
+        let gateway = super::gateway(scope);
+        let class = cx.get(model.inputs.gateways, &gateway).map(|gateway| gateway.spec.gateway_class_name.clone());
+        let class = class.unwrap_or_default();
+        let mesh = model.scope().mesh(cx);
+        let policies = model.attached_policies.enforced(cx, model.scope(), &gateway, &class, service);
+        let tokens = model.attached_authentications.enforced(cx, model.scope(), &gateway, &class, service);
+        let domains: Vec<_> = std::iter::once(&mesh.trust_domain).chain(&mesh.trust_domain_aliases).cloned().collect();
+        let request = authorization::Request {
+            trust_domains: &domains,
+            identity: Identity::FilterState,
+            providers: &[],
+            cluster: &|_, _| None,
+        };
+        let http = authorization::http_filters(&request, &policies);
+        let network = authorization::network_filters(&request, &policies);
+        let request = request_authentication::Request { keys: &|_| None, clear_route_cache: true };
+        let (token, problems) = request_authentication::filter(&request, &tokens);
+        for found in http.problems.into_iter().chain(problems) {
+            cx.diagnose(found);
+        }
+        Self {
+            http: http.custom.into_iter().chain(token).chain(http.rules).collect(),
+            network: network.custom.into_iter().chain(network.rules).collect(),
+        }
+    }
+
+    /// All HTTP filters of a chain, in order.
+    fn http_filters(&self) -> Vec<HttpFilter> {
+        let standard = [
+            http_filter(
+                "envoy.filters.http.grpc_stats",
+                &FilterConfig {
+                    emit_filter_state: true,
+                    per_method_stat_specifier: Some(PerMethodStatSpecifier::StatsForAllMethods(BoolValue {
+                        value: false,
+                    })),
+                    ..Default::default()
+                },
+            ),
+            http_filter("envoy.filters.http.fault", &HttpFault::default()),
+            http_filter("envoy.filters.http.cors", &Cors::default()),
+            router(),
+        ];
+        self.http.iter().cloned().chain(standard).collect()
+    }
+}
+
+/// The chains for traffic to workloads' own addresses.
+fn direct_chains(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> [FilterChain; 2] {
+    let policies = Policies::of(cx, model, scope, None);
+    listener::direct_chains(direct_routes(ENCAP), policies.http_filters(), policies.network)
 }
 
 /// The routes of a chain, which it has in itself.
@@ -152,34 +245,15 @@ fn routes(chain: &str, port: u16, routes: Vec<Route>) -> RouteConfiguration {
     }
 }
 
-/// Everything to one cluster.
-fn default_route(cluster: &str) -> Route {
-    let never = || duration(std::time::Duration::ZERO);
-    Route {
-        name: "default".into(),
-        r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }),
-        action: Some(Action::Route(RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
-            timeout: never(),
-            max_stream_duration: Some(MaxStreamDuration {
-                max_stream_duration: never(),
-                grpc_timeout_header_max: never(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        })),
-        ..Default::default()
-    }
-}
-
 /// Traffic to a workload's own address goes there.
 fn direct_routes(cluster: &str) -> RouteConfiguration {
+    let to = ClusterRef { name: cluster.into(), consistent_hash: None };
     RouteConfiguration {
         name: cluster.into(),
         virtual_hosts: vec![VirtualHost {
             name: "inbound|http|0".into(),
             domains: vec!["*".into()],
-            routes: vec![default_route(cluster)],
+            routes: vec![route::default_route(&to, "direct", true, None)],
             ..Default::default()
         }],
         validate_clusters: boolean(false),

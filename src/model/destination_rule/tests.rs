@@ -1,3 +1,4 @@
+use super::super::by_host::resolve;
 use super::*;
 
 fn rules(specs: &[&str]) -> Vec<DestinationRule> {
