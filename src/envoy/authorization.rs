@@ -116,16 +116,11 @@ pub fn http_filters(request: &Request<'_>, policies: &[&AuthorizationPolicy]) ->
         filter(HTTP_RBAC, any(&config))
     };
     let custom = plan.custom.into_iter().flat_map(|(step, ask)| {
-        let ask = ask.map(|Ask { usable, name }| {
-            filter(HTTP_EXT_AUTHZ, any(&usable.http(matched_by(HTTP_RBAC, &name))))
-        });
+        let ask =
+            ask.map(|Ask { usable, name }| filter(HTTP_EXT_AUTHZ, any(&usable.http(matched_by(HTTP_RBAC, &name)))));
         [Some(rbac(step)), ask].into_iter().flatten()
     });
-    Filters {
-        custom: custom.collect(),
-        rules: plan.rules.into_iter().map(rbac).collect(),
-        problems: plan.problems,
-    }
+    Filters { custom: custom.collect(), rules: plan.rules.into_iter().map(rbac).collect(), problems: plan.problems }
 }
 
 /// The network filters for policies that apply to a chain of opaque TCP.
@@ -150,11 +145,7 @@ pub fn network_filters(request: &Request<'_>, policies: &[&AuthorizationPolicy])
         let ask = ask.map(|config| filter(NETWORK_EXT_AUTHZ, any(&config)));
         [Some(rbac(step)), ask].into_iter().flatten()
     });
-    Filters {
-        custom: custom.collect(),
-        rules: plan.rules.into_iter().map(rbac).collect(),
-        problems: plan.problems,
-    }
+    Filters { custom: custom.collect(), rules: plan.rules.into_iter().map(rbac).collect(), problems: plan.problems }
 }
 
 /// One RBAC filter.
@@ -265,7 +256,8 @@ fn add_rules(
     let mut whole = true;
     for name in spec.unknown.names() {
         whole = false;
-        let effect = if action == Action::Allow { "the policy allows nothing" } else { "the policy applies without it" };
+        let effect =
+            if action == Action::Allow { "the policy allows nothing" } else { "the policy applies without it" };
         let message = format!("the field is not known; {effect}");
         problems.push(problem("AuthorizationPolicy", meta, format!("spec.{name}"), "UnsupportedValue", message));
     }

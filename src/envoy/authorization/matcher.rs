@@ -97,7 +97,9 @@ const LONGEST_REGEX: usize = 1024;
 /// Matches a regular expression from end to end.
 pub fn regex(regex: String) -> Result<StringMatcher, Refusal> {
     if regex.len() > LONGEST_REGEX {
-        return Err(Refusal::unsupported(format!("needs a regular expression of more than {LONGEST_REGEX} characters")));
+        return Err(Refusal::unsupported(format!(
+            "needs a regular expression of more than {LONGEST_REGEX} characters"
+        )));
     }
     Ok(matcher(MatchPattern::SafeRegex(RegexMatcher { regex, engine_type: None })))
 }
@@ -196,7 +198,12 @@ pub fn template(path: &str) -> Result<TypedExtensionConfig, Refusal> {
 /// Matches metadata of a filter.
 pub fn metadata(filter: &str, path: &[&str], value: ValueMatcher) -> MetadataMatcher {
     let segment = |key: &&str| PathSegment { segment: Some(Segment::Key((*key).into())) };
-    MetadataMatcher { filter: filter.into(), path: path.iter().map(segment).collect(), value: Some(value), invert: false }
+    MetadataMatcher {
+        filter: filter.into(),
+        path: path.iter().map(segment).collect(),
+        value: Some(value),
+        invert: false,
+    }
 }
 
 fn value(pattern: ValuePattern) -> ValueMatcher {

@@ -107,9 +107,8 @@ pub fn usable<'a>(request: &Request<'a>, name: &str) -> Result<Usable<'a>, Strin
     let status = status(&provider.status_on_error).map_err(|why| format!("authorizer {name:?}: {why}"))?;
     let port = u16::try_from(provider.port).ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| format!("authorizer {name:?}: port {} is out of range", provider.port))?;
-    let cluster = (request.cluster)(&provider.service, port).ok_or_else(|| {
-        format!("authorizer {name:?}: there is no service {:?} with port {port}", provider.service)
-    })?;
+    let cluster = (request.cluster)(&provider.service, port)
+        .ok_or_else(|| format!("authorizer {name:?}: there is no service {:?} with port {port}", provider.service))?;
     Ok(Usable { provider, status, cluster })
 }
 
@@ -202,11 +201,8 @@ impl Usable<'_> {
     }
 
     fn grpc_service(&self) -> GrpcService {
-        let target = EnvoyGrpc {
-            cluster_name: self.cluster.clone(),
-            authority: self.hostname().into(),
-            ..Default::default()
-        };
+        let target =
+            EnvoyGrpc { cluster_name: self.cluster.clone(), authority: self.hostname().into(), ..Default::default() };
         GrpcService {
             target_specifier: Some(TargetSpecifier::EnvoyGrpc(target)),
             timeout: duration(self.provider.timeout.unwrap_or(TIMEOUT)),

@@ -222,13 +222,7 @@ impl<'a> Reader<'a> {
         all
     }
 
-    fn condition(
-        &mut self,
-        field: &str,
-        condition: &Condition,
-        who: &mut Vec<Principal>,
-        what: &mut Vec<Permission>,
-    ) {
+    fn condition(&mut self, field: &str, condition: &Condition, who: &mut Vec<Principal>, what: &mut Vec<Permission>) {
         let Condition { key, values, not_values, unknown } = condition;
         self.unknown(field, unknown);
         if values.is_empty() && not_values.is_empty() {
