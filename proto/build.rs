@@ -3,6 +3,8 @@
 
 #[path = "build/envoy_types.rs"]
 mod envoy_types;
+#[path = "build/table.rs"]
+mod table;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -59,6 +61,7 @@ fn build() -> Result<(), Box<dyn Error>> {
     }
     all.file.iter_mut().for_each(|file| file.source_code_info = None);
     std::fs::write(out.join("described.bin"), all.encode_to_vec())?;
+    std::fs::write(out.join("canonical_table.rs"), table::source(&all)?)?;
     Ok(())
 }
 

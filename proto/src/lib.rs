@@ -3,9 +3,11 @@
 //! extensions of Envoy, generated from the `.proto` files beside this crate.
 //!
 //! Map fields are `BTreeMap`s and byte fields are `Bytes`, so equal messages
-//! always encode to equal bytes. [`describe`] shows any of them to people.
+//! always encode to equal bytes. Those of envoy-types do not, until they went
+//! through [`canonical`]. [`describe`] shows any of them to people.
 #![allow(missing_docs, clippy::large_enum_variant)]
 
+pub mod canonical;
 pub mod describe;
 
 /// `istio.workload`: the address table ztunnel reads.
