@@ -26,9 +26,12 @@ enum Json {
     Object(BTreeMap<String, Json>),
 }
 
+type Objects = BTreeMap<String, BTreeMap<String, Json>>;
+type Configs = BTreeMap<String, Config>;
+
 #[derive(Clone, Debug)]
 enum Config {
-    Policies(BTreeMap<String, BTreeMap<String, Json>>),
+    Policies(Objects),
     AsJson(BTreeMap<String, Json>),
     Within(Box<Config>),
     Unknown(Vec<u8>),
@@ -36,8 +39,8 @@ enum Config {
 
 #[derive(Clone, Debug, Default)]
 struct Routes {
-    filters: BTreeMap<String, Config>,
-    routes: Vec<(BTreeMap<String, BTreeMap<String, Json>>, BTreeMap<String, Config>)>,
+    filters: Configs,
+    routes: Vec<(Objects, Configs)>,
 }
 
 /// A map with a random order; that of the input is turned as well.
@@ -60,7 +63,7 @@ fn json_value(json: &Json) -> Value {
     Value { kind: Some(kind) }
 }
 
-fn metadata(by_filter: &BTreeMap<String, BTreeMap<String, Json>>) -> Metadata {
+fn metadata(by_filter: &Objects) -> Metadata {
     Metadata { filter_metadata: hash_map(by_filter, structure), ..Default::default() }
 }
 
