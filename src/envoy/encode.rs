@@ -1,19 +1,28 @@
 //! Messages into bytes, and the small wrappers that Envoy's messages are made
 //! of.
+//!
+//! Versions are hashes of content, and the maps of envoy-types have no order,
+//! so every message goes through [`canonical`] on its way.
 
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
+use fairway_proto::canonical;
 use prost::{Message, Name};
 
 /// A message as an `Any`. Equal messages give equal bytes.
 pub fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: bytes(message) }
+    let full_name = M::full_name();
+    let mut value = message.encode_to_vec();
+    canonical::canonicalize(&full_name, &mut value);
+    Any { type_url: format!("type.googleapis.com/{full_name}"), value }
 }
 
 /// An encoded message. Equal messages give equal bytes.
 pub fn bytes<M: Message + Name>(message: &M) -> Vec<u8> {
-    message.encode_to_vec()
+    let mut encoded = message.encode_to_vec();
+    canonical::canonicalize(&M::full_name(), &mut encoded);
+    encoded
 }
 
 /// A number that may be absent.
@@ -31,3 +40,6 @@ pub fn duration(value: Duration) -> Option<WireDuration> {
     let seconds = i64::try_from(value.as_secs()).unwrap_or(i64::MAX);
     Some(WireDuration { seconds, nanos: value.subsec_nanos().cast_signed() })
 }
+
+#[cfg(test)]
+mod tests;
