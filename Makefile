@@ -23,6 +23,7 @@ tools := $(CURDIR)/.cache
 # What the tests start and call. Set one of these to test something else.
 export FAIRWAY_BIN ?= $(target)/debug/fairway
 export FAIRWAY_CONTROLPLANE ?= $(tools)/bin/controlplane
+export FAIRWAY_ENVOY ?= $(tools)/bin/envoy
 export FAIRWAY_CRDS ?= $(tools)/crds
 export FAIRWAY_KUBECTL ?= $(tools)/bin/kubectl
 export PYTHONDONTWRITEBYTECODE := 1
@@ -58,7 +59,7 @@ doc: tools
 
 ##@ Against real parts
 .PHONY: integration python-tests bench micro
-integration: controlplane binary ## Fairway against a real Kubernetes API
+integration: controlplane envoy binary ## Fairway against a real Kubernetes API and real Envoys
 	cargo test $(CARGO_FLAGS) -p fairway-integration-tests
 
 python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf and Prometheus
@@ -72,13 +73,16 @@ micro: tools ## measure single parts alone, in 3 minutes (ARGS=commit for some)
 	cargo bench $(CARGO_FLAGS) -p fairway-bench --bench micro -- $(ARGS)
 
 ##@ Parts
-.PHONY: tools controlplane binary certs clean
+.PHONY: tools controlplane envoy binary certs clean
 tools: ## install what is missing: Debian packages, .cache/venv, kubectl, grpcurl, buf
 	@scripts/tools.sh
 
 controlplane: tools ## build etcd, kube-apiserver and kube-controller-manager for the tests, fetch CRDs
 	@scripts/controlplane.sh
 	@scripts/crds.sh
+
+envoy: tools ## install the Envoy that the tests start
+	@scripts/envoy.sh
 
 binary: tools
 	cargo build $(CARGO_FLAGS)

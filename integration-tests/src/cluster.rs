@@ -27,7 +27,7 @@ pub fn repository() -> PathBuf {
 /// What a tool's variable names, or the place where `make` puts it.
 pub fn tool(variable: &str, default: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(|| repository().join(default), PathBuf::from);
-    assert!(path.exists(), "{} is missing: run `make controlplane binary`, or set {variable}", path.display());
+    assert!(path.exists(), "{} is missing: run `make controlplane envoy binary`, or set {variable}", path.display());
     path
 }
 

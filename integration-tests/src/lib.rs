@@ -15,6 +15,7 @@ pub mod api;
 pub mod kubelet;
 pub mod fairway;
 pub mod ztunnel;
+pub mod envoy;
 pub mod certificate;
 pub mod expected;
 

@@ -1,9 +1,13 @@
 //! Messages into bytes, and the small wrappers that Envoy's messages are made
 //! of.
+//!
+//! Versions are hashes of content, and the maps of envoy-types have no order,
+//! so every message goes through [`canonical`] on its way.
 
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as WireDuration, UInt32Value};
+use fairway_proto::canonical;
 use prost::Name;
 
 /// An encoded message.
@@ -16,7 +20,10 @@ pub fn any<M: prost::Message + Name>(message: &M) -> Any {
 
 /// An encoded message. Equal messages give equal bytes.
 pub fn bytes<M: prost::Message + Name>(message: &M) -> Message {
-    message.encode_to_vec()
+    let mut encoded = message.encode_to_vec();
+    canonical::canonicalize(&M::full_name(), &mut encoded);
+    encoded
+}
 }
 
 /// A number that may be absent.
@@ -34,3 +41,6 @@ pub fn duration(value: Duration) -> Option<WireDuration> {
     let seconds = i64::try_from(value.as_secs()).unwrap_or(i64::MAX);
     Some(WireDuration { seconds, nanos: value.subsec_nanos().cast_signed() })
 }
+
+#[cfg(test)]
+mod tests;

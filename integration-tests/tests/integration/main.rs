@@ -6,6 +6,7 @@ mod mesh;
 mod enrolment;
 mod deployment;
 mod encoding;
+mod envoy;
 mod policy;
 mod protocol;
 mod certificates;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         root(""): config_maps, new_root, continued_root;
         deployment(""): roll, namespace_deleted;
         encoding(""): protobuf_is_json;
+        envoy(""): starts, refuses_what_it_does_not_know;
         enrolment(""): annotated_pods_only, kinds_of_workloads;
         policy(""): authorization_policies, peer_authentications;
         protocol(""): one_response_until_acknowledged, reconnect_sends_what_changed, on_demand, as_in_production, refused_without_token;
