@@ -24,7 +24,6 @@ pub fn bytes<M: prost::Message + Name>(message: &M) -> Message {
     canonical::canonicalize(&M::full_name(), &mut encoded);
     encoded
 }
-}
 
 /// A number that may be absent.
 pub fn uint32(value: u32) -> Option<UInt32Value> {
