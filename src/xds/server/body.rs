@@ -114,7 +114,8 @@ impl<B: RequestBody> StreamBody<B> {
         }
         match self.stream.next(&self.views) {
             Some(response) => Poll::Ready(Ok(Some(response))),
-            None if self.half_closed => Poll::Ready(Ok(None)),
+            // It has asked all it wanted, and is answered first.
+            None if self.half_closed && self.views.knows(self.stream.scope()) => Poll::Ready(Ok(None)),
             None => {
                 if more {
                     cx.waker().wake_by_ref();
