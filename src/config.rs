@@ -36,6 +36,8 @@ pub enum Command {
     /// Print a token of the development issuer, for a control plane without a
     /// cluster.
     Token(Token),
+    /// Print what a proxy would be told for a folder of YAML.
+    Translate(Translate),
     /// Print the version.
     Version,
 }
@@ -114,6 +116,27 @@ pub struct Discovery {
     /// Watch and serve, but write nothing to the API server
     #[arg(long = "read-only", num_args = 0..=1, default_value_t = false, default_missing_value = "true", require_equals = true)]
     pub read_only: bool,
+}
+
+/// Flags of `translate`.
+#[derive(Args, Debug)]
+#[command(rename_all = "camelCase")]
+pub struct Translate {
+    /// Folder with the objects
+    #[arg(long, short)]
+    pub filename: PathBuf,
+    /// Which proxy: ztunnel, or waypoint:NAMESPACE/NAME
+    #[arg(long)]
+    pub proxy: String,
+    /// Also print the objects behind each resource
+    #[arg(long)]
+    pub explain: bool,
+    /// The proxy is Istio's image, not a stock Envoy
+    #[arg(long)]
+    pub istio_proxy: bool,
+    /// DNS domain suffix of services
+    #[arg(long, default_value = "cluster.local")]
+    pub domain: String,
 }
 
 /// Flags of `token`.

@@ -17,9 +17,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("workload", &["api", "graph", "model", "xds"]),
     ("envoy", &["api", "graph", "model", "proxy", "xds"]),
     ("controller", &["api", "source"]),
-    ("writer", &["api", "ca", "envoy", "graph", "model", "proxy", "source", "workload", "xds"]),
+    ("translation", &["api", "envoy", "graph", "model", "proxy", "workload", "xds"]),
+    ("writer", &["api", "ca", "graph", "model", "source", "translation", "xds"]),
     ("admin", &["proxy", "source", "writer", "xds"]),
     ("config", &[]),
+    ("cli", &["api", "config", "graph", "model", "proxy", "source", "translation", "xds"]),
     ("token", &["ca", "config"]),
     ("app", &["admin", "ca", "config", "controller", "model", "source", "writer", "xds"]),
 ];

@@ -20,10 +20,12 @@ pub mod envoy;
 pub mod xds;
 pub mod ca;
 pub mod controller;
+pub mod translation;
 pub mod writer;
 pub mod admin;
 pub mod config;
 pub mod app;
+pub mod cli;
 pub mod token;
 
 #[cfg(test)]

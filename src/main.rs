@@ -3,6 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
+use fairway::cli::translate;
 use fairway::config::{self, Command};
 use fairway::{app, token};
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             app::run(*flags, unknown)
         }
         Command::Token(flags) => token::print(&flags),
+        Command::Translate(flags) => translate::print(&flags),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())

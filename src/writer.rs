@@ -17,13 +17,11 @@ use tokio::sync::{oneshot, watch};
 use crate::api::core::Pod;
 use crate::api::{Inputs, Kind, ObjectKey};
 use crate::ca::node::{NodeAccount, PodFacts, Pods};
-use crate::envoy;
-use crate::graph::{Collection, Diagnostic, Graph, Provenance, Stats};
+use crate::graph::{Diagnostic, Graph, Provenance, Stats};
+use crate::model::Settings;
 use crate::model::mesh::{self, MeshConfig};
-use crate::model::{Model, Settings};
-use crate::proxy::Scope;
 use crate::source::{Event, Receiver};
-use crate::workload::{self, Resources};
+use crate::translation::Translation;
 use crate::xds::demand::Wanted;
 use crate::xds::resource::ResourceType;
 use crate::xds::view::{Layer, Views};
@@ -72,12 +70,7 @@ pub enum Question {
 pub type Questions = tokio::sync::mpsc::Sender<Question>;
 
 struct Writer {
-    graph: Graph,
-    inputs: Inputs,
-    resources: Resources,
-    /// The scopes that have a proxy connected, as an input of the graph.
-    scopes: Collection<Scope, ()>,
-    configs: envoy::Configs,
+    translation: Translation,
     settings: Arc<Settings>,
     missing: BTreeSet<Kind>,
     views: watch::Sender<Arc<Views>>,
@@ -114,18 +107,8 @@ pub fn start(
 
 impl Writer {
     fn new(settings: Arc<Settings>, node_proxies: Vec<NodeAccount>) -> Self {
-        let mut graph = Graph::new();
-        let inputs = Inputs::new(&mut graph);
-        let model = Model::new(&mut graph, inputs, settings.clone());
-        let resources = workload::resources(&mut graph, &model);
-        let scopes = graph.input("scopes");
-        let configs = envoy::configs(&mut graph, &model, scopes);
         Self {
-            graph,
-            inputs,
-            resources,
-            scopes,
-            configs,
+            translation: Translation::new(settings.clone()),
             settings,
             missing: Kind::ALL.iter().copied().collect(),
             views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
@@ -162,7 +145,7 @@ impl Writer {
                 // A proxy that has come waits for its configuration.
                 Ok(()) = wanted.changed() => {
                     let scopes = wanted.borrow_and_update().clone();
-                    self.graph.reset(self.scopes, scopes.into_iter().map(|(scope, _)| (scope, ())));
+                    self.translation.want(scopes.into_iter().map(|(scope, _)| scope));
                     if self.missing.is_empty() {
                         self.commit();
                     }
@@ -207,9 +190,7 @@ impl Writer {
     fn take(&mut self, event: Event) {
         match event {
             Event::Changes(changes) => {
-                for change in changes {
-                    self.inputs.apply(&mut self.graph, change);
-                }
+                changes.into_iter().for_each(|change| self.translation.apply(change));
             }
             Event::Synced(kinds) => {
                 for kind in kinds {
@@ -220,34 +201,27 @@ impl Writer {
     }
 
     fn commit(&mut self) {
-        let changed = self.graph.commit();
-        self.stats.store(Arc::new(self.graph.stats()));
+        let changed = self.translation.commit();
+        self.stats.store(Arc::new(self.translation.graph.stats()));
         let first = !*self.synced.borrow();
         if !changed && !first {
             return;
         }
         self.publish_facts();
         self.report();
-        let old = self.views.borrow().clone();
-        let addresses = self.resources.addresses.update(&self.graph);
-        let authorizations = self.resources.authorizations.update(&self.graph);
-        let scopes = self.configs.update(&self.graph, &old.scopes);
-        if addresses.is_some() || authorizations.is_some() || scopes.is_some() {
-            let addresses = addresses.unwrap_or_else(|| old.addresses.clone());
-            let authorizations = authorizations.unwrap_or_else(|| old.authorizations.clone());
-            let views = Views::new(self.graph.revision(), addresses, authorizations);
-            self.views.send_replace(Arc::new(views.with_scopes(scopes.unwrap_or_else(|| old.scopes.clone()))));
+        if let Some(views) = self.translation.published() {
+            self.views.send_replace(views);
         }
         if first {
             self.synced.send_replace(true);
         }
-        self.graph.settle();
+        self.translation.graph.settle();
     }
 
     /// Publishes what is not for proxies.
     fn publish_facts(&self) {
-        self.pods.update(&self.graph, self.inputs);
-        let map = self.graph.get(self.inputs.config_maps, &mesh::config_map(&self.settings));
+        self.pods.update(&self.translation.graph, self.translation.inputs);
+        let map = self.translation.graph.get(self.translation.inputs.config_maps, &mesh::config_map(&self.settings));
         let given = self.settings.mesh_file.clone();
         let mesh = given.or_else(|| map?.data.mesh.clone()).unwrap_or_default();
         self.mesh.send_if_modified(|current| {
@@ -255,9 +229,11 @@ impl Writer {
             *current = mesh.clone();
             modified
         });
-        if !self.graph.changes(self.inputs.namespaces).is_empty() || !mesh.discovery_selectors.is_empty() {
+        if !self.translation.graph.changes(self.translation.inputs.namespaces).is_empty()
+            || !mesh.discovery_selectors.is_empty()
+        {
             let selectors = &mesh.discovery_selectors;
-            let rows = self.graph.rows(self.inputs.namespaces).filter(|(_, namespace)| {
+            let rows = self.translation.graph.rows(self.translation.inputs.namespaces).filter(|(_, namespace)| {
                 selectors.is_empty() || selectors.iter().any(|selector| selector.matches(&namespace.meta.labels))
             });
             // A namespace that is going away does not take new objects.
@@ -273,10 +249,10 @@ impl Writer {
 
     /// Logs what is newly said about objects.
     fn report(&mut self) {
-        if !self.graph.diagnostics_changed() {
+        if !self.translation.graph.diagnostics_changed() {
             return;
         }
-        let said = self.graph.diagnostics();
+        let said = self.translation.graph.diagnostics();
         for one in said.iter().filter(|one| self.said.binary_search(one).is_err()) {
             tracing::warn!(
                 object = %one.subject, field = one.field, reason = one.reason, message = one.message, "object has a problem"
@@ -288,18 +264,9 @@ impl Writer {
     fn answer(&self, question: Question) {
         // Whoever asked may have gone.
         match question {
-            Question::Diagnostics(answer) => drop(answer.send(self.graph.diagnostics())),
-            Question::Provenance(ty, name, answer) => drop(answer.send(self.provenance(ty, &name))),
+            Question::Diagnostics(answer) => drop(answer.send(self.translation.graph.diagnostics())),
+            Question::Provenance(ty, name, answer) => drop(answer.send(self.translation.provenance(ty, &name))),
         }
-    }
-
-    fn provenance(&self, ty: ResourceType, name: &Arc<str>) -> Option<Provenance> {
-        let tables = match ty {
-            ResourceType::Authorization => &self.resources.authorizations,
-            ResourceType::Address | ResourceType::Workload => &self.resources.addresses,
-            envoy => return self.configs.provenance(&self.graph, envoy, name),
-        };
-        tables.provenance(&self.graph, name)
     }
 }
 

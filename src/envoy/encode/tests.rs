@@ -1,3 +1,4 @@
+use prost::Message as _;
 use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;

@@ -1,0 +1,3 @@
+//! What a person asks of a mesh on the command line, without a cluster.
+
+pub mod translate;

@@ -1,0 +1,100 @@
+//! `fairway translate`: what a proxy would be told for a folder of YAML, and
+//! why. The resources come from the same function that serves proxies.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use fairway_proto::describe;
+use serde_json::{Value as Json, json};
+
+use crate::api::Change;
+use crate::config::Translate;
+use crate::graph::Provenance;
+use crate::model::Settings;
+use crate::proxy::scope::Families;
+use crate::proxy::{Capabilities, Scope, WaypointScope};
+use crate::source::Problems;
+use crate::source::file::Folder;
+use crate::translation::Translation;
+use crate::xds::resource::{Family, ResourceType};
+
+/// Prints the resources, and to standard error what is wrong with the objects.
+pub fn print(flags: &Translate) -> anyhow::Result<()> {
+    let (resources, findings) = translate(flags)?;
+    print!("{resources}");
+    eprint!("{findings}");
+    Ok(())
+}
+
+/// The resources as YAML, and findings about objects, one in a line.
+fn translate(flags: &Translate) -> anyhow::Result<(String, String)> {
+    let scope = scope(flags)?;
+    let settings = Settings { domain: flags.domain.as_str().into(), ..Settings::default() };
+    let mut translation = Translation::new(Arc::new(settings));
+    let problems = Problems::default();
+    read(&flags.filename, &problems, &mut translation)?;
+    translation.want(scope.clone());
+    translation.commit();
+    let mut findings = String::new();
+    for problem in problems.list() {
+        let _ = writeln!(findings, "{}: {}: {}", problem.place, problem.field, problem.reason);
+    }
+    for diagnostic in translation.graph.diagnostics() {
+        let _ = writeln!(findings, "{:?}: {diagnostic}", diagnostic.severity);
+    }
+    let Some(views) = translation.published() else { return Ok((String::new(), findings)) };
+    let family = if scope.is_some() { Family::Envoy } else { Family::Ambient };
+    let mut text = String::new();
+    // Held while many are shown.
+    let _descriptors = describe::load()?;
+    for ty in ResourceType::ALL.into_iter().filter(|ty| ty.family() == family && ty.is_whole()) {
+        let mut resources: Vec<_> = views.layer(ty, scope.as_ref()).iter().collect();
+        resources.sort_by(|a, b| a.name().cmp(b.name()));
+        for resource in resources {
+            let message = describe::to_json(ty.type_url(), &resource.message(ty))?;
+            let mut shown = json!({ "type": ty.type_url(), "name": resource.name(), "resource": message });
+            if flags.explain {
+                let provenance = translation.provenance(ty, &resource.name().into());
+                shown["from"] = provenance.map_or(Json::Null, |provenance| explained(&provenance));
+            }
+            let _ = write!(text, "---\n{}", describe::yaml(&shown));
+        }
+    }
+    Ok((text, findings))
+}
+
+fn explained(Provenance { origins, reads }: &Provenance) -> Json {
+    let rows = |rows: &[(&str, String)]| rows.iter().map(|(table, key)| format!("{table} {key}")).collect::<Vec<_>>();
+    json!({ "objects": rows(origins), "and": rows(reads) })
+}
+
+/// The scope that a proxy as named on the command line has; none is ztunnel's.
+fn scope(flags: &Translate) -> anyhow::Result<Option<Scope>> {
+    if flags.proxy == "ztunnel" {
+        return Ok(None);
+    }
+    let parts = flags.proxy.strip_prefix("waypoint:").and_then(|name| name.split_once('/'));
+    let Some((namespace, gateway)) = parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty()) else {
+        bail!("--proxy {:?} is neither ztunnel nor waypoint:NAMESPACE/NAME", flags.proxy);
+    };
+    Ok(Some(Scope::Waypoint(WaypointScope {
+        namespace: namespace.into(),
+        gateway: gateway.into(),
+        capabilities: if flags.istio_proxy { Capabilities::ISTIO } else { Capabilities::STOCK },
+        families: Families::V4,
+    })))
+}
+
+fn read(path: &Path, problems: &Problems, translation: &mut Translation) -> anyhow::Result<()> {
+    let mut folder = Folder::new(path.to_owned(), problems.clone());
+    let take = |changes: Vec<Change>| {
+        changes.into_iter().for_each(|change| translation.apply(change));
+        true
+    };
+    folder.scan(take).with_context(|| format!("cannot read {}", path.display()))
+}

@@ -1,0 +1,85 @@
+//! The pure function that a control plane is: objects, mesh configuration and
+//! connected proxies in, resources and findings out. Whoever serves proxies and
+//! whoever only wants to see what they would be told use this one.
+
+use std::sync::Arc;
+
+use crate::api::kinds::{Change, Inputs};
+use crate::envoy::{self, Configs};
+use crate::graph::{Collection, Graph, Provenance};
+use crate::model::{Model, Settings};
+use crate::proxy::Scope;
+use crate::workload::{self, Resources};
+use crate::xds::resource::ResourceType;
+use crate::xds::view::{Layer, Views};
+
+/// The tables, and what comes of them.
+pub struct Translation {
+    /// The tables.
+    pub graph: Graph,
+    /// The objects.
+    pub inputs: Inputs,
+    /// The scopes of connected proxies.
+    scopes: Collection<Scope, ()>,
+    resources: Resources,
+    configs: Configs,
+    views: Arc<Views>,
+}
+
+impl Translation {
+    /// Nothing yet.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        let mut graph = Graph::new();
+        let inputs = Inputs::new(&mut graph);
+        let model = Model::new(&mut graph, inputs, settings);
+        let resources = workload::resources(&mut graph, &model);
+        let scopes = graph.input("scopes");
+        let configs = envoy::configs(&mut graph, &model, scopes);
+        let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
+        Self { graph, inputs, scopes, resources, configs, views }
+    }
+
+    /// Notes a change of an object.
+    pub fn apply(&mut self, change: Change) {
+        self.inputs.apply(&mut self.graph, change);
+    }
+
+    /// Notes which scopes have a proxy.
+    pub fn want(&mut self, scopes: impl IntoIterator<Item = Scope>) {
+        self.graph.reset(self.scopes, scopes.into_iter().map(|scope| (scope, ())));
+    }
+
+    /// Works out what has been noted. Returns whether anything changed.
+    pub fn commit(&mut self) -> bool {
+        self.graph.commit()
+    }
+
+    /// What proxies are told as of the last commit, if that is not what they
+    /// were told before. To be asked once for each commit.
+    pub fn published(&mut self) -> Option<Arc<Views>> {
+        let addresses = self.resources.addresses.update(&self.graph);
+        let authorizations = self.resources.authorizations.update(&self.graph);
+        let scopes = self.configs.update(&self.graph, &self.views.scopes);
+        if addresses.is_none() && authorizations.is_none() && scopes.is_none() {
+            return None;
+        }
+        let old = &self.views;
+        let addresses = addresses.unwrap_or_else(|| old.addresses.clone());
+        let authorizations = authorizations.unwrap_or_else(|| old.authorizations.clone());
+        let scopes = scopes.unwrap_or_else(|| old.scopes.clone());
+        let views = Views::new(self.graph.revision(), addresses, authorizations).with_scopes(scopes);
+        self.views = Arc::new(views);
+        Some(self.views.clone())
+    }
+
+    /// Where a resource comes from.
+    pub fn provenance(&self, ty: ResourceType, name: &Arc<str>) -> Option<Provenance> {
+        match ty {
+            ResourceType::Authorization => self.resources.authorizations.provenance(&self.graph, name),
+            ResourceType::Address | ResourceType::Workload => self.resources.addresses.provenance(&self.graph, name),
+            ResourceType::Cluster | ResourceType::Endpoints | ResourceType::Listener | ResourceType::Routes => {
+                self.configs.provenance(&self.graph, ty, name)
+            }
+        }
+    }
+}
