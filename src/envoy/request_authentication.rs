@@ -5,8 +5,8 @@
 //! `presence: REQUIRED`. Payloads go to the metadata that those read.
 //! <https://istio.io/latest/docs/reference/config/security/request_authentication/>
 //!
-//! A rule that cannot be honoured believes no token: its keys are a set that
-//! has none.
+//! A rule that cannot be honoured believes no token: its only key is one that
+//! nobody holds.
 
 mod jwks;
 #[cfg(test)]

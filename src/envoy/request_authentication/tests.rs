@@ -3,7 +3,7 @@ use prost::{Message, Name};
 
 use super::*;
 
-const KEYS: &str = r#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#;
+const KEYS: &str = r#"{"keys":[{"kty":"oct","alg":"HS256","k":"c2VjcmV0"}]}"#;
 
 fn policy(yaml: &str) -> RequestAuthentication {
     crate::api::yaml(yaml).unwrap()
@@ -118,7 +118,7 @@ fn every_field_of_a_rule() {
 
 #[test]
 fn keys_come_from_the_rule_or_else_from_where_they_are() {
-    let own = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}"#;
+    let own = r#"{"keys":[{"kty":"oct","k":"b3du"}]}"#;
     let (both, problems) = provider(&format!("{{issuer: me, jwks: '{own}', jwksUri: 'https://mesh/keys'}}"));
     assert_eq!((inline(&both), problems), (own, vec![]));
     let (older, problems) = provider("{issuer: me, jwks_uri: 'https://world/keys'}");
@@ -160,7 +160,7 @@ fn what_cannot_be_honoured_believes_no_token() {
     ];
     for (rule, field) in broken {
         let (provider, problems) = provider(&format!("{{{rule}}}"));
-        assert_eq!((inline(&provider), &problems[..]), (r#"{"keys":[]}"#, &[field.to_string()][..]), "{rule}");
+        assert_eq!((inline(&provider), &problems[..]), (jwks::NONE, &[field.to_string()][..]), "{rule}");
     }
 }
 
@@ -199,4 +199,46 @@ fn providers_are_numbered_by_issuer_then_by_age_of_the_policy() {
 fn without_rules_there_is_no_filter() {
     assert_eq!(config(&[]), (None, vec![]));
     assert_eq!(config(&[&rules("")]), (None, vec![]));
+}
+
+#[test]
+fn the_key_in_the_set_that_believes_nobody_is_a_hash() {
+    assert_eq!(jwks::check(jwks::NONE), Ok(()));
+    let hash = openssl::sha::sha256(jwks::NOBODY.as_bytes());
+    let hash = openssl::base64::encode_block(&hash).replace('+', "-").replace('/', "_");
+    assert!(jwks::NONE.contains(&format!(r#""x":"{}""#, hash.trim_end_matches('='))));
+}
+
+#[test]
+fn sets_have_a_key_that_envoy_can_use() {
+    let modulus = format!("w{}B", "A".repeat(170));
+    let point =
+        r#""x":"jnD0c-CHdSHbguLxRt_QFNY_g8IwbbLvfiO_mXRtCHY","y":"4AZ2-kL9s9doAKKGFujsSAchWk6aMhfsPRlsAbHSJjg""#;
+    let edwards = r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
+    let good = [
+        format!(r#""kty":"RSA","n":"{modulus}","e":"AQAB","alg":"RS256","kid":"a","use":"sig""#),
+        format!(r#""kty":"EC","crv":"P-256",{point}"#),
+        edwards.to_string(),
+        r#""kty":"oct","k":"AAAA""#.into(),
+    ];
+    let bad = [
+        format!(r#""kty":"RSA","n":"{modulus}","e":"AQ""#),
+        format!(r#""kty":"RSA","n":"{modulus}","e":"AQAB","alg":"ES256""#),
+        format!(r#""kty":"RSA","n":"{modulus}","e":"AQAB","kid":1"#),
+        format!(r#""kty":"RSA","n":"{}A","e":"AQAB""#, &modulus[1..]),
+        r#""kty":"RSA","n":"AQAB","e":"AQAB""#.into(),
+        format!(r#""kty":"EC","crv":"P-384",{point}"#),
+        format!(r#""kty":"EC","crv":"P-256",{}"#, point.replace("4AZ2", "4AZ3")),
+        edwards.replace("11qY", ""),
+        r#""kty":"oct","k":"A+AA""#.into(),
+        r#""kty":"oct""#.into(),
+        r#""kty":"magic","k":"AAAA""#.into(),
+        r#""k":"AAAA""#.into(),
+    ];
+    for key in &good {
+        assert_eq!(jwks::check(&format!(r#"{{"keys":[{{{}}},{{{key}}}]}}"#, bad[0])), Ok(()), "{key}");
+    }
+    for key in &bad {
+        assert!(jwks::check(&format!(r#"{{"keys":[{{{key}}}]}}"#)).is_err(), "{key}");
+    }
 }

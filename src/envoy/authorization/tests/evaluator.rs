@@ -2,6 +2,7 @@
 //! documentation says, for the matchers that are generated. Any other matcher
 //! is a failure of the test.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -236,7 +237,7 @@ fn string(matcher: &StringMatcher, text: &str) -> bool {
         }
         MatchPattern::SafeRegex(regex) => {
             assert!(!matcher.ignore_case && regex.regex.len() <= 1024);
-            regex::Regex::new(&format!("^(?:{})$", regex.regex)).unwrap().is_match(text)
+            matches(&regex.regex, text)
         }
         other => panic!("{other:?} was not expected"),
     }
@@ -278,5 +279,16 @@ fn template(template: &str, path: &str) -> bool {
         literal => regex::escape(literal),
     };
     let pattern: Vec<_> = template.split('/').map(segment).collect();
-    regex::Regex::new(&format!("^{}$", pattern.join("/"))).unwrap().is_match(path)
+    matches(&pattern.join("/"), path)
+}
+
+/// Whether a regular expression matches all of a text.
+fn matches(pattern: &str, text: &str) -> bool {
+    thread_local! {
+        static COMPILED: RefCell<HashMap<String, regex::Regex>> = RefCell::default();
+    }
+    COMPILED.with_borrow_mut(|compiled| {
+        let compile = || regex::Regex::new(&format!("^(?:{pattern})$")).unwrap();
+        compiled.entry(pattern.to_string()).or_insert_with(compile).is_match(text)
+    })
 }

@@ -10,6 +10,8 @@ use super::specification::{Reading, decide};
 use super::{Arc, AuthorizationPolicy, Identity, Provider, Request, http, network};
 
 const TRUST_DOMAINS: [&str; 2] = ["td1", "td2"];
+const CASES: u32 = 1_000;
+const CALLS: usize = 6;
 
 /// A field or key, values that mean something, and some that mean nothing.
 type Vocabulary = (&'static str, &'static str, &'static [&'static str], &'static [&'static str]);
@@ -272,10 +274,10 @@ fn generated(policies: &[Value], call: &Call, identity: Identity, tcp: bool) -> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn filters_decide_what_policies_say(policies in policies(true), calls in prop::collection::vec(call(), 8)) {
+    fn filters_decide_what_policies_say(policies in policies(true), calls in prop::collection::vec(call(), CALLS)) {
         for call in calls {
             // Without parts that mean nothing, any number will do.
             let mut reading = reading(0, false);
@@ -291,7 +293,7 @@ proptest! {
     #[test]
     fn what_means_nothing_lets_nothing_pass(
         policies in policies(false),
-        calls in prop::collection::vec(call(), 8),
+        calls in prop::collection::vec(call(), CALLS),
         meaning in 0..u64::MAX,
         tcp in prop::bool::ANY,
     ) {

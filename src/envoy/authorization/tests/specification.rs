@@ -73,7 +73,7 @@ impl Reading<'_> {
     fn either(&self, what: impl Hash) -> bool {
         let mut hasher = DefaultHasher::new();
         (self.meaning, what).hash(&mut hasher);
-        hasher.finish() % 2 == 0
+        hasher.finish().is_multiple_of(2)
     }
 
     /// Fields that are not known are further conditions.
@@ -154,8 +154,8 @@ impl Reading<'_> {
             let values: Vec<_> = named.map(|(_, value)| value.as_str()).collect();
             (!values.is_empty()).then(|| values.join(","))
         };
-        let like_header =
-            |name: &str| header(name).is_some_and(|found| like(value, &found) && (value == "*" || !found.is_empty()));
+        // A header that is there counts for `*` even if it is empty.
+        let like_header = |name: &str| header(name).is_some_and(|found| value == "*" || like(value, &found));
         let (trust_domain, path) = call
             .peer
             .as_ref()
