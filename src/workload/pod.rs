@@ -102,7 +102,7 @@ fn workload(
         network: profile.network.clone(),
         network_gateway: profile.network_gateway.clone(),
         trust_domain: profile.trust_domain.clone(),
-        service_account: spec.service_account_name.to_string(),
+        service_account: spec.template.service_account_name.to_string(),
         node: spec.node_name.to_string(),
         cluster_id: model.settings.cluster.to_string(),
         workload_type: proto::WorkloadType::Pod.into(),
@@ -118,7 +118,7 @@ fn workload(
     if !status.ready || meta.deleting {
         workload.set_status(proto::WorkloadStatus::Unhealthy);
     }
-    if spec.host_network {
+    if spec.template.host_network {
         workload.set_network_mode(proto::NetworkMode::HostNetwork);
     }
     Some(workload_resource(workload))
@@ -126,10 +126,10 @@ fn workload(
 
 /// All addresses, in order; nothing if there are none yet, or one is broken.
 fn addresses(cx: &Ctx<'_>, pod: &Pod) -> Option<Vec<IpAddr>> {
-    let mut addresses = Vec::with_capacity(pod.status.addresses.len());
-    for address in &pod.status.addresses {
+    let mut addresses = Vec::new();
+    for address in pod.status.addresses.iter() {
         match address {
-            Address::Ip(address) => addresses.push(*address),
+            Address::Ip(address) => addresses.push(address),
             Address::Text(text) if text.is_empty() => {}
             Address::Text(text) => {
                 let message = format!("{text:?} is not an IP address; the pod is left out");
@@ -206,7 +206,7 @@ pub(super) fn port_mapping(service: u16, target: u16) -> proto::Port {
 }
 
 fn container_port(pod: &Pod, name: &str, transport: &str) -> Option<u16> {
-    let mut ports = pod.spec.containers.iter().flat_map(|container| &*container.ports);
+    let mut ports = pod.spec.template.containers.iter().flat_map(|container| &*container.ports);
     let found = ports.find(|port| {
         let port_transport = if port.protocol.is_empty() { "TCP" } else { &*port.protocol };
         &*port.name == name && port_transport == transport
