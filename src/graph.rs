@@ -33,6 +33,7 @@ mod index;
 mod input;
 mod output;
 mod readers;
+mod slots;
 mod source;
 mod table;
 #[cfg(test)]

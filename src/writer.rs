@@ -304,7 +304,7 @@ impl PodDirectory {
         let mut counts: RapidHashMap<Arc<str>, BTreeMap<Account, i64>> = RapidHashMap::default();
         let mut count = |pod: &Pod, by: i64| {
             if !pod.status.ended {
-                let account = (pod.meta.namespace.clone(), pod.spec.service_account_name.clone());
+                let account = (pod.meta.namespace.clone(), pod.spec.template.service_account_name.clone());
                 *counts.entry(pod.spec.node_name.clone()).or_default().entry(account).or_default() += by;
             }
         };
@@ -336,7 +336,7 @@ impl PodDirectory {
 
     fn is_proxy(&self, pod: &Pod) -> bool {
         let own = |account: &NodeAccount| {
-            account.namespace == *pod.meta.namespace && account.name == *pod.spec.service_account_name
+            account.namespace == *pod.meta.namespace && account.name == *pod.spec.template.service_account_name
         };
         self.trusted.iter().any(own)
     }
@@ -348,7 +348,7 @@ impl Pods for PodDirectory {
         let pod = table.proxies.get(&ObjectKey::new(namespace, name))?;
         Some(PodFacts {
             uid: pod.meta.uid.to_string().into(),
-            service_account: pod.spec.service_account_name.clone(),
+            service_account: pod.spec.template.service_account_name.clone(),
             node: pod.spec.node_name.clone(),
             terminal: pod.status.ended,
         })

@@ -1,7 +1,7 @@
 //! Values that every pod has one of, without an allocation for each.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use serde::de::Visitor;
@@ -100,6 +100,42 @@ impl Default for Address {
 impl From<&str> for Address {
     fn from(text: &str) -> Self {
         text.parse().map_or_else(|_| Self::Text(text.into()), Self::Ip)
+    }
+}
+
+/// The addresses of one object, in order. Mostly that is one of IPv4, which
+/// takes no more room than the handle to a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// One of IPv4.
+    V4(Ipv4Addr),
+    /// Any others, or none.
+    Others(Box<[Address]>),
+}
+
+impl Addresses {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Address> {
+        let (one, others) = match self {
+            Self::V4(one) => (Some(Address::Ip((*one).into())), &[] as &[Address]),
+            Self::Others(others) => (None, &**others),
+        };
+        one.into_iter().chain(others.iter().cloned())
+    }
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self::Others(Box::default())
+    }
+}
+
+impl From<Vec<Address>> for Addresses {
+    fn from(addresses: Vec<Address>) -> Self {
+        match addresses[..] {
+            [Address::Ip(IpAddr::V4(one))] => Self::V4(one),
+            _ => Self::Others(addresses.into()),
+        }
     }
 }
 

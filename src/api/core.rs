@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
-use smallvec::SmallVec;
 
-use super::compact::{Address, Uid};
+use super::compact::{Address, Addresses, Uid};
 use super::intern::{Pool, interned};
 use super::mesh::ConfigMapData;
 use super::meta::{Labels, Meta, nullable};
@@ -30,15 +29,22 @@ pub struct Pod {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(from = "RawPodSpec")]
 pub struct PodSpec {
-    /// The service account the pod runs as.
-    pub service_account_name: Arc<str>,
     /// The node it was scheduled to.
     pub node_name: Arc<str>,
-    /// Whether it shares the node's network.
+    /// The rest, which the pods of one template share.
+    pub template: Arc<PodTemplate>,
+}
+
+/// What pods of one template have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PodTemplate {
+    /// The service account the pods run as.
+    pub service_account_name: Arc<str>,
+    /// Whether they share their nodes' network.
     pub host_network: bool,
     /// The containers that run beside each other, native sidecars last; only
     /// those with named ports.
-    pub containers: Arc<[Container]>,
+    pub containers: Box<[Container]>,
 }
 
 #[derive(Default, Deserialize)]
@@ -56,8 +62,7 @@ struct RawPodSpec {
     init_containers: Vec<Container>,
 }
 
-/// What the pods of one template share.
-static CONTAINERS: Pool<[Container]> = Pool::new();
+static TEMPLATES: Pool<PodTemplate> = Pool::new();
 
 impl From<RawPodSpec> for PodSpec {
     fn from(raw: RawPodSpec) -> Self {
@@ -65,8 +70,8 @@ impl From<RawPodSpec> for PodSpec {
         // Init containers that restart always are sidecars.
         containers.extend(init_containers.into_iter().filter(|container| &*container.restart_policy == "Always"));
         containers.retain(|container| container.ports.iter().any(|port| !port.name.is_empty()));
-        let containers = CONTAINERS.shared(&containers, |containers| containers.into());
-        Self { service_account_name, node_name, host_network, containers }
+        let template = PodTemplate { service_account_name, host_network, containers: containers.into() };
+        Self { node_name, template: TEMPLATES.shared(&template, |template| Arc::new(template.clone())) }
     }
 }
 
@@ -106,7 +111,7 @@ pub struct PodStatus {
     /// Whether the `Ready` condition is true.
     pub ready: bool,
     /// Its addresses, in order.
-    pub addresses: SmallVec<[Address; 1]>,
+    pub addresses: Addresses,
 }
 
 #[derive(Default, Deserialize)]
@@ -132,12 +137,11 @@ impl From<RawPodStatus> for PodStatus {
     fn from(raw: RawPodStatus) -> Self {
         let RawPodStatus { phase, pod_ip, pod_ips, ready } = raw;
         // Servers that do not list addresses have the first one elsewhere.
-        let mut addresses: SmallVec<[Address; 1]> = pod_ips.into_iter().map(|one| one.ip).collect();
+        let mut addresses: Vec<_> = pod_ips.into_iter().map(|one| one.ip).collect();
         if addresses.is_empty() {
             addresses.push(pod_ip);
         }
-        addresses.shrink_to_fit();
-        Self { ended: matches!(&*phase, "Succeeded" | "Failed"), ready, addresses }
+        Self { ended: matches!(&*phase, "Succeeded" | "Failed"), ready, addresses: addresses.into() }
     }
 }
 

@@ -57,9 +57,9 @@ pub struct Meta {
     pub labels: Labels,
     /// The annotations of Istio; all others are dropped.
     pub annotations: Annotations,
-    /// Seconds since the epoch; decides who was first.
+    /// Seconds since the epoch, up to 2106; decides who was first.
     #[serde(rename = "creationTimestamp", deserialize_with = "seconds")]
-    pub created: i64,
+    pub created: u32,
     /// Whether the object is being deleted.
     #[serde(rename = "deletionTimestamp", deserialize_with = "present")]
     pub deleting: bool,
@@ -248,35 +248,35 @@ pub(super) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool
 /// For `#[serde(deserialize_with)]`: a time, in seconds since the epoch. It is
 /// a number in protobuf and RFC 3339 elsewhere. YAML may have a time that is
 /// not quoted, which arrives as text too.
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     struct Time;
 
     impl<'de> Visitor<'de> for Time {
-        type Value = i64;
+        type Value = u32;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a time")
         }
 
-        fn visit_none<E>(self) -> Result<i64, E> {
+        fn visit_none<E>(self) -> Result<u32, E> {
             Ok(0)
         }
 
-        fn visit_unit<E>(self) -> Result<i64, E> {
+        fn visit_unit<E>(self) -> Result<u32, E> {
             Ok(0)
         }
 
-        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<i64, D::Error> {
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<u32, D::Error> {
             deserializer.deserialize_str(self)
         }
 
-        fn visit_i64<E>(self, seconds: i64) -> Result<i64, E> {
-            Ok(seconds)
+        fn visit_i64<E>(self, seconds: i64) -> Result<u32, E> {
+            Ok(u32::try_from(seconds.max(0)).unwrap_or(u32::MAX))
         }
 
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<i64, E> {
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u32, E> {
             let time: jiff::Timestamp = text.parse().map_err(E::custom)?;
-            Ok(time.as_second())
+            self.visit_i64(time.as_second())
         }
     }
 

@@ -16,13 +16,35 @@ pub(super) struct Derived<S, K, V> {
     /// Of each source row, the keys of its rows here.
     evaluation: Evaluation<S, Vec<(K, V)>, SmallVec<[K; 1]>>,
     table: Table<K, V>,
+    /// Of each row here, by its number, the number of its source row.
+    owners: Vec<u32>,
     /// Rows that several source rows claim: all claims, the smallest wins.
     contested: RapidHashMap<K, BTreeMap<S, Arc<V>>>,
 }
 
 impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
     pub(super) fn new(name: &'static str, source: Source<S, Vec<(K, V)>>) -> Self {
-        Self { evaluation: Evaluation::new(name, source), table: Table::new(), contested: RapidHashMap::default() }
+        Self {
+            evaluation: Evaluation::new(name, source),
+            table: Table::new(),
+            owners: Vec::new(),
+            contested: RapidHashMap::default(),
+        }
+    }
+
+    /// The source row of a row.
+    fn owner(&self, key: &K) -> Option<u32> {
+        self.table.number(key).map(|number| self.owners[number as usize])
+    }
+
+    /// Makes a row of a source row visible.
+    fn show(&mut self, key: K, value: Arc<V>, owner: u32) {
+        let number = self.table.set(key, value) as usize;
+        // Numbers have no gaps, so this is the row's place or a new one.
+        match self.owners.get_mut(number) {
+            Some(known) => *known = owner,
+            None => self.owners.push(owner),
+        }
     }
 
     /// Replaces the outputs of a source row.
@@ -46,10 +68,10 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
     }
 
     fn claim_one(&mut self, slot: u32, source: &S, key: K, value: Arc<V>) {
-        let owner = self.table.owner(&key).filter(|&owner| owner != slot);
+        let owner = self.owner(&key).filter(|&owner| owner != slot);
         if !self.contested.contains_key(&key) {
             let Some(other) = owner else {
-                self.table.set(key, value, slot);
+                self.show(key, value, slot);
                 return;
             };
             let (Some(source), Some(old)) = (self.evaluation.key(other), self.table.get(&key)) else { return };
@@ -63,25 +85,25 @@ impl<S: Key, K: Key, V: Value> Derived<S, K, V> {
     }
 
     fn release(&mut self, slot: u32, source: &S, key: &K) {
-        match self.contested.get_mut(key) {
-            Some(claims) => {
-                claims.remove(source);
-                self.settle_claims(key);
-            }
-            None if self.table.owner(key) == Some(slot) => self.table.remove(key),
-            None => {}
+        if let Some(claims) = self.contested.get_mut(key) {
+            claims.remove(source);
+            self.settle_claims(key);
+        } else if self.owner(key) == Some(slot) {
+            self.table.remove(key);
         }
     }
 
     /// Shows the claim of the smallest source row.
     fn settle_claims(&mut self, key: &K) {
         let Some(claims) = self.contested.get(key) else { return };
+        let alone = claims.len() <= 1;
         if let Some((winner, value)) = claims.first_key_value()
             && let Some(slot) = self.evaluation.find(winner)
         {
-            self.table.set(key.clone(), value.clone(), slot);
+            let value = value.clone();
+            self.show(key.clone(), value, slot);
         }
-        if claims.len() <= 1 {
+        if alone {
             self.contested.remove(key);
         }
     }
@@ -141,7 +163,7 @@ impl<S: Key, K: Key, V: Value> Node for Derived<S, K, V> {
     }
 
     fn origins(&self, nodes: &[Box<dyn Node>], key: &dyn Any, out: &mut Provenance) {
-        let owner = key.downcast_ref::<K>().and_then(|key| self.table.owner(key));
+        let owner = key.downcast_ref::<K>().and_then(|key| self.owner(key));
         if let Some(source) = owner.and_then(|owner| self.evaluation.key(owner)) {
             self.evaluation.origins(nodes, source, out);
         }

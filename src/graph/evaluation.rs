@@ -2,27 +2,22 @@
 //! read, what it said, and what became of it.
 
 use std::any::Any;
-use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::LazyLock;
 
-use hashbrown::HashTable;
-use rapidhash::RapidHashSet;
-use rapidhash::fast::SeedableState;
+use rapidhash::{RapidHashMap, RapidHashSet};
 use smallvec::SmallVec;
 
 use super::ctx::{Ctx, Record};
 use super::readers::Readers;
+use super::slots::Slots;
 use super::source::Source;
 use super::{Diagnostic, Key, Node, Provenance, Severity, Stats, Subject};
 
 /// What is remembered of one source row. There is one for each row of the
 /// world, so every byte counts.
-struct State<S, P> {
-    source: S,
+struct State<P> {
     output: P,
     reads: SmallVec<[u64; 2]>,
-    diagnostics: Box<[Diagnostic]>,
 }
 
 /// The source rows of a derived collection. `T` is what a transform returns,
@@ -30,18 +25,15 @@ struct State<S, P> {
 pub(super) struct Evaluation<S, T, P> {
     name: &'static str,
     source: Source<S, T>,
-    states: Vec<Option<State<S, P>>>,
-    free: Vec<u32>,
-    /// Numbers of states, by the hash of their source's key.
-    slots: HashTable<u32>,
+    states: Slots<S, State<P>>,
     readers: Readers,
+    /// What rows say, by number. Few say anything.
+    diagnostics: RapidHashMap<u32, Box<[Diagnostic]>>,
     recomputed: u64,
     panics: u64,
     /// Whether this commit changed what is said about objects.
     said: bool,
 }
-
-static HASHER: LazyLock<SeedableState<'static>> = LazyLock::new(SeedableState::random);
 
 /// The source rows that a commit changed.
 pub(super) struct Dirty<S> {
@@ -56,10 +48,9 @@ impl<S: Key, T, P: Default> Evaluation<S, T, P> {
         Self {
             name,
             source,
-            states: Vec::new(),
-            free: Vec::new(),
-            slots: HashTable::new(),
+            states: Slots::new(),
             readers: Readers::default(),
+            diagnostics: RapidHashMap::default(),
             recomputed: 0,
             panics: 0,
             said: false,
@@ -80,8 +71,7 @@ impl<S: Key, T, P: Default> Evaluation<S, T, P> {
             }
             if !seen.is_empty() {
                 let sourced: RapidHashSet<u32> = changed.iter().chain(&gone).filter_map(|key| self.find(key)).collect();
-                let states = seen.difference(&sourced).filter_map(|&slot| self.states[slot as usize].as_ref());
-                changed.extend(states.map(|state| state.source.clone()));
+                changed.extend(seen.difference(&sourced).filter_map(|&slot| self.key(slot).cloned()));
             }
         }
         Dirty { changed, gone }
@@ -112,7 +102,7 @@ impl<S: Key, T, P: Default> Evaluation<S, T, P> {
                     message: format!("evaluation panicked, the previous result is kept: {}", text(&*panic)),
                 };
                 // What it read before and what it read now may both mend it.
-                let old = self.states[slot as usize].as_ref().map(|state| &*state.reads).unwrap_or_default();
+                let old = self.states.at(slot).map(|state| &*state.reads).unwrap_or_default();
                 let mut both = [old, &*reads].concat();
                 both.sort_unstable();
                 both.dedup();
@@ -124,73 +114,55 @@ impl<S: Key, T, P: Default> Evaluation<S, T, P> {
 
     /// What is kept of the row's result.
     pub(super) fn output(&mut self, slot: u32) -> Option<&mut P> {
-        self.states[slot as usize].as_mut().map(|state| &mut state.output)
+        self.states.at_mut(slot).map(|state| &mut state.output)
     }
 
     /// The source row of a number.
     pub(super) fn key(&self, slot: u32) -> Option<&S> {
-        self.states.get(slot as usize)?.as_ref().map(|state| &state.source)
+        self.states.key(slot)
     }
 
     /// All source rows with what is kept of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&S, &P)> {
-        self.states.iter().flatten().map(|state| (&state.source, &state.output))
+        self.states.iter().map(|(source, state)| (source, &state.output))
     }
 
     /// The number of a source row.
     pub(super) fn find(&self, key: &S) -> Option<u32> {
-        let same = |slot: &u32| self.key(*slot) == Some(key);
-        self.slots.find(HASHER.hash_one(key), same).copied()
+        self.states.find(key)
     }
 
     /// Forgets a source row, and returns what was kept of it.
     pub(super) fn forget(&mut self, key: &S) -> Option<P> {
         let slot = self.find(key)?;
         self.remember(slot, &[], Vec::new());
-        let states = &self.states;
-        let same = |slot: &u32| states[*slot as usize].as_ref().is_some_and(|state| state.source == *key);
-        if let Ok(entry) = self.slots.find_entry(HASHER.hash_one(key), same) {
-            entry.remove();
-        }
-        self.free.push(slot);
-        self.states[slot as usize].take().map(|state| state.output)
+        self.states.remove(key).map(|state| state.output)
     }
 
     fn slot(&mut self, key: &S) -> u32 {
-        if let Some(slot) = self.find(key) {
-            return slot;
-        }
-        let state = State { source: key.clone(), output: P::default(), reads: SmallVec::new(), diagnostics: [].into() };
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.states.push(None);
-            (self.states.len() - 1) as u32
-        });
-        self.states[slot as usize] = Some(state);
-        let states = &self.states;
-        let hash = |slot: &u32| states[*slot as usize].as_ref().map_or(0, |state| HASHER.hash_one(&state.source));
-        self.slots.insert_unique(HASHER.hash_one(key), slot, hash);
-        slot
+        let new = || State { output: P::default(), reads: SmallVec::new() };
+        self.find(key).unwrap_or_else(|| self.states.insert(key.clone(), new()))
     }
 
     fn remember(&mut self, slot: u32, reads: &[u64], diagnostics: Vec<Diagnostic>) {
-        let Some(state) = &mut self.states[slot as usize] else { return };
+        let Some(state) = self.states.at_mut(slot) else { return };
         self.readers.replace(slot, &state.reads, reads);
         if *state.reads != *reads {
             state.reads = SmallVec::from_slice(reads);
             state.reads.shrink_to_fit();
         }
-        if *state.diagnostics != *diagnostics {
-            state.diagnostics = diagnostics.into();
+        if self.diagnostics.get(&slot).map(|said| &**said).unwrap_or_default() != diagnostics {
+            match diagnostics.is_empty() {
+                true => _ = self.diagnostics.remove(&slot),
+                false => _ = self.diagnostics.insert(slot, diagnostics.into()),
+            }
             self.said = true;
         }
     }
 
     pub(super) fn settle(&mut self) {
         self.said = false;
-        // Growing doubles; a cold start may leave nearly half of it unused.
-        if self.states.capacity() > self.states.len() + self.states.len() / 4 + 1024 {
-            self.states.shrink_to(self.states.len() + self.states.len() / 16);
-        }
+        self.states.settle();
     }
 
     pub(super) fn said(&self) -> bool {
@@ -202,7 +174,7 @@ impl<S: Key, T, P: Default> Evaluation<S, T, P> {
     }
 
     pub(super) fn diagnostics(&self, each: &mut dyn FnMut(&Diagnostic)) {
-        self.states.iter().flatten().flat_map(|state| &*state.diagnostics).for_each(each);
+        self.diagnostics.values().flat_map(|said| &**said).for_each(each);
     }
 
     /// Adds the input rows behind a source row, and those its transform looks

@@ -41,7 +41,7 @@ impl<K: Key, V: Value> Node for Input<K, V> {
         self.recomputed += self.pending.len() as u64;
         for (key, value) in self.pending.drain() {
             match value {
-                Some(value) => self.table.set(key, value, 0),
+                Some(value) => _ = self.table.set(key, value),
                 None => self.table.remove(&key),
             }
         }

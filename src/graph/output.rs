@@ -2,6 +2,7 @@
 //! fingerprint of each and hands the row itself on.
 
 use std::any::Any;
+use std::num::NonZeroU64;
 
 use super::evaluation::Evaluation;
 use super::source::Source;
@@ -10,8 +11,12 @@ use super::{Diagnostic, Key, Node, Provenance, Stats, Value};
 /// What takes the rows that change; `None` is a row that is gone.
 pub(super) type Sink<S, V> = Box<dyn FnMut(&S, Option<V>) + Send>;
 
+/// A fingerprint; zero, which one row in 2^64 has, counts as another number so
+/// that "no row" needs no room of its own.
+type Print = NonZeroU64;
+
 pub(super) struct OutputNode<S, V> {
-    evaluation: Evaluation<S, Option<V>, Option<u64>>,
+    evaluation: Evaluation<S, Option<V>, Option<Print>>,
     fingerprint: fn(&V) -> u64,
     sink: Sink<S, V>,
     rows: usize,
@@ -33,7 +38,7 @@ impl<S: Key, V: Value> OutputNode<S, V> {
         self.evaluation.iter().filter(|(_, print)| print.is_some()).map(|(key, _)| key)
     }
 
-    fn hand_on(&mut self, key: &S, old: Option<u64>, new: Option<V>) {
+    fn hand_on(&mut self, key: &S, old: Option<Print>, new: Option<V>) {
         self.changed = true;
         self.rows = self.rows + usize::from(new.is_some()) - usize::from(old.is_some());
         (self.sink)(key, new);
@@ -50,7 +55,7 @@ impl<S: Key, V: Value> Node for OutputNode<S, V> {
         }
         for key in &dirty.changed {
             let Some((slot, new)) = self.evaluation.run(upstream, key) else { continue };
-            let print = new.as_ref().map(self.fingerprint);
+            let print = new.as_ref().map(|row| Print::new((self.fingerprint)(row)).unwrap_or(Print::MAX));
             let Some(kept) = self.evaluation.output(slot) else { continue };
             let old = std::mem::replace(kept, print);
             if old != print {

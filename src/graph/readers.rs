@@ -7,11 +7,13 @@ pub(super) struct Readers {
     rows: RapidHashMap<u64, Rows>,
 }
 
-/// A read is mostly shared by few rows, and sometimes (mesh configuration) by
-/// all of them; the first must be small and the second quick to leave.
+/// A read is mostly made by one row, or shared by few rows, and sometimes (mesh
+/// configuration) by all of them; the first must be small and the last quick to
+/// leave.
 enum Rows {
+    One(u32),
     Few(Vec<u32>),
-    Many(RapidHashSet<u32>),
+    Many(Box<RapidHashSet<u32>>),
 }
 
 const FEW: usize = 32;
@@ -22,12 +24,13 @@ impl Readers {
     }
 
     pub(super) fn of(&self, read: u64) -> impl Iterator<Item = u32> {
-        let (few, many) = match self.rows.get(&read) {
-            None => (None, None),
-            Some(Rows::Few(rows)) => (Some(rows), None),
-            Some(Rows::Many(rows)) => (None, Some(rows)),
+        let (few, many): (&[u32], _) = match self.rows.get(&read) {
+            None => (&[], None),
+            Some(Rows::One(row)) => (std::slice::from_ref(row), None),
+            Some(Rows::Few(rows)) => (rows, None),
+            Some(Rows::Many(rows)) => (&[], Some(rows)),
         };
-        few.into_iter().flatten().copied().chain(many.into_iter().flatten().copied())
+        few.iter().chain(many.into_iter().flat_map(|rows| &**rows)).copied()
     }
 
     /// Replaces the reads of a row; both lists are sorted and without
@@ -45,19 +48,21 @@ impl Readers {
     }
 
     fn insert(&mut self, read: u64, row: u32) {
-        let rows = self.rows.entry(read).or_insert_with(|| Rows::Few(Vec::new()));
+        let rows = self.rows.entry(read).or_insert(Rows::One(row));
         match rows {
+            // It is new.
+            Rows::One(one) if *one == row => {}
+            Rows::One(one) => *rows = Rows::Few(vec![*one, row]),
             Rows::Few(few) if few.len() < FEW => few.push(row),
-            Rows::Few(few) => *rows = Rows::Many(few.drain(..).chain([row]).collect()),
-            Rows::Many(many) => {
-                many.insert(row);
-            }
+            Rows::Few(few) => *rows = Rows::Many(Box::new(few.drain(..).chain([row]).collect())),
+            Rows::Many(many) => _ = many.insert(row),
         }
     }
 
     fn remove(&mut self, read: u64, row: u32) {
         let empty = match self.rows.get_mut(&read) {
             None => false,
+            Some(Rows::One(one)) => *one == row,
             Some(Rows::Few(few)) => {
                 few.retain(|&other| other != row);
                 few.is_empty()

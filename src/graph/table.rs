@@ -8,6 +8,7 @@ use rapidhash::RapidHashMap;
 use rapidhash::fast::SeedableState;
 
 use super::index::{AnyIndex, Counts, IndexTable};
+use super::slots::Slots;
 use super::{Key, Node, Value};
 
 /// A row that a commit changed. Never equal on both sides.
@@ -20,14 +21,8 @@ pub struct RowChange<K, V> {
     pub new: Option<Arc<V>>,
 }
 
-/// A visible row and the source row (by slot) that it belongs to.
-struct Row<V> {
-    value: Arc<V>,
-    owner: u32,
-}
-
 pub(super) struct Table<K, V> {
-    rows: RapidHashMap<K, Row<V>>,
+    rows: Slots<K, Arc<V>>,
     indexes: Vec<Box<dyn AnyIndex<K, V>>>,
     /// What rows were before this commit first touched them.
     before: RapidHashMap<K, Option<Arc<V>>>,
@@ -58,7 +53,7 @@ static HASHER: LazyLock<SeedableState<'static>> = LazyLock::new(SeedableState::f
 impl<K: Key, V: Value> Table<K, V> {
     pub(super) fn new() -> Self {
         Self {
-            rows: RapidHashMap::default(),
+            rows: Slots::new(),
             indexes: Vec::new(),
             before: RapidHashMap::default(),
             changes: Vec::new(),
@@ -71,19 +66,20 @@ impl<K: Key, V: Value> Table<K, V> {
     }
 
     pub(super) fn get(&self, key: &K) -> Option<&Arc<V>> {
-        self.rows.get(key).map(|row| &row.value)
+        self.rows.get(key)
     }
 
-    pub(super) fn owner(&self, key: &K) -> Option<u32> {
-        self.rows.get(key).map(|row| row.owner)
+    /// The number of a row, which it has for as long as it is there.
+    pub(super) fn number(&self, key: &K) -> Option<u32> {
+        self.rows.find(key)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &Arc<V>)> {
-        self.rows.iter().map(|(key, row)| (key, &row.value))
+        self.rows.iter()
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.rows.keys()
+        self.rows.iter().map(|(key, _)| key)
     }
 
     pub(super) fn changes(&self) -> &[RowChange<K, V>] {
@@ -94,24 +90,25 @@ impl<K: Key, V: Value> Table<K, V> {
         &self.touched
     }
 
-    /// Makes a row visible. An equal value is not a change.
-    pub(super) fn set(&mut self, key: K, value: Arc<V>, owner: u32) {
-        match self.rows.get_mut(&key) {
-            Some(row) if row.value == value => row.owner = owner,
-            Some(row) => {
-                let old = std::mem::replace(row, Row { value, owner });
-                self.before.entry(key).or_insert(Some(old.value));
-            }
-            None => {
-                self.before.entry(key.clone()).or_insert(None);
-                self.rows.insert(key, Row { value, owner });
-            }
+    /// Makes a row visible and returns its number. An equal value is not a
+    /// change.
+    pub(super) fn set(&mut self, key: K, value: Arc<V>) -> u32 {
+        let Some(number) = self.rows.find(&key) else {
+            self.before.entry(key.clone()).or_insert(None);
+            return self.rows.insert(key, value);
+        };
+        if let Some(row) = self.rows.at_mut(number)
+            && *row != value
+        {
+            let old = std::mem::replace(row, value);
+            self.before.entry(key).or_insert(Some(old));
         }
+        number
     }
 
     pub(super) fn remove(&mut self, key: &K) {
-        if let Some(row) = self.rows.remove(key) {
-            self.before.entry(key.clone()).or_insert(Some(row.value));
+        if let Some(value) = self.rows.remove(key) {
+            self.before.entry(key.clone()).or_insert(Some(value));
         }
     }
 
@@ -119,7 +116,7 @@ impl<K: Key, V: Value> Table<K, V> {
     /// indexes up to date. A row that ends as it began has not changed.
     pub(super) fn finish(&mut self, node: u32) {
         for (key, old) in self.before.drain() {
-            let new = self.rows.get(&key).map(|row| row.value.clone());
+            let new = self.rows.get(&key).cloned();
             if old != new {
                 self.changes.push(RowChange { key, old, new });
             }
@@ -147,6 +144,7 @@ impl<K: Key, V: Value> Table<K, V> {
         self.changes.shrink_to(KEEP);
         self.touched.shrink_to(KEEP);
         self.before.shrink_to(KEEP);
+        self.rows.settle();
     }
 
     pub(super) fn add_index<G: Key>(&mut self, keys: impl Fn(&K, &V, &mut Vec<G>) + Send + 'static) -> u32 {
@@ -177,6 +175,6 @@ impl<K: Key, V: Value> Table<K, V> {
         slot: u32,
         key: &G,
     ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, G, K, V> {
-        self.index::<G>(slot).get(key).filter_map(|key| Some((key, &*self.rows.get(key)?.value)))
+        self.index::<G>(slot).get(key).filter_map(|key| Some((key, &**self.rows.get(key)?)))
     }
 }

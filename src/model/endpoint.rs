@@ -86,7 +86,7 @@ impl Model {
             weight: 1,
             namespace: meta.namespace.clone(),
             name: meta.name.clone(),
-            service_account: spec.service_account_name.clone(),
+            service_account: spec.template.service_account_name.clone(),
         })
     }
 
@@ -101,9 +101,9 @@ impl Model {
     }
 }
 
-fn ip(address: &Address) -> Option<IpAddr> {
+fn ip(address: Address) -> Option<IpAddr> {
     match address {
-        Address::Ip(address) => Some(*address),
+        Address::Ip(address) => Some(address),
         Address::Text(_) => None,
     }
 }
@@ -135,7 +135,7 @@ pub fn target_port(pod: &Pod, registry: Registry, port: &Port) -> Option<u16> {
 }
 
 fn container_port(pod: &Pod, name: &str, transport: &str) -> Option<u16> {
-    let mut ports = pod.spec.containers.iter().flat_map(|container| &*container.ports);
+    let mut ports = pod.spec.template.containers.iter().flat_map(|container| &*container.ports);
     let found = ports.find(|port| {
         let port_transport = if port.protocol.is_empty() { "TCP" } else { &*port.protocol };
         &*port.name == name && port_transport == transport

@@ -26,7 +26,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// Its age, which decides between several.
-    pub created: i64,
+    pub created: u32,
     /// The workloads it is for; `None` is all of its namespace.
     pub selector: Option<Labels>,
     /// The mode of ports that have none of their own.

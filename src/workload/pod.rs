@@ -104,7 +104,7 @@ fn workload(
         network: profile.network.clone(),
         network_gateway: profile.network_gateway.clone(),
         trust_domain: profile.trust_domain.clone(),
-        service_account: spec.service_account_name.to_string(),
+        service_account: spec.template.service_account_name.to_string(),
         node: spec.node_name.to_string(),
         cluster_id: model.settings.cluster.to_string(),
         workload_type: proto::WorkloadType::Pod.into(),
@@ -120,7 +120,7 @@ fn workload(
     if !status.ready || meta.deleting {
         workload.set_status(proto::WorkloadStatus::Unhealthy);
     }
-    if spec.host_network {
+    if spec.template.host_network {
         workload.set_network_mode(proto::NetworkMode::HostNetwork);
     }
     Some(workload_resource(workload))
@@ -128,10 +128,10 @@ fn workload(
 
 /// All addresses, in order; nothing if there are none yet, or one is broken.
 fn addresses(cx: &Ctx<'_>, pod: &Pod) -> Option<Vec<IpAddr>> {
-    let mut addresses = Vec::with_capacity(pod.status.addresses.len());
-    for address in &pod.status.addresses {
+    let mut addresses = Vec::new();
+    for address in pod.status.addresses.iter() {
         match address {
-            Address::Ip(address) => addresses.push(*address),
+            Address::Ip(address) => addresses.push(address),
             Address::Text(text) if text.is_empty() => {}
             Address::Text(text) => {
                 let message = format!("{text:?} is not an IP address; the pod is left out");

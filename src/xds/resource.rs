@@ -252,7 +252,8 @@ pub struct Resource {
     /// end of this frame is the `resources` field of a `DiscoveryResponse`.
     /// Without an `Any` it stands for something that only a client has.
     frame: Bytes,
-    /// The type it is stored as, and its keys: what is not in the frame.
+    /// The type it is stored as, and its keys, as far as they are not in the
+    /// frame: see [`facts`].
     facts: Bytes,
 }
 
@@ -293,7 +294,8 @@ impl Resource {
         put_field(&mut frame, FIELD_3, name.as_bytes());
         put_field(&mut frame, FIELD_1, version.to_string().as_bytes());
         put_any(&mut frame, ty, message);
-        Self { version, frame: frame.freeze(), facts: facts(ty, keys) }
+        let facts = facts(ty, keys, &frame);
+        Self { version, frame: frame.freeze(), facts }
     }
 
     /// Something a client says it holds and that we do not have.
@@ -304,7 +306,8 @@ impl Resource {
         put_key(&mut frame, FIELD_2, field_len(name.len()) + field_len(VERSION_DIGITS));
         put_field(&mut frame, FIELD_3, name.as_bytes());
         put_field(&mut frame, FIELD_1, version.to_string().as_bytes());
-        Self { version, frame: frame.freeze(), facts: facts(ty, &Keys::default()) }
+        let facts = facts(ty, &Keys::default(), &frame);
+        Self { version, frame: frame.freeze(), facts }
     }
 
     /// The resource that a layer keeps in these pieces of its buffers.
@@ -358,7 +361,7 @@ impl Resource {
 
     /// The keys of one relation.
     pub(super) fn keys(&self, relation: Relation) -> impl Iterator<Item = &str> {
-        relations(&self.facts).filter(move |(found, _)| *found == relation).map(|(_, key)| key)
+        relations(&self.frame, &self.facts).filter(move |(found, _)| *found == relation).map(|(_, key)| key)
     }
 
     /// The encoded message itself, as a type that [`carries`] the resource
@@ -494,33 +497,47 @@ fn stored_type(facts: &[u8]) -> ResourceType {
     ResourceType::ALL[facts[0] as usize]
 }
 
-/// The keys among the facts of a resource.
-pub(super) fn relations(facts: &[u8]) -> impl Iterator<Item = (Relation, &str)> {
+/// Says that a key is in the frame, beside the relation.
+const IN_FRAME: u8 = 0x80;
+
+/// The keys of a resource.
+fn relations<'a>(frame: &'a [u8], facts: &'a [u8]) -> impl Iterator<Item = (Relation, &'a str)> {
     let mut rest = &facts[1..];
     std::iter::from_fn(move || {
         let (relation, tail) = rest.split_first()?;
         rest = tail;
         let length = decode_varint(&mut rest).ok()? as usize;
-        let (key, tail) = rest.split_at_checked(length)?;
-        rest = tail;
-        let relation = [Relation::Alias, Relation::Related, Relation::Node][*relation as usize];
+        let key = if relation & IN_FRAME != 0 {
+            let from = decode_varint(&mut rest).ok()? as usize;
+            frame.get(from..from + length)?
+        } else {
+            rest.split_off(..length)?
+        };
+        let relation = [Relation::Alias, Relation::Related, Relation::Node][(relation & !IN_FRAME) as usize];
         Some((relation, std::str::from_utf8(key).ok()?))
     })
 }
 
-fn facts(ty: ResourceType, keys: &Keys) -> Bytes {
+/// The type, then each key: its relation and its length, then where it is in
+/// the frame or else the key itself. A workload's services and its node are
+/// fields of it.
+fn facts(ty: ResourceType, keys: &Keys, frame: &[u8]) -> Bytes {
     let aliases = keys.aliases.iter().map(|key| (Relation::Alias, key));
     let related = keys.related.iter().map(|key| (Relation::Related, key));
     let node = keys.node.iter().map(|key| (Relation::Node, key));
-    let all = aliases.chain(related).chain(node);
-    let mut facts = Vec::with_capacity(1 + all.clone().map(|(_, key)| field_len(key.len())).sum::<usize>());
-    facts.push(ty as u8);
-    for (relation, key) in all {
-        facts.push(relation as u8);
+    let mut facts = vec![ty as u8];
+    for (relation, key) in aliases.chain(related).chain(node) {
+        let key = key.as_bytes();
+        // The first place, so that equal resources have equal facts.
+        let place = memchr::memmem::find(frame, key);
+        facts.push(relation as u8 | if place.is_some() { IN_FRAME } else { 0 });
         encode_varint(key.len() as u64, &mut facts);
-        facts.extend_from_slice(key.as_bytes());
+        match place {
+            Some(place) => encode_varint(place as u64, &mut facts),
+            None => facts.extend_from_slice(key),
+        }
     }
-    facts.into()
+    facts.into_boxed_slice().into()
 }
 
 /// Where the content of a length-delimited field begins.

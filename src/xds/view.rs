@@ -30,7 +30,7 @@ use crate::proxy::Scope;
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
 pub use draft::Draft;
-use index::{Index, key_hash};
+use index::{Index, Pair, key_hash, pair};
 pub use initial::{InitialVersions, Prints, TOGETHER};
 use trie::{Trie, fitting};
 
@@ -448,9 +448,9 @@ impl Layer {
 
     fn indexed(&self, relation: Relation, key: &str) -> Vec<Resource> {
         let mut found = BTreeMap::new();
-        for hash in self.index.names(key_hash(relation, key)) {
-            let Some(chunk) = self.chunks.leaf(hash) else { continue };
-            for at in chunk.with_hash(self.chunks.bits(), hash) {
+        for hashes in self.index.names(key_hash(relation, key)) {
+            let Some(chunk) = self.chunks.leaf(*hashes.start()) else { continue };
+            for at in chunk.with_hashes(self.chunks.bits(), hashes) {
                 let resource = chunk.resource(at);
                 if resource.keys(relation).any(|known| known == key) {
                     found.insert(resource.name().to_owned(), resource);
@@ -484,12 +484,12 @@ fn resize(sizes: &mut [Size], resource: &Resource, change: impl Fn(&mut usize, u
 }
 
 /// The index pairs of one resource.
-fn pairs(resource: &Resource) -> impl Iterator<Item = (u64, u64)> {
+fn pairs(resource: &Resource) -> impl Iterator<Item = Pair> {
     let hash = name_hash(resource.name());
     let relations = [Relation::Alias, Relation::Related, Relation::Node];
     relations
         .into_iter()
-        .flat_map(move |relation| resource.keys(relation).map(move |key| (key_hash(relation, key), hash)))
+        .flat_map(move |relation| resource.keys(relation).map(move |key| pair(key_hash(relation, key), hash)))
 }
 
 #[cfg(test)]

@@ -94,6 +94,11 @@ pub async fn staged(
 
 /// Changes pods under clients that have synced.
 pub async fn churn(bench: &mut Bench, stage: &mut Stage, load: Load) -> anyhow::Result<Sample> {
+    Ok(episode(bench, stage, load).await?.0)
+}
+
+/// The same, with each latency to each client.
+pub async fn episode(bench: &mut Bench, stage: &mut Stage, load: Load) -> anyhow::Result<(Sample, Vec<f64>)> {
     let Stage { world, running, clients } = stage;
     let from = world.next;
     let schedule = world.revisions(load.rate, load.changes());
@@ -136,15 +141,11 @@ pub async fn churn(bench: &mut Bench, stage: &mut Stage, load: Load) -> anyhow::
     ensure!(needs < KEEPS_UP, "void: the API server does not keep up on this machine: {needs:.0} ms behind");
     ensure!(early > -KEEPS_UP / 10.0, "void: our watch is {:.0} ms later than clients", -early);
     let mut sample = Sample::default();
-    let mut add = |what: &str, mut latency: Vec<f64>| {
-        for (name, part) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
-            sample.add(format!("{what} {name}"), percentile(&mut latency, part), "ms");
-        }
-    };
-    add("latency", latency(|timed| timed.seen.unwrap_or(timed.answered)));
-    add("latency from the API server's answer", latency(|timed| timed.answered));
-    add("latency from when the change was due", latency(|timed| timed.due));
-    add("what the API server needs of that", api);
+    let latencies = latency(|timed| timed.seen.unwrap_or(timed.answered));
+    percentiles(&mut sample, "latency", latencies.clone());
+    percentiles(&mut sample, "latency from the API server's answer", latency(|timed| timed.answered));
+    percentiles(&mut sample, "latency from when the change was due", latency(|timed| timed.due));
+    percentiles(&mut sample, "what the API server needs of that", api);
     sample.add("server CPU per minute", cpu.as_secs_f64() / span.as_secs_f64() * 60.0, "s");
     let each = cpu.as_secs_f64() * 1e6 / messages as f64;
     sample.add("server CPU per message and stream", each, "us");
@@ -152,7 +153,14 @@ pub async fn churn(bench: &mut Bench, stage: &mut Stage, load: Load) -> anyhow::
     sample.add("bytes per message", bytes as f64 / messages as f64, "");
     sample.add("RSS after", after.rss / 1e6, "MB");
     sample.add("growth of RSS", (after.rss - before.rss) / 1e6, "MB");
-    Ok(sample)
+    Ok((sample, latencies))
+}
+
+/// Adds what is told of latencies.
+pub fn percentiles(sample: &mut Sample, what: &str, mut latencies: Vec<f64>) {
+    for (name, part) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+        sample.add(format!("{what} {name}"), percentile(&mut latencies, part), "ms");
+    }
 }
 
 async fn limit(bench: &Bench, streams: usize) -> anyhow::Result<Sample> {

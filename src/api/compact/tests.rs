@@ -20,3 +20,12 @@ fn null_is_nothing_and_addresses_are_parsed() {
     assert_eq!(parse("null"), Address::default());
     assert!(serde_json::from_str::<Uid>("null").unwrap().is_empty());
 }
+
+#[test]
+fn addresses_are_told_in_their_order() {
+    for texts in [&[][..], &["10.0.0.1"], &["fd00::1"], &["no address"], &["10.0.0.1", "fd00::1"]] {
+        let addresses: Vec<Address> = texts.iter().copied().map(Address::from).collect();
+        assert!(Addresses::from(addresses.clone()).iter().eq(addresses), "{texts:?}");
+    }
+    assert_eq!(Addresses::default().iter().count(), 0);
+}

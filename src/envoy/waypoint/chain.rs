@@ -37,7 +37,7 @@ use super::{Destination, Fixture, Served, by_scope, handlings, ports};
 #[derive(PartialEq)]
 struct Chains {
     /// Who was first decides whose chain an address belongs to.
-    age: (i64, Served),
+    age: (u32, Served),
     /// The addresses of the service.
     ranges: Vec<CidrRange>,
     /// What follows for its ports.

@@ -5,7 +5,7 @@ fn rules(specs: &[&str]) -> Vec<DestinationRule> {
     let one = |(at, spec): (usize, &&str)| {
         let mut rule = DestinationRule::default();
         rule.meta.name = format!("rule-{at}").into();
-        rule.meta.created = at as i64;
+        rule.meta.created = at as u32;
         rule.spec = serde_json::from_str(spec).unwrap();
         rule
     };

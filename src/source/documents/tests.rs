@@ -93,6 +93,6 @@ status:
   podIP: 10.0.0.1
 ";
     let [Document::Object(Object::Pod(pod))] = &read(text)[..] else { panic!("one pod: {:?}", read(text)) };
-    assert!(pod.spec.host_network);
+    assert!(pod.spec.template.host_network);
     assert_eq!((pod.meta.created, pod.meta.label("app")), (1_767_225_600, Some("web")));
 }

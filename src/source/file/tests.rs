@@ -99,7 +99,7 @@ fn of_two_files_with_one_object_the_first_counts() {
     let say = |changes: Vec<Change>| {
         for change in changes {
             let Change::Put(Object::Pod(pod)) = change else { panic!("{change:?}") };
-            account = pod.spec.service_account_name.to_string();
+            account = pod.spec.template.service_account_name.to_string();
         }
         true
     };

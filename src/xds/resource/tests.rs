@@ -130,6 +130,24 @@ fn names_and_keys_of_any_length_are_found_again() {
 }
 
 #[test]
+fn keys_that_are_in_the_frame_are_not_kept_beside_it() {
+    let keys = |node: &str| Keys {
+        aliases: Box::new(["/10.0.0.1".into()]),
+        related: Box::new(["ns/a-service.ns.svc.cluster.local".into()]),
+        node: Some(node.into()),
+    };
+    let resource = |node: &str| {
+        let message = format!("ns/a-service.ns.svc.cluster.local, node-1, node-2, {}", "x".repeat(200));
+        Resource::new(ResourceType::Address, "a", message.as_bytes(), &keys(node))
+    };
+    let (one, other) = (resource("node-1"), resource("node-2"));
+    assert!(one.facts.len() < 1 + "/10.0.0.1".len() + 3 * 4, "{}", one.facts.len());
+    assert!(one.aliases().eq(["/10.0.0.1"]) && one.related().eq(["ns/a-service.ns.svc.cluster.local"]));
+    assert_eq!((one.node(), other.node()), (Some("node-1"), Some("node-2")));
+    assert!(one != other && one.fingerprint() != other.fingerprint() && one == resource("node-1"));
+}
+
+#[test]
 fn table_is_ordered_by_rank() {
     assert!(ResourceType::ALL.is_sorted_by_key(|ty| (ty.family() as u8, ty.rank(), *ty)));
     for ty in ResourceType::ALL {

@@ -1,7 +1,7 @@
 //! A piece of a layer: the resources of a range of hashes, in one buffer.
 
 use std::cmp::Ordering;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use bytes::Bytes;
 
@@ -97,9 +97,10 @@ impl Chunk {
         Resource::stored(self.entries[at].version, self.frames.slice(frame), self.facts.slice(facts))
     }
 
-    /// The numbers of the resources with a name of this hash. All hashes of the
-    /// chunk begin with the same `bits` bits.
-    pub(super) fn with_hash(&self, bits: u32, hash: u64) -> Range<usize> {
+    /// The numbers of the resources whose names have these hashes, which are
+    /// few. All hashes of the chunk begin with the same `bits` bits.
+    pub(super) fn with_hashes(&self, bits: u32, hashes: RangeInclusive<u64>) -> Range<usize> {
+        let hash = *hashes.start();
         // Hashes spread evenly, so the other bits tell about where this one is.
         // To halve the chunk again and again would be to wait for memory as often.
         let part = u128::from(hash.checked_shl(bits).unwrap_or(0));
@@ -109,13 +110,13 @@ impl Chunk {
             0 => guess + after.iter().take_while(|entry| entry.hash < hash).count(),
             back => guess - back,
         };
-        let same = self.entries[from..].iter().take_while(|entry| entry.hash == hash).count();
+        let same = self.entries[from..].iter().take_while(|entry| hashes.contains(&entry.hash)).count();
         from..from + same
     }
 
     /// The number of the resource of this name.
     pub(super) fn find(&self, bits: u32, hash: u64, name: &str) -> Option<usize> {
-        self.with_hash(bits, hash).find(|at| self.name_bytes(*at) == name.as_bytes())
+        self.with_hashes(bits, hash..=hash).find(|at| self.name_bytes(*at) == name.as_bytes())
     }
 
     /// How the resource of that number compares with a name.

@@ -1,7 +1,9 @@
 //! Which resources a key leads to: pairs of hashes, of the key and of the
 //! resource's name. Whoever follows one looks at the resource to be sure, so a
-//! collision costs a look and nothing else.
+//! collision costs a look and nothing else, and the first half of a hash will
+//! do: of a million names a hundred share theirs with another.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
@@ -12,9 +14,10 @@ use crate::xds::resource::Relation;
 /// How many pairs are in a leaf at most, on average.
 const MOST: usize = 256;
 
-type Pair = (u64, u64);
+/// Of the hash of a key and the hash of a name, the first 32 bits of each.
+pub(super) type Pair = (u32, u32);
 
-/// Pairs of the hash of a key and the hash of a name.
+/// Pairs by key, then by name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     pairs: Trie<Box<[Pair]>>,
@@ -27,12 +30,28 @@ pub(super) fn key_hash(relation: Relation, key: &str) -> u64 {
     rapidhash_v3_seeded(key.as_bytes(), &SECRETS[relation as usize])
 }
 
+/// The pair of two hashes.
+pub(super) fn pair(key: u64, name: u64) -> Pair {
+    ((key >> 32) as u32, (name >> 32) as u32)
+}
+
+/// The hashes that begin with such a half.
+fn beginning(half: u32) -> RangeInclusive<u64> {
+    let first = u64::from(half) << 32;
+    first..=first | u64::from(u32::MAX)
+}
+
+fn place(bits: u32, pair: &Pair) -> usize {
+    Trie::<Box<[Pair]>>::place(bits, *beginning(pair.0).start())
+}
+
 impl Index {
-    /// The hashes of the names that a key leads to.
-    pub(super) fn names(&self, key: u64) -> impl Iterator<Item = u64> {
+    /// Ranges of hashes that the names have which a key leads to.
+    pub(super) fn names(&self, key: u64) -> impl Iterator<Item = RangeInclusive<u64>> {
         let leaf = self.pairs.leaf(key).map_or(&[] as &[Pair], |leaf| leaf);
+        let (key, _) = pair(key, 0);
         let from = leaf.partition_point(|pair| pair.0 < key);
-        leaf[from..].iter().take_while(move |pair| pair.0 == key).map(|pair| pair.1)
+        leaf[from..].iter().take_while(move |pair| pair.0 == key).map(|pair| beginning(pair.1))
     }
 
     /// Adds and takes away pairs. A pair may be there several times, as names
@@ -52,14 +71,14 @@ impl Index {
             let all = merged(all, &gone, &new);
             let mut rest = &all[..];
             let leaves = (0..1usize << bits).map(|number| {
-                let here = rest.partition_point(|pair| Trie::<Box<[Pair]>>::place(bits, pair.0) <= number);
+                let here = rest.partition_point(|pair| place(bits, pair) <= number);
                 let (leaf, tail) = rest.split_at(here);
                 rest = tail;
                 Arc::new(leaf.into())
             });
             self.pairs = Trie::new(bits, leaves.collect());
         } else {
-            let place = |pair: &Pair| Trie::<Box<[Pair]>>::place(bits, pair.0);
+            let place = |pair: &Pair| place(bits, pair);
             let (mut gone, mut new) = (&gone[..], &new[..]);
             let mut leaves = Vec::new();
             while let Some(number) = gone.first().into_iter().chain(new.first()).map(place).min() {
