@@ -4,7 +4,8 @@
 //! istiod starts Fairway. What istiod knows and Fairway does not is listed in
 //! one warning, never silently accepted and never fatal.
 
-mod duration;
+pub mod agent;
+pub(crate) mod duration;
 mod environment;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,11 @@ pub enum Command {
     Token(Token),
     /// Print what a proxy would be told for a folder of YAML.
     Translate(Translate),
+    /// Run a stock Envoy as a proxy of the mesh, in place of pilot-agent.
+    Agent(Box<agent::Agent>),
+    /// Become Envoy, for as long as the agent lives. Only the agent calls it.
+    #[command(hide = true)]
+    ExecProxy(agent::ExecProxy),
     /// Print the version.
     Version,
 }
@@ -191,31 +197,36 @@ impl Discovery {
     /// The filter for the logs: istiod's scopes are ours where they mean the
     /// same.
     pub fn log_filter(&self) -> String {
-        let level = |text: &str| match text {
-            "none" => "off",
-            "fatal" | "error" => "error",
-            "warn" | "info" | "debug" | "trace" => "known",
-            _ => "info",
-        };
-        let directives = self.log_output_level.split(',').filter(|part| !part.trim().is_empty()).map(|part| {
-            let (scope, wanted) = part.trim().split_once(':').unwrap_or(("default", part.trim()));
-            let wanted = if level(wanted) == "known" { wanted } else { level(wanted) };
-            match scope {
-                "default" | "all" => wanted.to_string(),
-                "ads" | "delta" | "xds" => format!("fairway::xds={wanted}"),
-                "ca" | "pkica" | "serverca" | "security" => format!("fairway::ca={wanted}"),
-                "ambient" | "krt" => {
-                    format!("fairway::workload={wanted},fairway::model={wanted},fairway::graph={wanted}")
-                }
-                "kube" | "controllers" => format!("fairway::source={wanted},fairway::controller={wanted}"),
-                other => format!("fairway::{other}={wanted}"),
-            }
-        });
-        // Libraries are quiet unless something is wrong.
-        ["info,h2=warn,hyper=warn,tower=warn,kube=warn,kube_client=off".to_string()]
-            .into_iter()
-            .chain(directives)
-            .collect::<Vec<_>>()
-            .join(",")
+        log_filter(&self.log_output_level)
     }
+}
+
+/// The filter for log levels as `scope:level,...`.
+pub(crate) fn log_filter(levels: &str) -> String {
+    let level = |text: &str| match text {
+        "none" => "off",
+        "fatal" | "error" => "error",
+        "warn" | "info" | "debug" | "trace" => "known",
+        _ => "info",
+    };
+    let directives = levels.split(',').filter(|part| !part.trim().is_empty()).map(|part| {
+        let (scope, wanted) = part.trim().split_once(':').unwrap_or(("default", part.trim()));
+        let wanted = if level(wanted) == "known" { wanted } else { level(wanted) };
+        match scope {
+            "default" | "all" => wanted.to_string(),
+            "ads" | "delta" | "xds" => format!("fairway::xds={wanted}"),
+            "ca" | "pkica" | "serverca" | "security" => format!("fairway::ca={wanted}"),
+            "ambient" | "krt" => {
+                format!("fairway::workload={wanted},fairway::model={wanted},fairway::graph={wanted}")
+            }
+            "kube" | "controllers" => format!("fairway::source={wanted},fairway::controller={wanted}"),
+            other => format!("fairway::{other}={wanted}"),
+        }
+    });
+    // Libraries are quiet unless something is wrong.
+    ["info,h2=warn,hyper=warn,tower=warn,kube=warn,kube_client=off".to_string()]
+        .into_iter()
+        .chain(directives)
+        .collect::<Vec<_>>()
+        .join(",")
 }

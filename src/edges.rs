@@ -23,6 +23,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("cli", &["api", "config", "graph", "model", "proxy", "source", "translation", "xds"]),
     ("token", &["ca", "config"]),
+    // The other side of the wire: what it knows of the control plane is the protocol.
+    ("agent", &["config"]),
     ("app", &["admin", "ca", "config", "controller", "model", "source", "writer", "xds"]),
 ];
 

@@ -27,6 +27,7 @@ pub mod config;
 pub mod app;
 pub mod cli;
 pub mod token;
+pub mod agent;
 
 #[cfg(test)]
 mod edges;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use fairway::cli::translate;
 use fairway::config::{self, Command};
-use fairway::{app, token};
+use fairway::{agent, app, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -42,6 +42,12 @@ fn main() -> ExitCode {
         }
         Command::Token(flags) => token::print(&flags),
         Command::Translate(flags) => translate::print(&flags),
+        Command::Agent(flags) => match agent::run(*flags, unknown) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        // Only returns if it failed.
+        Command::ExecProxy(flags) => Err(agent::process::become_proxy(&flags)),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())

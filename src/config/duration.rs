@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Parses a duration. `infinite` is one that never passes.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let broken = || format!("{text:?} is not a duration such as 300ms, 10s or 1h30m");
     if text == "infinite" {
         return Ok(Duration::MAX);

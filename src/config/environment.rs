@@ -156,28 +156,28 @@ impl Environment {
     }
 }
 
-struct Reader {
-    variables: BTreeMap<String, String>,
-    read: Vec<&'static str>,
+pub(super) struct Reader {
+    pub(super) variables: BTreeMap<String, String>,
+    pub(super) read: Vec<&'static str>,
 }
 
 impl Reader {
     /// A variable that is set and not empty.
-    fn value(&mut self, name: &'static str) -> Option<String> {
+    pub(super) fn value(&mut self, name: &'static str) -> Option<String> {
         self.read.push(name);
         self.variables.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
-    fn text(&mut self, name: &'static str, default: &str) -> String {
+    pub(super) fn text(&mut self, name: &'static str, default: &str) -> String {
         self.value(name).unwrap_or_else(|| default.to_string())
     }
 
-    fn list(&mut self, name: &'static str, default: &str) -> Vec<String> {
+    pub(super) fn list(&mut self, name: &'static str, default: &str) -> Vec<String> {
         let text = self.text(name, default);
         text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(ToString::to_string).collect()
     }
 
-    fn flag(&mut self, name: &'static str, default: bool) -> Result<bool, String> {
+    pub(super) fn flag(&mut self, name: &'static str, default: bool) -> Result<bool, String> {
         match self.value(name).as_deref() {
             None => Ok(default),
             Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
@@ -186,20 +186,20 @@ impl Reader {
         }
     }
 
-    fn number<T: std::str::FromStr>(&mut self, name: &'static str, default: T) -> Result<T, String> {
+    pub(super) fn number<T: std::str::FromStr>(&mut self, name: &'static str, default: T) -> Result<T, String> {
         Ok(self.number_if_set(name)?.unwrap_or(default))
     }
 
-    fn number_if_set<T: std::str::FromStr>(&mut self, name: &'static str) -> Result<Option<T>, String> {
+    pub(super) fn number_if_set<T: std::str::FromStr>(&mut self, name: &'static str) -> Result<Option<T>, String> {
         let value = self.value(name);
         value.map(|text| text.parse().map_err(|_| format!("{name}: {text:?} is not a number"))).transpose()
     }
 
-    fn duration(&mut self, name: &'static str, default: &str) -> Result<Duration, String> {
+    pub(super) fn duration(&mut self, name: &'static str, default: &str) -> Result<Duration, String> {
         duration::parse(&self.text(name, default)).map_err(|error| format!("{name}: {error}"))
     }
 
-    fn duration_if_set(&mut self, name: &'static str) -> Result<Option<Duration>, String> {
+    pub(super) fn duration_if_set(&mut self, name: &'static str) -> Result<Option<Duration>, String> {
         let value = self.value(name);
         value.map(|text| duration::parse(&text).map_err(|error| format!("{name}: {error}"))).transpose()
     }

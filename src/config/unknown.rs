@@ -6,14 +6,16 @@ use clap::Command;
 /// The arguments that are known, and the flags that are not. A value that
 /// follows an unknown flag goes with it.
 pub(super) fn divide(command: &Command, arguments: Vec<String>) -> (Vec<String>, Vec<String>) {
-    // Only the long-running command tolerates what it does not know.
+    // Only the long-running commands tolerate what they do not know.
     let name = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    let tolerant = name.and_then(|name| command.find_subcommand(name)).filter(|found| found.get_name() == "discovery");
-    let Some(discovery) = tolerant else { return (arguments, Vec::new()) };
+    let tolerant = name
+        .and_then(|name| command.find_subcommand(name))
+        .filter(|found| ["discovery", "agent"].contains(&found.get_name()));
+    let Some(tolerant) = tolerant else { return (arguments, Vec::new()) };
     let is_known = |flag: &str| {
         let long = flag.trim_start_matches('-');
         ["help", "version", "h", "V"].contains(&long)
-            || discovery.get_arguments().any(|one| {
+            || tolerant.get_arguments().any(|one| {
                 one.get_long() == Some(long) || one.get_short().is_some_and(|short| long == short.to_string())
             })
     };

@@ -191,7 +191,8 @@ impl Lowering<'_> {
         matches: Vec<Result<HttpMatchRequest, matches::Refused>>,
         lowered: &mut Vec<Lowered>,
     ) {
-        let one = |rule, position, http| Lowered { route: meta.key(), created: meta.created.into(), rule, position, http };
+        let one =
+            |rule, position, http| Lowered { route: meta.key(), created: meta.created.into(), rule, position, http };
         if matches.is_empty() {
             lowered.push(one(self.rule, 0, action));
             return;
