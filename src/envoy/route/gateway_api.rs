@@ -50,7 +50,7 @@ pub fn http_rules(route: &HTTPRoute, backends: &Backends<'_>) -> (Vec<Lowered>, 
         }
         let action = cx.action(&route.meta, name, filters, backend_refs, true);
         let action = timed(action, timeouts, retry.as_ref());
-        let matches: Vec<_> = matches.iter().map(|one| matches::http(one)).collect();
+        let matches: Vec<_> = matches.iter().map(matches::http).collect();
         cx.add(&route.meta, action, matches, &mut lowered);
     }
     (lowered, problems)
@@ -67,7 +67,7 @@ pub fn grpc_rules(route: &GRPCRoute, backends: &Backends<'_>) -> (Vec<Lowered>, 
             cx.note("sessionPersistence", "UnsupportedValue", "sessions are not kept; ignored");
         }
         let action = cx.action(&route.meta, name, filters, backend_refs, false);
-        let matches: Vec<_> = matches.iter().map(|one| matches::grpc(one)).collect();
+        let matches: Vec<_> = matches.iter().map(matches::grpc).collect();
         cx.add(&route.meta, action, matches, &mut lowered);
     }
     (lowered, problems)

@@ -1,5 +1,6 @@
 use super::super::gateway_api::{self, Backends, Invalid, Lowered};
 use super::*;
+use crate::api::ObjectKey;
 use crate::api::route::{BackendRef, GRPCRoute, HTTPRoute, TCPRoute, TLSRoute};
 
 /// Every backend is there but `nobody`.
