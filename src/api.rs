@@ -18,6 +18,7 @@ pub mod kinds;
 pub mod mesh;
 pub mod meta;
 pub mod protobuf;
+pub mod request_authentication;
 #[cfg(test)]
 mod tests;
 

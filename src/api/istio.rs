@@ -162,9 +162,23 @@ pub struct AuthorizationPolicySpec {
     /// `ALLOW` (also when empty), `DENY`, `AUDIT` or `CUSTOM`.
     #[serde(deserialize_with = "interned")]
     pub action: Arc<str>,
+    /// Who decides, for `CUSTOM`.
+    pub provider: Option<PolicyProvider>,
     /// What it is about; any rule may match.
     #[serde(deserialize_with = "nullable")]
     pub rules: Box<[Rule]>,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// An extension provider of the mesh configuration.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct PolicyProvider {
+    /// Its name there.
+    #[serde(deserialize_with = "nullable")]
+    pub name: Arc<str>,
 }
 
 /// A workload selector of a policy.
@@ -188,6 +202,9 @@ pub struct PolicyTargetRef {
     /// The name.
     #[serde(deserialize_with = "nullable")]
     pub name: Arc<str>,
+    /// The namespace; empty, as it must be, is that of the policy.
+    #[serde(deserialize_with = "interned")]
+    pub namespace: Arc<str>,
 }
 
 /// A rule: all of its parts must match.
@@ -203,6 +220,9 @@ pub struct Rule {
     /// Further conditions; all must match.
     #[serde(deserialize_with = "nullable")]
     pub when: Box<[Condition]>,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// An entry of `from`.
@@ -212,6 +232,9 @@ pub struct From {
     /// The source.
     #[serde(deserialize_with = "nullable")]
     pub source: Source,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// An entry of `to`.
@@ -221,6 +244,9 @@ pub struct To {
     /// The operation.
     #[serde(deserialize_with = "nullable")]
     pub operation: Operation,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 type Texts = Box<[Arc<str>]>;
@@ -246,6 +272,10 @@ pub struct Source {
     pub service_accounts: Texts,
     #[serde(deserialize_with = "nullable")]
     pub not_service_accounts: Texts,
+    #[serde(deserialize_with = "nullable")]
+    pub trust_domains: Texts,
+    #[serde(deserialize_with = "nullable")]
+    pub not_trust_domains: Texts,
     #[serde(deserialize_with = "nullable")]
     pub ip_blocks: Texts,
     #[serde(deserialize_with = "nullable")]
@@ -322,6 +352,9 @@ pub struct Condition {
     /// Values of which none may match.
     #[serde(deserialize_with = "nullable")]
     pub not_values: Texts,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// Whether callers must prove who they are.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::meta::ObjectKey;
-use super::{core, gateway, istio};
+use super::{core, gateway, istio, request_authentication};
 use crate::graph::{Collection, Graph};
 
 /// What the API server calls a kind.
@@ -141,6 +141,7 @@ kinds! {
     workload_entries: WorkloadEntry (istio) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "workloadentries", namespaced;
     authorization_policies: AuthorizationPolicy (istio) = "security.istio.io" / ["v1", "v1beta1"] / "authorizationpolicies", namespaced;
     peer_authentications: PeerAuthentication (istio) = "security.istio.io" / ["v1", "v1beta1"] / "peerauthentications", namespaced;
+    request_authentications: RequestAuthentication (request_authentication) = "security.istio.io" / ["v1", "v1beta1"] / "requestauthentications", namespaced;
     gateways: Gateway (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gateways", namespaced;
     gateway_classes: GatewayClass (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gatewayclasses", cluster;
 }

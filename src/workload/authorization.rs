@@ -99,6 +99,13 @@ impl Conversion<'_, '_> {
         let mut clauses = Vec::new();
         let mut needs_request = false;
         let field = format!("spec.rules[{at}]");
+        self.request_parts(&field, &[], rule.unknown.names(), &mut needs_request);
+        for (to, entry) in rule.to.iter().enumerate() {
+            self.request_parts(&format!("{field}.to[{to}]"), &[], entry.unknown.names(), &mut needs_request);
+        }
+        for (from, entry) in rule.from.iter().enumerate() {
+            self.request_parts(&format!("{field}.from[{from}]"), &[], entry.unknown.names(), &mut needs_request);
+        }
         let to = rule.to.iter().enumerate().map(|(to, entry)| {
             self.operation(&format!("{field}.to[{to}].operation"), &entry.operation, &mut needs_request)
         });
@@ -145,6 +152,8 @@ impl Conversion<'_, '_> {
         let request = [
             ("requestPrincipals", &source.request_principals[..]),
             ("notRequestPrincipals", &source.not_request_principals[..]),
+            ("trustDomains", &source.trust_domains[..]),
+            ("notTrustDomains", &source.not_trust_domains[..]),
             ("remoteIpBlocks", &source.remote_ip_blocks[..]),
             ("notRemoteIpBlocks", &source.not_remote_ip_blocks[..]),
         ];
@@ -164,7 +173,8 @@ impl Conversion<'_, '_> {
     }
 
     fn condition(&self, field: &str, condition: &Condition, needs_request: &mut bool) -> Alternative {
-        let Condition { key, values, not_values } = condition;
+        let Condition { key, values, not_values, unknown } = condition;
+        self.request_parts(field, &[], unknown.names(), needs_request);
         let (yes, no) = (format!("{field}.values"), format!("{field}.notValues"));
         let mut builder = Builder::new(self);
         match &**key {

@@ -18,6 +18,7 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         | Kind::WorkloadEntry
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
         | Kind::Gateway
         | Kind::GatewayClass => None,
     }
