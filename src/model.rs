@@ -14,6 +14,7 @@ pub mod service;
 #[cfg(test)]
 mod tests;
 pub mod waypoint;
+pub mod waypoint_policy;
 
 use std::sync::Arc;
 
