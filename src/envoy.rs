@@ -5,4 +5,5 @@
 //! generators are plain functions from model rows to messages of
 //! `envoy_types`; [`encode`] is the only place that turns a message into bytes.
 
+pub mod authorization;
 pub mod encode;
