@@ -7,3 +7,4 @@
 
 pub mod authorization;
 pub mod encode;
+pub mod request_authentication;
