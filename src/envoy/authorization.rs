@@ -10,8 +10,10 @@
 //! refuses everything; one whose authorizer cannot be asked refuses whatever
 //! it would have asked about.
 
+mod attribute;
 mod identity;
 pub mod matcher;
+mod node;
 pub mod provider;
 mod rule;
 #[cfg(test)]
@@ -36,8 +38,13 @@ use crate::model::problem;
 
 use super::encode::any;
 use matcher::{metadata, prefix, text};
+use node::{always, never};
 use provider::{Provider, Usable, usable};
-use rule::{Reader, always, never};
+use rule::Reader;
+
+/// The filter state that has the peer's identity where its certificate is
+/// another hop's: behind a waypoint's CONNECT listener.
+pub const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
 
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 const HTTP_EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";

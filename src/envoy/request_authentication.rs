@@ -43,6 +43,8 @@ const PAYLOAD: &str = "payload";
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long Envoy keeps keys it fetched, as in Istio.
 const CACHE: Duration = Duration::from_secs(300);
+/// No timeout that Envoy takes is as long.
+const MOST: Duration = Duration::from_secs(1 << 32);
 
 /// What may influence the filter besides the policies.
 pub struct Request<'a> {
@@ -229,10 +231,16 @@ impl Reader<'_> {
                 }
             };
         }
+        let uri = &rule.jwks_uri;
+        let scheme = uri.starts_with("http://") || uri.starts_with("https://");
+        if !uri.is_empty() && (!scheme || !uri.bytes().all(|c| c.is_ascii_graphic())) {
+            self.refuse("jwksUri", "InvalidValue", &format!("{uri:?} is not an http or https URL"));
+            return None;
+        }
         match (self.request.keys)(rule) {
-            Some(Keys::Remote { cluster }) if !rule.jwks_uri.is_empty() => {
+            Some(Keys::Remote { cluster }) if !uri.is_empty() => {
                 let http_uri = HttpUri {
-                    uri: rule.jwks_uri.to_string(),
+                    uri: uri.to_string(),
                     timeout: duration(timeout),
                     http_upstream_type: Some(HttpUpstreamType::Cluster(cluster)),
                 };
@@ -286,7 +294,7 @@ fn local(keys: String) -> JwksSourceSpecifier {
     JwksSourceSpecifier::LocalJwks(DataSource { specifier, ..Default::default() })
 }
 
-/// A positive duration: `5s`, `1m30s`, `0.5s`.
+/// A positive duration: `5s`, `1m30s`, `0.5s`. Envoy has a bound for them.
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
@@ -299,5 +307,5 @@ fn parse_duration(text: &str) -> Option<Duration> {
         rest = &rest[unit.len()..];
         total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
     }
-    Some(total).filter(|total| !total.is_zero())
+    Some(total).filter(|total| !total.is_zero() && *total < MOST)
 }

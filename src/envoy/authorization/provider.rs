@@ -22,6 +22,8 @@ use super::matcher::{self, Pattern, is_header_name};
 
 /// How long an authorizer may take where nothing else is said, as in Istio.
 const TIMEOUT: Duration = Duration::from_secs(600);
+/// No timeout that Envoy takes is as long.
+const MOST: Duration = Duration::from_secs(1 << 32);
 
 /// An `extensionProvider` of the mesh configuration that can authorize.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -116,8 +118,8 @@ fn check(provider: &Provider) -> Result<(), String> {
     if provider.request_body.is_some_and(|body| body.max_request_bytes == 0) {
         return Err("includeRequestBodyInCheck.maxRequestBytes must not be zero".into());
     }
-    if provider.timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Err("timeout must not be zero".into());
+    if provider.timeout.is_some_and(|timeout| timeout.is_zero() || timeout >= MOST) {
+        return Err("timeout is out of range".into());
     }
     let Protocol::Http(http) = &provider.protocol else { return Ok(()) };
     let path = &http.path_prefix;

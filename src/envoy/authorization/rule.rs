@@ -8,106 +8,27 @@
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::rbac::v3::permission::{Rule as Permits, Set as Permissions};
-use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identifier, Set as Principals};
+use envoy_types::pb::envoy::config::rbac::v3::permission::Rule as Permits;
+use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identifier};
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal};
 use envoy_types::pb::envoy::r#type::matcher::v3::filter_state_matcher::Matcher as StateMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::path_matcher;
-use envoy_types::pb::envoy::r#type::matcher::v3::{FilterStateMatcher, MetadataMatcher, PathMatcher, StringMatcher};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    FilterStateMatcher, MetadataMatcher, PathMatcher, StringMatcher, ValueMatcher,
+};
 
 use crate::api::Meta;
 use crate::api::istio::{Condition, Operation, Rule, Source, Unknown};
 use crate::graph::{Diagnostic, Severity};
 use crate::model::problem;
 
+use super::attribute::{Attribute, What, Who, attribute};
 use super::matcher::{self, Refusal};
-use super::{Action, Identity, Request, Traffic, identity};
-
-/// The filter state that has the peer's identity where its certificate is
-/// another hop's: behind a waypoint's CONNECT listener.
-pub const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
+use super::node::{IntoNode, Node};
+use super::{Action, Identity, PEER_PRINCIPAL, Request, Traffic, identity};
 
 const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
 const JWT_PAYLOAD: &str = "payload";
-
-/// What permissions and principals have in common.
-trait Node: Clone {
-    fn any() -> Self;
-    fn and(nodes: Vec<Self>) -> Self;
-    fn or(nodes: Vec<Self>) -> Self;
-    fn not(node: Self) -> Self;
-}
-
-impl Node for Permission {
-    fn any() -> Self {
-        Permits::Any(true).into_node()
-    }
-
-    fn and(rules: Vec<Self>) -> Self {
-        Permits::AndRules(Permissions { rules }).into_node()
-    }
-
-    fn or(rules: Vec<Self>) -> Self {
-        Permits::OrRules(Permissions { rules }).into_node()
-    }
-
-    fn not(node: Self) -> Self {
-        Permits::NotRule(Box::new(node)).into_node()
-    }
-}
-
-impl Node for Principal {
-    fn any() -> Self {
-        Identifier::Any(true).into_node()
-    }
-
-    fn and(ids: Vec<Self>) -> Self {
-        Identifier::AndIds(Principals { ids }).into_node()
-    }
-
-    fn or(ids: Vec<Self>) -> Self {
-        Identifier::OrIds(Principals { ids }).into_node()
-    }
-
-    fn not(node: Self) -> Self {
-        Identifier::NotId(Box::new(node)).into_node()
-    }
-}
-
-trait IntoNode {
-    type Node;
-    fn into_node(self) -> Self::Node;
-}
-
-impl IntoNode for Permits {
-    type Node = Permission;
-
-    fn into_node(self) -> Permission {
-        Permission { rule: Some(self) }
-    }
-}
-
-impl IntoNode for Identifier {
-    type Node = Principal;
-
-    fn into_node(self) -> Principal {
-        Principal { identifier: Some(self) }
-    }
-}
-
-/// A policy that matches everything.
-pub fn always() -> Policy {
-    Policy { permissions: vec![Permission::any()], principals: vec![Principal::any()], ..Default::default() }
-}
-
-/// A policy that matches nothing.
-pub fn never() -> Policy {
-    Policy {
-        permissions: vec![Permission::not(Permission::any())],
-        principals: vec![Principal::not(Principal::any())],
-        ..Default::default()
-    }
-}
 
 /// Reads the rules of one policy.
 pub struct Reader<'a> {
@@ -173,25 +94,34 @@ impl<'a> Reader<'a> {
         let mut all = Vec::new();
         let at = |name: &str| format!("{field}.{name}");
         let pairs = [
-            ("principals", &source.principals, "notPrincipals", &source.not_principals),
-            ("requestPrincipals", &source.request_principals, "notRequestPrincipals", &source.not_request_principals),
-            ("serviceAccounts", &source.service_accounts, "notServiceAccounts", &source.not_service_accounts),
-            ("trustDomains", &source.trust_domains, "notTrustDomains", &source.not_trust_domains),
-            ("namespaces", &source.namespaces, "notNamespaces", &source.not_namespaces),
-            ("remoteIpBlocks", &source.remote_ip_blocks, "notRemoteIpBlocks", &source.not_remote_ip_blocks),
-            ("ipBlocks", &source.ip_blocks, "notIpBlocks", &source.not_ip_blocks),
+            (Who::Principal, "principals", &source.principals, "notPrincipals", &source.not_principals),
+            (
+                Who::RequestPrincipal,
+                "requestPrincipals",
+                &source.request_principals,
+                "notRequestPrincipals",
+                &source.not_request_principals,
+            ),
+            (
+                Who::ServiceAccount,
+                "serviceAccounts",
+                &source.service_accounts,
+                "notServiceAccounts",
+                &source.not_service_accounts,
+            ),
+            (Who::TrustDomain, "trustDomains", &source.trust_domains, "notTrustDomains", &source.not_trust_domains),
+            (Who::Namespace, "namespaces", &source.namespaces, "notNamespaces", &source.not_namespaces),
+            (
+                Who::RemoteIp,
+                "remoteIpBlocks",
+                &source.remote_ip_blocks,
+                "notRemoteIpBlocks",
+                &source.not_remote_ip_blocks,
+            ),
+            (Who::SourceIp, "ipBlocks", &source.ip_blocks, "notIpBlocks", &source.not_ip_blocks),
         ];
         let mut empty = source.unknown.names().next().is_none();
-        for (name, values, not_name, not_values) in pairs {
-            let attribute = match name {
-                "principals" => Who::Principal,
-                "requestPrincipals" => Who::RequestPrincipal,
-                "serviceAccounts" => Who::ServiceAccount,
-                "trustDomains" => Who::TrustDomain,
-                "namespaces" => Who::Namespace,
-                "remoteIpBlocks" => Who::RemoteIp,
-                _ => Who::SourceIp,
-            };
+        for (attribute, name, values, not_name, not_values) in pairs {
             empty &= values.is_empty() && not_values.is_empty();
             self.who(&attribute, (&at(name), values), (&at(not_name), not_values), &mut all);
         }
@@ -382,82 +312,6 @@ impl<'a> Reader<'a> {
 
 type Values<'a> = (&'a str, &'a [Arc<str>]);
 
-/// Attributes of who asks.
-enum Who<'a> {
-    Principal,
-    Namespace,
-    ServiceAccount,
-    TrustDomain,
-    SourceIp,
-    RemoteIp,
-    RequestPrincipal,
-    Claim(Vec<&'a str>),
-    Header(&'a str),
-}
-
-/// Attributes of what is asked.
-enum What<'a> {
-    Host,
-    Method,
-    Path,
-    Port,
-    DestinationIp,
-    ServerName,
-    Metadata { filter: &'a str, key: &'a str },
-}
-
-enum Attribute<'a> {
-    Who(Who<'a>),
-    What(What<'a>),
-}
-
-/// The attribute that a condition's key names.
-/// <https://istio.io/latest/docs/reference/config/security/conditions/>
-fn attribute(key: &str) -> Result<Attribute<'_>, Refusal> {
-    let malformed = || Refusal::invalid(format!("{key:?} has no name in brackets"));
-    Ok(match key {
-        "source.ip" => Attribute::Who(Who::SourceIp),
-        "remote.ip" => Attribute::Who(Who::RemoteIp),
-        "source.namespace" => Attribute::Who(Who::Namespace),
-        "source.serviceAccount" => Attribute::Who(Who::ServiceAccount),
-        "source.principal" => Attribute::Who(Who::Principal),
-        "source.trustDomain" => Attribute::Who(Who::TrustDomain),
-        "request.auth.principal" => Attribute::Who(Who::RequestPrincipal),
-        "request.auth.audiences" => Attribute::Who(Who::Claim(vec!["aud"])),
-        "request.auth.presenter" => Attribute::Who(Who::Claim(vec!["azp"])),
-        "destination.ip" => Attribute::What(What::DestinationIp),
-        "destination.port" => Attribute::What(What::Port),
-        "connection.sni" => Attribute::What(What::ServerName),
-        _ => {
-            if let Some(name) = key.strip_prefix("request.headers") {
-                let name = bracketed(name).filter(|name| matcher::is_header_name(name)).ok_or_else(malformed)?;
-                Attribute::Who(Who::Header(name))
-            } else if let Some(path) = key.strip_prefix("request.auth.claims") {
-                Attribute::Who(Who::Claim(nested(path).ok_or_else(malformed)?))
-            } else if let Some(rest) = key.strip_prefix("experimental.").filter(|key| key.starts_with("envoy.filters."))
-            {
-                let (filter, key) = rest.split_once('[').ok_or_else(malformed)?;
-                let key = key.strip_suffix(']').filter(|key| !key.is_empty()).ok_or_else(malformed)?;
-                Attribute::What(What::Metadata { filter, key })
-            } else {
-                return Err(Refusal::unsupported(format!("{key:?} is not a known attribute")));
-            }
-        }
-    })
-}
-
-fn bracketed(text: &str) -> Option<&str> {
-    text.strip_prefix('[')?.strip_suffix(']').filter(|name| !name.is_empty())
-}
-
-/// `[a][b]` is a path; brackets that do not pair like this are part of a name.
-fn nested(text: &str) -> Option<Vec<&str>> {
-    let whole = bracketed(text)?;
-    let path: Vec<_> = whole.split("][").collect();
-    let plain = path.iter().all(|name| !name.is_empty() && !name.contains(['[', ']']));
-    Some(if plain { path } else { vec![whole] })
-}
-
 /// All of `shared`, with all of one of `alternatives` if there are any.
 fn alternatives<N: Node>(alternatives: Vec<Vec<N>>, shared: &[N]) -> Vec<N> {
     let alternatives = if alternatives.is_empty() { vec![Vec::new()] } else { alternatives };
@@ -483,7 +337,7 @@ fn issued(issuer: StringMatcher, subject: StringMatcher) -> Principal {
     Principal::and(vec![claim(&["iss"], matcher::text(issuer)), claim(&["sub"], matcher::text(subject))])
 }
 
-fn claim(path: &[&str], value: envoy_types::pb::envoy::r#type::matcher::v3::ValueMatcher) -> Principal {
+fn claim(path: &[&str], value: ValueMatcher) -> Principal {
     let path: Vec<_> = [JWT_PAYLOAD].iter().chain(path).copied().collect();
     identified_metadata(matcher::metadata(JWT_FILTER, &path, value)).into_node()
 }

@@ -155,6 +155,9 @@ fn what_cannot_be_honoured_believes_no_token() {
         (format!("{good}, spaceDelimitedClaims: ['']"), "spaceDelimitedClaims[0]"),
         (format!("{good}, timeout: soon"), "timeout"),
         (format!("{good}, timeout: 0s"), "timeout"),
+        (format!("{good}, timeout: 9999999h"), "timeout"),
+        ("issuer: me, jwksUri: 'ftp://mesh/keys'".into(), "jwksUri"),
+        ("issuer: me, jwksUri: 'https://mesh/a key'".into(), "jwksUri"),
         (format!("{good}, presence: MAYBE"), "presence"),
         (format!("{good}, someday: x"), "someday"),
     ];
