@@ -5,6 +5,7 @@
 //! generators are plain functions from model rows to messages of
 //! `envoy_types`; [`encode`] is the only place that turns a message into bytes.
 
+pub mod access_log;
 pub mod authorization;
 pub mod cluster;
 pub mod encode;

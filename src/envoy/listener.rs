@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, Http2ProtocolOptions, KeepaliveSettings, SubstitutionFormatString, TrafficDirection, data_source,
@@ -284,6 +285,7 @@ pub fn direct_chains(
     routes: RouteConfiguration,
     http_filters: Vec<HttpFilter>,
     network_filters: Vec<Filter>,
+    logs: &[AccessLog],
 ) -> [FilterChain; 2] {
     // The destination is handed on to `connect_originate`.
     let destination = NetworkFilterState {
@@ -296,8 +298,10 @@ pub fn direct_chains(
     };
     let first = || filter("connect_authority", &destination);
     let manager = connection_manager(name::statistics("inbound_0.0.0.0_0"), routes, http_filters);
+    let manager = HttpConnectionManager { access_log: logs.to_vec(), ..manager };
+    let proxy = TcpProxy { access_log: logs.to_vec(), ..tcp_proxy(ENCAP) };
     [
-        tcp_chain("direct-tcp", std::iter::once(first()).chain(network_filters).collect(), &tcp_proxy(ENCAP)),
+        tcp_chain("direct-tcp", std::iter::once(first()).chain(network_filters).collect(), &proxy),
         http_chain("direct-http", vec![first()], &manager),
     ]
 }

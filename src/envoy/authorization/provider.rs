@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3::ExtAuth
 use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, MetadataMatcher, StringMatcher};
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 
+use crate::api::extension_provider::{self as api, ExtensionProvider};
 use crate::envoy::encode::duration;
 
 use super::Request;
@@ -46,6 +47,59 @@ pub struct Provider {
     pub request_body: Option<RequestBody>,
     /// How it is asked.
     pub protocol: Protocol,
+}
+
+impl Provider {
+    /// A provider of the mesh configuration, if it is one that authorizes.
+    pub fn new(given: &ExtensionProvider) -> Option<Self> {
+        let body = |body: &Option<api::RequestBody>| {
+            body.as_ref().map(|body| RequestBody {
+                max_request_bytes: body.max_request_bytes,
+                allow_partial_message: body.allow_partial_message,
+                pack_as_bytes: body.pack_as_bytes,
+            })
+        };
+        let name = given.name.clone();
+        match &given.provider {
+            api::Provider::EnvoyExtAuthzGrpc(grpc) => Some(Self {
+                name,
+                service: grpc.service.clone(),
+                port: grpc.port,
+                timeout: grpc.timeout,
+                fail_open: grpc.fail_open,
+                status_on_error: grpc.status_on_error.clone(),
+                clear_route_cache: grpc.clear_route_cache,
+                request_body: body(&grpc.include_request_body_in_check),
+                protocol: Protocol::Grpc,
+            }),
+            api::Provider::EnvoyExtAuthzHttp(http) => Some(Self {
+                name,
+                service: http.service.clone(),
+                port: http.port,
+                timeout: http.timeout,
+                fail_open: http.fail_open,
+                status_on_error: http.status_on_error.clone(),
+                clear_route_cache: http.clear_route_cache,
+                request_body: body(&http.include_request_body_in_check),
+                protocol: Protocol::Http(HttpCheck {
+                    path_prefix: http.path_prefix.clone(),
+                    include_request_headers: match http.include_request_headers_in_check.is_empty() {
+                        true => http.include_headers_in_check.clone(),
+                        false => http.include_request_headers_in_check.clone(),
+                    },
+                    include_additional_headers: http
+                        .include_additional_headers_in_check
+                        .iter()
+                        .map(|(name, value)| (name.clone(), value.clone()))
+                        .collect(),
+                    headers_to_upstream_on_allow: http.headers_to_upstream_on_allow.clone(),
+                    headers_to_downstream_on_deny: http.headers_to_downstream_on_deny.clone(),
+                    headers_to_downstream_on_allow: http.headers_to_downstream_on_allow.clone(),
+                }),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// `includeRequestBodyInCheck`.

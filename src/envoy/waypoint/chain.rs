@@ -4,32 +4,28 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain};
+use envoy_types::pb::envoy::config::listener::v3::FilterChain;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
-use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
-use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig;
-use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
-use envoy_types::pb::google::protobuf::BoolValue;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::xds::core::v3::CidrRange;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use crate::envoy::authorization::{self, Identity};
 use crate::envoy::cluster::{ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
-use crate::envoy::listener::{self, connection_manager, http_filter, router};
+use crate::envoy::listener::{self, connection_manager};
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::{self, ClusterRef};
-use crate::envoy::{Configs, request_authentication};
+use crate::envoy::{Configs, access_log};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
 use crate::model::service::{Protocol, Service};
 use crate::proxy::Scope;
 use crate::xds::resource::ResourceType;
 
+use super::policies::Policies;
 use super::routes::Routing;
 use super::{Destination, Fixture, Served, by_scope, handlings, ports};
 
@@ -117,8 +113,8 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
         address_prefix: range.addr().to_string(),
         prefix_len: uint32(range.prefix_len().into()),
     });
-    let policies = Policies::of(cx, model, &key.scope, Some(service));
     let references = RefCell::default();
+    let policies = Policies::of(cx, model, &key.scope, Some(service), &references);
     let mut encoded = Vec::new();
     let mut matches = BTreeMap::new();
     for port in ports(service) {
@@ -152,81 +148,30 @@ fn sniff(http: &str, tcp: &str) -> Matcher {
 }
 
 fn filter_chain(routing: &Routing<'_>, policies: &Policies, handling: Handling) -> Message {
-    let Routing { service, port, .. } = *routing;
+    let Routing { cx, model, service, port, .. } = *routing;
+    let access_log = access_log::access_logs(model.scope().mesh(cx));
     let chain = name::inbound_vip(port.number, handling, "", &service.key);
     let chain = match handling {
         Handling::Http => {
             let routes = routes(&chain, port.number, routing.http());
             let statistics = name::statistics(&format!("inbound_0.0.0.0_{}", port.number));
             let manager = connection_manager(statistics, routes, policies.http_filters());
-            listener::http_chain(&chain, Vec::new(), &manager)
+            listener::http_chain(&chain, Vec::new(), &HttpConnectionManager { access_log, ..manager })
         }
         Handling::Tcp | Handling::Outbound => {
-            listener::tcp_chain(&chain, policies.network.clone(), &routing.tcp(&chain))
+            let proxy = TcpProxy { access_log, ..routing.tcp(&chain) };
+            listener::tcp_chain(&chain, policies.network.clone(), &proxy)
         }
     };
     encode::bytes(&chain)
 }
 
-/// The filters of the policies for a service, or for everything else.
-struct Policies {
-    http: Vec<HttpFilter>,
-    network: Vec<Filter>,
-}
-
-impl Policies {
-    fn of(cx: &Ctx<'_>, model: &Model, scope: &Scope, service: Option<&Service>) -> Self {
-        let gateway = super::gateway(scope);
-        let class = cx.get(model.inputs.gateways, &gateway).map(|gateway| gateway.spec.gateway_class_name.clone());
-        let class = class.unwrap_or_default();
-        let mesh = model.scope().mesh(cx);
-        let policies = model.attached_policies.enforced(cx, model.scope(), &gateway, &class, service);
-        let tokens = model.attached_authentications.enforced(cx, model.scope(), &gateway, &class, service);
-        let domains: Vec<_> = std::iter::once(&mesh.trust_domain).chain(&mesh.trust_domain_aliases).cloned().collect();
-        let request = authorization::Request {
-            trust_domains: &domains,
-            identity: Identity::FilterState,
-            providers: &[],
-            cluster: &|_, _| None,
-        };
-        let http = authorization::http_filters(&request, &policies);
-        let network = authorization::network_filters(&request, &policies);
-        let request = request_authentication::Request { keys: &|_| None, clear_route_cache: true };
-        let (token, problems) = request_authentication::filter(&request, &tokens);
-        for found in http.problems.into_iter().chain(problems) {
-            cx.diagnose(found);
-        }
-        Self {
-            http: http.custom.into_iter().chain(token).chain(http.rules).collect(),
-            network: network.custom.into_iter().chain(network.rules).collect(),
-        }
-    }
-
-    /// All HTTP filters of a chain, in order.
-    fn http_filters(&self) -> Vec<HttpFilter> {
-        let standard = [
-            http_filter(
-                "envoy.filters.http.grpc_stats",
-                &FilterConfig {
-                    emit_filter_state: true,
-                    per_method_stat_specifier: Some(PerMethodStatSpecifier::StatsForAllMethods(BoolValue {
-                        value: false,
-                    })),
-                    ..Default::default()
-                },
-            ),
-            http_filter("envoy.filters.http.fault", &HttpFault::default()),
-            http_filter("envoy.filters.http.cors", &Cors::default()),
-            router(),
-        ];
-        self.http.iter().cloned().chain(standard).collect()
-    }
-}
-
 /// The chains for traffic to workloads' own addresses.
 fn direct_chains(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> [FilterChain; 2] {
-    let policies = Policies::of(cx, model, scope, None);
-    listener::direct_chains(direct_routes(ENCAP), policies.http_filters(), policies.network)
+    // Authorizers of all services are among those of each.
+    let policies = Policies::of(cx, model, scope, None, &RefCell::default());
+    let logs = access_log::access_logs(model.scope().mesh(cx));
+    listener::direct_chains(direct_routes(ENCAP), policies.http_filters(), policies.network, &logs)
 }
 
 /// The routes of a chain, which it has in itself.

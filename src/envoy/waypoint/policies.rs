@@ -1,0 +1,106 @@
+//! The filters that guard a service at a waypoint, and what goes with them.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use envoy_types::pb::envoy::config::listener::v3::Filter;
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use envoy_types::pb::google::protobuf::BoolValue;
+
+use crate::envoy::Scoped;
+use crate::envoy::authorization::provider::Provider;
+use crate::envoy::authorization::{self, Identity};
+use crate::envoy::listener::{http_filter, router};
+use crate::envoy::name::Handling;
+use crate::envoy::request_authentication;
+use crate::graph::Ctx;
+use crate::model::Model;
+use crate::model::service::{Service, ServiceKey};
+use crate::proxy::Scope;
+
+use super::{Destination, gateway};
+
+/// The filters of the policies for a service, or for everything else.
+pub(super) struct Policies {
+    http: Vec<HttpFilter>,
+    /// For connections that are passed on as they are.
+    pub(super) network: Vec<Filter>,
+}
+
+impl Policies {
+    /// Those for a service. Authorizers that are asked become `references`.
+    pub(super) fn of(
+        cx: &Ctx<'_>,
+        model: &Model,
+        scope: &Scope,
+        service: Option<&Service>,
+        references: &RefCell<BTreeSet<Destination>>,
+    ) -> Self {
+        let gateway = gateway(scope);
+        let class = cx.get(model.inputs.gateways, &gateway).map(|gateway| gateway.spec.gateway_class_name.clone());
+        let class = class.unwrap_or_default();
+        let mesh = model.scope().mesh(cx);
+        let policies = model.attached_policies.enforced(cx, model.scope(), &gateway, &class, service);
+        let tokens = model.attached_authentications.enforced(cx, model.scope(), &gateway, &class, service);
+        let domains: Vec<_> = std::iter::once(&mesh.trust_domain).chain(&mesh.trust_domain_aliases).cloned().collect();
+        let providers: Vec<_> = mesh.extension_providers.iter().filter_map(Provider::new).collect();
+        let cluster = |service: &str, port: u16| {
+            let key = authorizer(cx, model, service)?;
+            let (scope, handling) = (scope.clone(), Handling::Outbound);
+            let destination = Destination { scope, service: key, port, handling, subset: "".into() };
+            let name = destination.name();
+            references.borrow_mut().insert(destination);
+            Some(name)
+        };
+        let request = authorization::Request {
+            trust_domains: &domains,
+            identity: Identity::FilterState,
+            providers: &providers,
+            cluster: &cluster,
+        };
+        let http = authorization::http_filters(&request, &policies);
+        let network = authorization::network_filters(&request, &policies);
+        // Keys that are not in place are fetched by nobody yet: no token is
+        // believed then.
+        let request = request_authentication::Request { keys: &|_| None, clear_route_cache: true };
+        let (token, problems) = request_authentication::filter(&request, &tokens);
+        for found in http.problems.into_iter().chain(problems) {
+            cx.diagnose(found);
+        }
+        Self {
+            http: http.custom.into_iter().chain(token).chain(http.rules).collect(),
+            network: network.custom.into_iter().chain(network.rules).collect(),
+        }
+    }
+
+    /// All HTTP filters of a chain, in order.
+    pub(super) fn http_filters(&self) -> Vec<HttpFilter> {
+        let grpc = FilterConfig {
+            emit_filter_state: true,
+            per_method_stat_specifier: Some(PerMethodStatSpecifier::StatsForAllMethods(BoolValue { value: false })),
+            ..Default::default()
+        };
+        let standard = [
+            http_filter("envoy.filters.http.grpc_stats", &grpc),
+            http_filter("envoy.filters.http.fault", &HttpFault::default()),
+            http_filter("envoy.filters.http.cors", &Cors::default()),
+            router(),
+        ];
+        self.http.iter().cloned().chain(standard).collect()
+    }
+}
+
+/// The service of an authorizer, given as `hostname` or `namespace/hostname`.
+fn authorizer(cx: &Ctx<'_>, model: &Model, service: &str) -> Option<ServiceKey> {
+    match service.split_once('/') {
+        Some((namespace, hostname)) => {
+            let key = ServiceKey { namespace: namespace.into(), hostname: hostname.into() };
+            cx.get(model.services, &key).map(|_| key)
+        }
+        None => cx.get(model.canonical, &service.into()).cloned(),
+    }
+}
