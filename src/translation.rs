@@ -2,6 +2,9 @@
 //! connected proxies in, resources and findings out. Whoever serves proxies and
 //! whoever only wants to see what they would be told use this one.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crate::api::kinds::{Change, Inputs};

@@ -14,8 +14,6 @@ mod peer_authentication;
 mod pod;
 mod profile;
 mod service;
-#[cfg(test)]
-mod tests;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

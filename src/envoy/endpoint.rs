@@ -32,7 +32,8 @@ pub fn assignment<'a>(
     endpoints: impl IntoIterator<Item = &'a Endpoint>,
 ) -> ClusterLoadAssignment {
     let mut localities: BTreeMap<&Locality, Vec<LbEndpoint>> = BTreeMap::new();
-    for endpoint in endpoints {
+    // An Envoy would send them traffic once most endpoints are not ready.
+    for endpoint in endpoints.into_iter().filter(|endpoint| endpoint.healthy) {
         localities.entry(&endpoint.locality).or_default().extend(lb_endpoint(endpoint, port, cluster_id));
     }
     let endpoints = localities.into_iter().filter(|(_, endpoints)| !endpoints.is_empty());
@@ -81,7 +82,7 @@ fn lb_endpoint(endpoint: &Endpoint, port: u16, cluster_id: &str) -> Option<LbEnd
         socket(address)
     };
     Some(LbEndpoint {
-        health_status: if endpoint.healthy { HealthStatus::Healthy } else { HealthStatus::Unhealthy }.into(),
+        health_status: HealthStatus::Healthy.into(),
         metadata: Some(filter_metadata(metadata)),
         load_balancing_weight: uint32(endpoint.weight.max(1)),
         host_identifier: Some(HostIdentifier::Endpoint(WireEndpoint { address: Some(address), ..Default::default() })),

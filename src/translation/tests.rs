@@ -1,54 +1,54 @@
 //! Golden files: objects in, resources out. A file holds the objects, then
 //! `# Output`, then what is sent for them and what is said about them.
-//! `UPDATE_GOLDEN=1 cargo test` rewrites the second part.
+//! `UPDATE_GOLDEN=1 cargo test` rewrites the second part. `# Proxy:` names the
+//! proxy it is about; otherwise it is about ztunnels.
 //!
 //! Each file is replayed in several orders; all must end alike.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use fairway_proto::describe;
+use fairway_proto::workload as proto;
+use prost::Message;
 use serde_json::Value as Json;
 
 use super::*;
 use crate::admin::render;
-use crate::api::{Change, Inputs, Kind, Object, ObjectKey};
-use crate::model::Settings;
+use crate::api::{Change, Kind, Object, ObjectKey};
+use crate::proxy::scope::Families;
+use crate::proxy::{Capabilities, WaypointScope};
 use crate::source::documents::{Document, read};
+use crate::xds::resource::{Family, Resource};
 
-/// A graph with everything that ztunnel is told.
-pub(crate) struct World {
-    pub(crate) graph: Graph,
-    pub(crate) inputs: Inputs,
-    pub(crate) resources: Resources,
-    layers: [Layer; 2],
+/// A mesh, and the proxies of which each file says what they are told.
+struct World {
+    translation: Translation,
+    proxy: Option<Scope>,
+    views: Arc<Views>,
 }
 
 impl World {
-    pub(crate) fn new(settings: Settings) -> Self {
-        let mut graph = Graph::new();
-        let inputs = Inputs::new(&mut graph);
-        let model = Model::new(&mut graph, inputs, Arc::new(settings));
-        let resources = resources(&mut graph, &model);
-        Self { graph, inputs, resources, layers: Default::default() }
+    fn new(settings: &Settings, proxy: &Option<Scope>) -> Self {
+        let mut translation = Translation::new(Arc::new(settings.clone()));
+        translation.want(proxy.clone());
+        Self { translation, proxy: proxy.clone(), views: Arc::new(Views::new(0, Layer::default(), Layer::default())) }
     }
 
-    pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
-        for change in changes {
-            self.inputs.apply(&mut self.graph, change);
-        }
-        self.graph.commit();
-        let tables = [&self.resources.addresses, &self.resources.authorizations];
-        for (layer, tables) in self.layers.iter_mut().zip(tables) {
-            if let Some(newer) = tables.update(&self.graph) {
-                *layer = newer;
-            }
+    fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
+        changes.into_iter().for_each(|change| self.translation.apply(change));
+        self.translation.commit();
+        if let Some(views) = self.translation.published() {
+            self.views = views;
         }
     }
 
     /// Everything that is sent, by type and name.
-    pub(crate) fn sent(&self) -> BTreeMap<(ResourceType, String), Resource> {
-        let types = [ResourceType::Address, ResourceType::Authorization].into_iter().zip(&self.layers);
-        let all = types.flat_map(|(ty, layer)| layer.iter().map(move |one| ((ty, one.name().to_owned()), one)));
+    fn sent(&self) -> BTreeMap<(ResourceType, String), Resource> {
+        let family = if self.proxy.is_some() { Family::Envoy } else { Family::Ambient };
+        let types = ResourceType::ALL.into_iter().filter(|ty| ty.family() == family && ty.is_whole());
+        let layers = types.map(|ty| (ty, self.views.layer(ty, self.proxy.as_ref())));
+        let all = layers.flat_map(|(ty, layer)| layer.iter().map(move |one| ((ty, one.name().to_owned()), one)));
         all.collect()
     }
 
@@ -56,6 +56,15 @@ impl World {
     fn text(&self) -> String {
         let mut text = String::new();
         for ((ty, name), resource) in self.sent() {
+            if self.proxy.is_some() {
+                // What every waypoint has is in the file about that alone.
+                if FIXTURES.contains(&&*name) && self.hides_fixtures() {
+                    continue;
+                }
+                let message = describe::to_json(ty.type_url(), &resource.message(ty)).expect("it is of its type");
+                text += &format!("# {} {name}\n{}", ty.label(), describe::yaml(&message));
+                continue;
+            }
             if let Ok(message) = fairway_proto::workload::Address::decode(resource.message(ty))
                 && let Some(proto::address::Type::Workload(workload)) = message.r#type
             {
@@ -64,12 +73,19 @@ impl World {
             text += &format!("{} {name}:\n", ty.label());
             yaml_lines(&mut text, 1, &render::resource(ty, &resource));
         }
-        for diagnostic in self.graph.diagnostics() {
+        for diagnostic in self.translation.graph.diagnostics() {
             text += &format!("{:?}: {diagnostic}\n", diagnostic.severity);
         }
         text
     }
+
+    fn hides_fixtures(&self) -> bool {
+        self.sent().len() > FIXTURES.len() + 2
+    }
 }
+
+/// Resources of every waypoint.
+const FIXTURES: [&str; 3] = ["connect_originate", "connect_terminate", "encap"];
 
 /// YAML enough to read and to compare.
 fn yaml_lines(text: &mut String, depth: usize, json: &Json) {
@@ -105,6 +121,20 @@ fn key(object: &Object) -> (Kind, ObjectKey) {
     (object.kind(), object.meta().key())
 }
 
+/// The proxy that a file is about; ztunnel if it names none.
+fn proxy(text: &str) -> Option<Scope> {
+    let named = text.lines().find_map(|line| line.strip_prefix("# Proxy: waypoint "))?;
+    let (namespace, gateway) = named.split_once('/').expect("namespace and name");
+    let gateway =
+        gateway.strip_suffix(" of Istio").map_or((gateway, Capabilities::STOCK), |name| (name, Capabilities::ISTIO));
+    Some(Scope::Waypoint(WaypointScope {
+        namespace: namespace.into(),
+        gateway: gateway.0.into(),
+        capabilities: gateway.1,
+        families: Families::V4,
+    }))
+}
+
 fn settings(text: &str) -> Settings {
     let mut settings = Settings::default();
     for line in text.lines().filter_map(|line| line.strip_prefix("# Settings: ")) {
@@ -120,8 +150,12 @@ fn settings(text: &str) -> Settings {
 
 #[test]
 fn golden_files() {
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/workload/golden"));
-    let files = std::fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("readable").path());
+    let folders = ["src/workload/golden", "src/envoy/golden"];
+    let folders = folders.map(|folder| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder));
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("the folder is there"));
+    let files = entries.map(|entry| entry.expect("readable").path());
+    // Held while many messages are shown.
+    let _descriptors = describe::load().expect("they are ours");
     let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
     files.sort();
     assert!(files.len() > 20, "golden files are found");
@@ -132,10 +166,10 @@ fn golden_files() {
 fn check(path: &PathBuf) -> Result<(), String> {
     let text = std::fs::read_to_string(path).expect("readable");
     let (input, expected) = text.split_once("# Output\n").unwrap_or((&text, ""));
-    let settings = settings(input);
+    let (settings, proxy) = (settings(input), proxy(input));
     let objects = objects(input);
 
-    let mut world = World::new(settings.clone());
+    let mut world = World::new(&settings, &proxy);
     world.apply(objects.iter().cloned().map(Change::Put));
     let output = world.text();
     let origin = |place: &str, world: &World| match world.text() == output {
@@ -143,15 +177,15 @@ fn check(path: &PathBuf) -> Result<(), String> {
         false => Err(format!("{}: {place} ends differently:\n{}", path.display(), difference(&output, &world.text()))),
     };
 
-    let mut reversed = World::new(settings.clone());
+    let mut reversed = World::new(&settings, &proxy);
     reversed.apply(objects.iter().rev().cloned().map(Change::Put));
     origin("reversed", &reversed)?;
 
-    let mut one_by_one = World::new(settings.clone());
+    let mut one_by_one = World::new(&settings, &proxy);
     objects.iter().for_each(|object| one_by_one.apply([Change::Put(object.clone())]));
     origin("one by one", &one_by_one)?;
 
-    let mut backwards = World::new(settings.clone());
+    let mut backwards = World::new(&settings, &proxy);
     objects.iter().rev().for_each(|object| backwards.apply([Change::Put(object.clone())]));
     origin("one by one, reversed", &backwards)?;
 
@@ -166,7 +200,8 @@ fn check(path: &PathBuf) -> Result<(), String> {
         let (kind, name) = key(object);
         world.apply([Change::Delete(kind, name)]);
     });
-    if !world.sent().is_empty() {
+    let fixtures = if proxy.is_some() { 2 * FIXTURES.len() } else { 0 };
+    if world.sent().len() > fixtures {
         return Err(format!("{}: something is left when every object is gone", path.display()));
     }
     let mut kinds: BTreeMap<Kind, Vec<Object>> = BTreeMap::new();
