@@ -131,23 +131,48 @@ fn operator(text: &str) -> Option<&str> {
         }
         None => None,
     };
+    let mut cut = false;
     if let Some(length) = rest.strip_prefix(':') {
         let digits = length.find(|c: char| !c.is_ascii_digit())?;
         length[..digits].parse::<u32>().ok()?;
         rest = &length[digits..];
+        cut = true;
     }
     let known = match arguments {
-        None => PLAIN.contains(&name) || EITHER.contains(&name),
-        Some(arguments) => {
-            let given = !arguments.is_empty() && !arguments.contains('(');
-            given && (WITH_ARGUMENTS.contains(&name) || EITHER.contains(&name))
-        }
+        None => !cut && (PLAIN.contains(&name) || EITHER.contains(&name)),
+        Some(arguments) => takes(name, arguments) && !(cut && EITHER.contains(&name)),
     };
     rest.strip_prefix('%').filter(|_| known)
 }
 
+/// Whether an operator takes arguments, as Envoy 1.40 checks them.
+fn takes(name: &str, arguments: &str) -> bool {
+    if arguments.is_empty() || arguments.contains('(') {
+        return false;
+    }
+    match name {
+        "REQ" | "RESP" | "TRAILER" => {
+            let header = |name: &str| is_name(name.strip_prefix(':').unwrap_or(name));
+            let (first, other) = arguments.split_once('?').unwrap_or((arguments, "a"));
+            header(first) && header(other)
+        }
+        "FILTER_STATE" => match arguments.split_once(':') {
+            Some((key, form)) => !key.is_empty() && (["PLAIN", "TYPED"].contains(&form) || form.starts_with("FIELD:")),
+            None => true,
+        },
+        "METADATA" => {
+            let of = arguments.split_once(':').map_or("", |(of, _)| of);
+            ["DYNAMIC", "CLUSTER", "ROUTE", "UPSTREAM_HOST", "LISTENER"].contains(&of)
+        }
+        "GRPC_STATUS" => ["CAMEL_STRING", "SNAKE_STRING", "NUMBER"].contains(&arguments),
+        "REQUESTED_SERVER_NAME" => ["SNI_ONLY", "SNI_FIRST", "HOST_FIRST"].contains(&arguments),
+        "DYNAMIC_METADATA" | "UPSTREAM_METADATA" | "ENVIRONMENT" | "QUERY_PARAM" | "START_TIME" => true,
+        _ => false,
+    }
+}
+
 /// Operators without arguments.
-const PLAIN: [&str; 55] = [
+pub(super) const PLAIN: [&str; 55] = [
     "BYTES_RECEIVED",
     "BYTES_SENT",
     "CONNECTION_ID",
@@ -204,17 +229,5 @@ const PLAIN: [&str; 55] = [
     "VIRTUAL_CLUSTER_NAME",
     "TRACE_ID",
 ];
-/// Operators that need arguments.
-const WITH_ARGUMENTS: [&str; 9] = [
-    "DYNAMIC_METADATA",
-    "ENVIRONMENT",
-    "FILTER_STATE",
-    "METADATA",
-    "QUERY_PARAM",
-    "REQ",
-    "RESP",
-    "TRAILER",
-    "UPSTREAM_METADATA",
-];
-/// Operators that may have arguments.
-const EITHER: [&str; 3] = ["GRPC_STATUS", "REQUESTED_SERVER_NAME", "START_TIME"];
+/// Operators that may have arguments, and are never cut to a length.
+pub(super) const EITHER: [&str; 3] = ["GRPC_STATUS", "REQUESTED_SERVER_NAME", "START_TIME"];

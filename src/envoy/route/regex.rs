@@ -4,6 +4,8 @@
 //! more than the runtime key `re2.max_program_size.error_level` says, which
 //! Istio's bootstrap sets to 32768. No other engine's idea of syntax is RE2's,
 //! so this is a reader of RE2's grammar, and refuses what it is not sure of.
+//! Envoy reads expressions byte by byte, as Latin-1: a character beyond ASCII
+//! is several, which neither a class nor a repetition can mean.
 //! <https://github.com/google/re2/wiki/Syntax>
 
 /// Istio's limit of an expression's length.
@@ -96,8 +98,16 @@ impl<'a> Reader<'a> {
     fn sequence(&mut self) -> Result<Size, &'static str> {
         let mut size = Size { instructions: 1, repeats: 1 };
         while !self.rest.is_empty() && !self.rest.starts_with(['|', ')']) {
+            let before = self.rest;
             let mut one = self.atom()?;
+            let repeated = self.rest;
             self.repetition(&mut one)?;
+            if repeated.len() != self.rest.len()
+                && !before.starts_with(['(', '['])
+                && !before[..before.len() - repeated.len()].is_ascii()
+            {
+                return Err("it repeats a character beyond ASCII");
+            }
             size.instructions = size.instructions.saturating_add(one.instructions);
             size.repeats = size.repeats.max(one.repeats);
         }
@@ -249,7 +259,8 @@ impl<'a> Reader<'a> {
     fn member(&mut self) -> Result<Escape, &'static str> {
         match self.next() {
             Some('\\') => self.escape(true),
-            Some(c) => Ok(Escape::Char(c)),
+            Some(c) if c.is_ascii() => Ok(Escape::Char(c)),
+            Some(_) => Err("a class has a character beyond ASCII"),
             None => Err("a [ has no ]"),
         }
     }
@@ -300,7 +311,7 @@ impl<'a> Reader<'a> {
         };
         let hexadecimal = digits.bytes().all(|c| c.is_ascii_hexdigit());
         let digits = Some(digits).filter(|_| hexadecimal)?;
-        u32::from_str_radix(digits, 16).ok().and_then(char::from_u32)
+        u8::from_str_radix(digits, 16).ok().map(char::from)
     }
 }
 
