@@ -86,7 +86,6 @@ fn lb_endpoint(endpoint: &Endpoint, port: u16, cluster_id: &str) -> Option<LbEnd
         metadata: Some(filter_metadata(metadata)),
         load_balancing_weight: uint32(endpoint.weight.max(1)),
         host_identifier: Some(HostIdentifier::Endpoint(WireEndpoint { address: Some(address), ..Default::default() })),
-        ..Default::default()
     })
 }
 

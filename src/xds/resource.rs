@@ -193,6 +193,14 @@ impl ResourceType {
         matches!(self.row().projection, Projection::Whole)
     }
 
+    /// Which of the two forms that resources of a layer can have it sends.
+    pub(super) const fn projected(self) -> usize {
+        match self.row().projection {
+            Projection::Whole => 0,
+            Projection::First => 1,
+        }
+    }
+
     /// Whether ztunnels are sent the resources of their node without asking.
     pub const fn node_local(self) -> bool {
         self.row().node_local

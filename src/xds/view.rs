@@ -237,7 +237,7 @@ pub struct Layer {
     /// Whether it was part of a view as it is.
     published: bool,
     len: usize,
-    sizes: [Size; ResourceType::ALL.len()],
+    sizes: [Size; 2],
 }
 
 /// The encoded size of a layer as one type, known without visiting it.
@@ -404,14 +404,14 @@ impl Layer {
 
     /// How many resources subscribers of a type are sent.
     pub fn count(&self, ty: ResourceType) -> usize {
-        self.sizes[ty as usize].count
+        self.sizes[ty.projected()].count
     }
 
     /// The length of all resources that `ty` carries, encoded in a response.
     pub fn encoded_len(&self, ty: ResourceType, framing: Framing) -> usize {
         match framing {
-            Framing::Delta => self.sizes[ty as usize].delta,
-            Framing::Sotw => self.sizes[ty as usize].sotw,
+            Framing::Delta => self.sizes[ty.projected()].delta,
+            Framing::Sotw => self.sizes[ty.projected()].sotw,
             Framing::DeltaWithAliases => {
                 let carried = self.iter().filter(|resource| ty.carries(resource));
                 carried.map(|resource| resource.encoded_len(ty, framing)).sum()
@@ -476,7 +476,7 @@ fn resize(sizes: &mut [Size], resource: &Resource, change: impl Fn(&mut usize, u
         return;
     }
     for ty in ResourceType::ALL.into_iter().filter(|ty| ty.carries(resource)) {
-        let size = &mut sizes[ty as usize];
+        let size = &mut sizes[ty.projected()];
         change(&mut size.count, 1);
         change(&mut size.delta, resource.encoded_len(ty, Framing::Delta));
         change(&mut size.sotw, resource.encoded_len(ty, Framing::Sotw));

@@ -209,7 +209,7 @@ fn consistent_hash(cluster: &mut Cluster, hash: &ConsistentHash) {
     let (policy, config) = match &hash.algorithm {
         Some(HashAlgorithm::Maglev(table)) => {
             let table_size = if *table == 0 { None } else { size(*table) };
-            (LbPolicy::Maglev, LbConfig::MaglevLbConfig(MaglevLbConfig { table_size, ..Default::default() }))
+            (LbPolicy::Maglev, LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }))
         }
         Some(HashAlgorithm::RingHash(smallest)) => (LbPolicy::RingHash, ring(*smallest)),
         None => (LbPolicy::RingHash, ring(hash.minimum_ring_size)),
@@ -242,7 +242,7 @@ fn outlier_detection(cluster: &mut Cluster, settings: &OutlierDetection) {
     }
     cluster.outlier_detection = Some(outlier);
     // Endpoints that are out stay out, however few are left, unless asked for.
-    let threshold = f64::from(settings.min_health_percent.max(0));
+    let threshold = f64::from(settings.min_health_percent);
     cluster.common_lb_config.get_or_insert_default().healthy_panic_threshold = Some(Percent { value: threshold });
 }
 
@@ -253,6 +253,6 @@ fn retry_budget(cluster: &mut Cluster, budget: &RetryBudget) {
         budget_interval: budget.budget_interval.and_then(duration),
     };
     for limits in cluster.circuit_breakers.iter_mut().flat_map(|breakers| &mut breakers.thresholds) {
-        limits.retry_budget = Some(wire.clone());
+        limits.retry_budget = Some(wire);
     }
 }
