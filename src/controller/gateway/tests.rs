@@ -57,6 +57,7 @@ fn apply(settings: &Settings, world: &mut World) -> Vec<Write> {
                 gateway["status"] = write.body["status"].clone();
                 gateway["metadata"]["annotations"] = write.body["metadata"]["annotations"].clone();
             }
+            Manner::PatchStatus => panic!("Gateways are applied: {write:?}"),
             Manner::Apply | Manner::Create => {
                 let mut object = write.body.clone();
                 object["metadata"]["uid"] = json!("made");
