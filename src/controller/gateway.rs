@@ -132,12 +132,11 @@ pub fn plan(settings: &Settings, world: &World, key: &(String, String), now: &st
         proxies: world.proxies.get(&ObjectKey::new(&key.0, &key.1)).cloned().unwrap_or_default(),
         managed,
     };
+    plan.writes.extend(version_write(object, key));
     let body = json!({
         "apiVersion": Resource::Gateway.api_version(),
         "kind": Resource::Gateway.kind(),
-        // The status is a door to annotations as well, so that the right to
-        // write whole Gateways is not needed.
-        "metadata": { "name": key.1, "namespace": key.0, "annotations": { CONTROLLER_VERSION: OUR_VERSION.to_string() } },
+        "metadata": { "name": key.1, "namespace": key.0 },
         "status": status::status(settings, &facts, now),
     });
     if !covers(object, &body) || applied_more(object, &body, MANAGER, "status") {
@@ -162,6 +161,25 @@ fn is_ours(settings: &Settings, world: &World, gateway: &Gateway) -> bool {
     // A version that is no number is from a future that we do not know.
     let version = gateway.meta.annotation(CONTROLLER_VERSION);
     version.is_none_or(|version| version.parse::<u32>().is_ok_and(|version| version <= OUR_VERSION))
+}
+
+/// Says that the Gateway is of our generation, if it does not say so yet. Of a
+/// write to the status, an API server would drop the annotation.
+fn version_write(object: &Value, (namespace, name): &(String, String)) -> Option<Write> {
+    let version = object["metadata"]["annotations"][CONTROLLER_VERSION].as_str();
+    let known = version.is_some_and(|version| version.parse::<u32>().is_ok_and(|version| version >= OUR_VERSION));
+    let body = json!({
+        "apiVersion": Resource::Gateway.api_version(),
+        "kind": Resource::Gateway.kind(),
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            // It must not make a Gateway that has just been deleted.
+            "uid": object["metadata"]["uid"],
+            "annotations": { CONTROLLER_VERSION: OUR_VERSION.to_string() },
+        },
+    });
+    (!known).then(|| write(Reference::new(Resource::Gateway, namespace.clone(), name.clone()), body))
 }
 
 /// Whether an object names the Gateway as an owner.

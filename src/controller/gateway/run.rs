@@ -4,8 +4,8 @@
 //! It needs the rights to list and watch `gateways`, `gatewayclasses`,
 //! `namespaces`, and in the namespace of the control plane `configmaps`; to
 //! get, list, watch, create and patch `serviceaccounts`, `services` and
-//! `deployments`; to create `gatewayclasses`; and to patch `gateways/status`
-//! and `gatewayclasses/status`.
+//! `deployments`; to create `gatewayclasses`; and to patch `gateways`,
+//! `gateways/status` and `gatewayclasses/status`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -55,9 +55,15 @@ fn apply(settings: &Settings, world: &mut World) -> Vec<Write> {
             Manner::ApplyStatus => {
                 let gateway = world.gateways.get_mut(&key()).expect("it is there");
                 gateway["status"] = write.body["status"].clone();
-                gateway["metadata"]["annotations"] = write.body["metadata"]["annotations"].clone();
             }
             Manner::PatchStatus => panic!("Gateways are applied: {write:?}"),
+            Manner::Apply if write.object.resource == Resource::Gateway => {
+                let gateway = world.gateways.get_mut(&key()).expect("it is there");
+                let annotations = write.body["metadata"]["annotations"].as_object().expect("annotations");
+                for (name, value) in annotations {
+                    gateway["metadata"]["annotations"][name] = value.clone();
+                }
+            }
             Manner::Apply | Manner::Create => {
                 let mut object = write.body.clone();
                 object["metadata"]["uid"] = json!("made");
@@ -93,7 +99,7 @@ fn proxies(connected: u32, current: u32, rejected: Option<&str>) -> super::run::
 fn a_waypoint_is_made_once_and_then_left_alone() {
     let (settings, mut world) = (settings(), world(gateway("istio-waypoint")));
     let writes = apply(&settings, &mut world);
-    let expected = ["ServiceAccount ns/w", "Deployment ns/w", "Service ns/w", "Gateway ns/w"];
+    let expected = ["ServiceAccount ns/w", "Deployment ns/w", "Service ns/w", "Gateway ns/w", "Gateway ns/w"];
     assert_eq!(names(&writes), expected);
     let owner = json!([{
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "w", "uid": "uid-1", "controller": true,
@@ -105,7 +111,7 @@ fn a_waypoint_is_made_once_and_then_left_alone() {
         assert_eq!(metadata["labels"]["gateway.networking.k8s.io/gateway-class-name"], "istio-waypoint");
         assert_eq!(metadata["labels"]["gateway.istio.io/managed"], "istio.io-mesh-controller");
     }
-    assert_eq!(writes[3].manner, Manner::ApplyStatus);
+    assert_eq!((writes[3].manner, writes[4].manner), (Manner::Apply, Manner::ApplyStatus));
     assert_eq!(writes[3].body["metadata"]["annotations"]["gateway.istio.io/controller-version"], "5");
     assert_eq!(condition(&world, "Programmed").1, "AddressNotAssigned");
 
@@ -213,7 +219,7 @@ fn what_others_made_is_not_touched() {
     let foreign = json!({ "kind": "Deployment", "metadata": { "name": "w", "namespace": "ns", "uid": "theirs" } });
     world.objects.insert(Reference::new(Resource::Deployment, "ns", "w"), Some(foreign.clone()));
     world.objects.insert(Reference::new(Resource::ServiceAccount, "ns", "w"), Some(foreign));
-    assert_eq!(names(&apply(&settings, &mut world)), ["Service ns/w", "Gateway ns/w"]);
+    assert_eq!(names(&apply(&settings, &mut world)), ["Service ns/w", "Gateway ns/w", "Gateway ns/w"]);
     apply(&settings, &mut world);
     assert!(apply(&settings, &mut world).is_empty());
     let (status, reason, message) = condition(&world, "Programmed");
@@ -307,7 +313,7 @@ fn gateways_of_others_are_theirs() {
     // A class of somebody's own with our controller is ours.
     let mut own = world(gateway("special"));
     own.classes.insert("special".into(), class("istio.io/mesh-controller"));
-    assert_eq!(apply(&settings(), &mut own).len(), 4);
+    assert_eq!(apply(&settings(), &mut own).len(), 5);
 }
 
 #[test]
@@ -316,7 +322,7 @@ fn a_gateway_with_an_address_is_not_deployed() {
     gateway["spec"]["addresses"] =
         json!([{ "type": "Hostname", "value": "mine" }, { "type": "IPAddress", "value": "10.1.1.1" }]);
     let mut world = world(gateway);
-    assert_eq!(names(&apply(&settings(), &mut world)), ["Gateway ns/w"]);
+    assert_eq!(names(&apply(&settings(), &mut world)), ["Gateway ns/w", "Gateway ns/w"]);
     let expected = json!([{ "type": "Hostname", "value": "mine.ns.svc.cluster.local" }, { "type": "IPAddress", "value": "10.1.1.1" }]);
     assert_eq!(world.gateways[&key()]["status"]["addresses"], expected);
     world.proxies = proxies(1, 1, None);
@@ -362,7 +368,7 @@ fn the_old_class_says_what_to_write_instead() {
     let mut gateway = gateway("istio-mesh");
     gateway["metadata"]["annotations"] = json!({ "istio.io/service-account": "reviews" });
     let mut world = world(gateway);
-    assert_eq!(apply(&settings(), &mut world).len(), 4);
+    assert_eq!(apply(&settings(), &mut world).len(), 5);
     let (status, reason, message) = condition(&world, "Accepted");
     assert_eq!((status, reason), ("True", "Accepted"));
     assert!(
