@@ -9,6 +9,7 @@
 mod authority;
 mod cluster;
 mod edge;
+mod gateways;
 mod listen;
 mod logging;
 
@@ -237,6 +238,10 @@ async fn start(
     let signer = setup.authority(tasks, &trust, &registry).await?;
     if let (Some(client), Some(signer), false) = (&client, &signer, flags.read_only) {
         cluster::write(tasks, client.clone(), &environment, &settings, signer, &published);
+    }
+    if let (Some(client), true, false) = (&client, environment.deploy_gateways, flags.read_only) {
+        let connections = xds.connections().clone();
+        gateways::write(tasks, client.clone(), &flags, &environment, &settings, connections, &published);
     }
     let keepalive = edge::Keepalive {
         interval: flags.keepalive_interval,

@@ -101,6 +101,10 @@ pub struct Discovery {
     /// How long a connection lives, so that load spreads again
     #[arg(long, default_value = "infinite", value_parser = duration::parse)]
     pub keepalive_max_server_connection_age: Duration,
+    /// Image of waypoints if neither PROXY_IMAGE nor the installer's values
+    /// (ConfigMap istio-sidecar-injector) say which
+    #[arg(long, default_value = "docker.io/istio/proxyv2:1.30.0")]
+    pub waypoint_image: String,
     /// How long streams may take to end after SIGTERM
     #[arg(long, default_value = "10s", value_parser = duration::parse)]
     pub shutdown_duration: Duration,

@@ -3,8 +3,13 @@
 //! server-side apply. One replica at a time does, under a [`lease`]; serving
 //! proxies never depends on who that is.
 
+pub mod binding;
+pub mod covers;
+pub mod gateway;
 pub mod lease;
+pub mod resource;
 pub mod root_config_map;
+pub mod watch;
 
 /// The name under which we own fields of objects.
 pub const FIELD_MANAGER: &str = "fairway";

@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("xds", &["ca", "proxy"]),
     ("workload", &["api", "graph", "model", "xds"]),
     ("envoy", &["api", "graph", "model", "proxy", "xds"]),
-    ("controller", &["api", "source"]),
+    ("controller", &["api", "model", "source"]),
     ("translation", &["api", "envoy", "graph", "model", "proxy", "workload", "xds"]),
     ("writer", &["api", "ca", "graph", "model", "source", "translation", "xds"]),
     ("admin", &["proxy", "source", "writer", "xds"]),
@@ -25,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("token", &["ca", "config"]),
     // The other side of the wire: what it knows of the control plane is the protocol.
     ("agent", &["config"]),
-    ("app", &["admin", "ca", "config", "controller", "model", "source", "writer", "xds"]),
+    ("app", &["admin", "api", "ca", "config", "controller", "model", "proxy", "source", "writer", "xds"]),
 ];
 
 #[test]

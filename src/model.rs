@@ -7,6 +7,7 @@
 //! documentation and say so in `docs/differences.md`.
 
 pub mod authorization;
+pub mod binding;
 pub mod by_host;
 pub mod destination_rule;
 pub mod endpoint;

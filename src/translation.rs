@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::api::kinds::{Change, Inputs};
 use crate::envoy::{self, Configs};
 use crate::graph::{Collection, Graph, Provenance};
-use crate::model::{Model, Settings};
+use crate::model::{Model, Settings, binding};
 use crate::proxy::Scope;
 use crate::workload::{self, Resources};
 use crate::xds::resource::ResourceType;
@@ -22,6 +22,8 @@ pub struct Translation {
     pub graph: Graph,
     /// The objects.
     pub inputs: Inputs,
+    /// Which objects ask for a waypoint, and whether they have it.
+    pub bound: binding::Collections,
     /// The scopes of connected proxies.
     scopes: Collection<Scope, ()>,
     resources: Resources,
@@ -36,10 +38,11 @@ impl Translation {
         let inputs = Inputs::new(&mut graph);
         let model = Model::new(&mut graph, inputs, settings);
         let resources = workload::resources(&mut graph, &model);
+        let bound = binding::bindings(&mut graph, &model);
         let scopes = graph.input("scopes");
         let configs = envoy::configs(&mut graph, &model, scopes);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
-        Self { graph, inputs, scopes, resources, configs, views }
+        Self { graph, inputs, bound, scopes, resources, configs, views }
     }
 
     /// Notes a change of an object.

@@ -19,6 +19,7 @@ use crate::api::{Inputs, Kind, ObjectKey};
 use crate::ca::node::{NodeAccount, PodFacts, Pods};
 use crate::graph::{Diagnostic, Graph, Provenance, Stats};
 use crate::model::Settings;
+use crate::model::binding::Binding;
 use crate::model::mesh::{self, MeshConfig};
 use crate::source::{Event, Receiver};
 use crate::translation::Translation;
@@ -52,11 +53,16 @@ pub struct Published {
     pub mesh: watch::Receiver<Arc<MeshConfig>>,
     /// The namespaces that are looked at.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
+    /// Who asks for a waypoint, and whether they have it.
+    pub bindings: watch::Receiver<Bindings>,
     /// The pods, for the node authorizer.
     pub pods: Arc<PodDirectory>,
     /// What the graph has cost so far.
     pub stats: Arc<ArcSwap<Vec<Stats>>>,
 }
+
+/// Objects that ask for a waypoint, by kind and name.
+pub type Bindings = imbl::OrdMap<(Kind, ObjectKey), Binding>;
 
 /// A question to the graph, answered between commits.
 pub enum Question {
@@ -77,6 +83,7 @@ struct Writer {
     synced: watch::Sender<bool>,
     mesh: watch::Sender<Arc<MeshConfig>>,
     namespaces: watch::Sender<Arc<BTreeSet<String>>>,
+    bindings: watch::Sender<Bindings>,
     pods: Arc<PodDirectory>,
     stats: Arc<ArcSwap<Vec<Stats>>>,
     said: Vec<Diagnostic>,
@@ -115,6 +122,7 @@ impl Writer {
             synced: watch::Sender::new(false),
             mesh: watch::Sender::new(Arc::default()),
             namespaces: watch::Sender::new(Arc::default()),
+            bindings: watch::Sender::new(Bindings::new()),
             pods: Arc::new(PodDirectory::new(node_proxies)),
             stats: Arc::default(),
             said: Vec::new(),
@@ -127,6 +135,7 @@ impl Writer {
             synced: self.synced.subscribe(),
             mesh: self.mesh.subscribe(),
             namespaces: self.namespaces.subscribe(),
+            bindings: self.bindings.subscribe(),
             pods: self.pods.clone(),
             stats: self.stats.clone(),
         }
@@ -222,6 +231,7 @@ impl Writer {
     fn publish_facts(&self) {
         self.pods.update(&self.translation.graph, self.translation.inputs);
         let map = self.translation.graph.get(self.translation.inputs.config_maps, &mesh::config_map(&self.settings));
+        self.publish_bindings();
         let given = self.settings.mesh_file.clone();
         let mesh = given.or_else(|| map?.data.mesh.clone()).unwrap_or_default();
         self.mesh.send_if_modified(|current| {
@@ -245,6 +255,25 @@ impl Writer {
                 modified
             });
         }
+    }
+
+    fn publish_bindings(&self) {
+        let changes =
+            self.translation.bound.map(|(kind, collection)| (kind, self.translation.graph.changes(collection)));
+        if changes.iter().all(|(_, changes)| changes.is_empty()) {
+            return;
+        }
+        self.bindings.send_modify(|bindings| {
+            for (kind, changes) in changes {
+                for change in changes {
+                    let key = (kind, change.key.clone());
+                    match &change.new {
+                        Some(new) => _ = bindings.insert(key, (**new).clone()),
+                        None => _ = bindings.remove(&key),
+                    }
+                }
+            }
+        });
     }
 
     /// Logs what is newly said about objects.

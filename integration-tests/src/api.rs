@@ -31,6 +31,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("ServiceEntry", "serviceentries", true),
     ("WorkloadEntry", "workloadentries", true),
     ("Gateway", "gateways", true),
+    ("GatewayClass", "gatewayclasses", false),
 ];
 
 const TIMEOUT: Duration = Duration::from_secs(20);

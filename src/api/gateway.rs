@@ -36,6 +36,18 @@ pub struct GatewaySpec {
     /// Addresses asked for; the status may not repeat them.
     #[serde(deserialize_with = "nullable")]
     pub addresses: Box<[GatewayAddress]>,
+    /// For what is made for the gateway.
+    pub infrastructure: Option<Infrastructure>,
+}
+
+/// What goes onto everything made for a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Infrastructure {
+    /// Labels.
+    pub labels: Option<Labels>,
+    /// Annotations, all of them.
+    pub annotations: Option<Labels>,
 }
 
 /// A listener of a gateway.

@@ -73,6 +73,14 @@ pub struct Environment {
     pub dry_run_policies: bool,
     /// `METRICS_LOCALHOST_ACCESS_ONLY`.
     pub metrics_local_only: bool,
+    /// `PROXY_IMAGE`, if set: the image of waypoints, whatever the installer's
+    /// values say.
+    pub proxy_image: Option<String>,
+    /// `PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER`.
+    pub deploy_gateways: bool,
+    /// `PILOT_WAYPOINT_PROGRAMMED`: `istio` for a waypoint that is programmed
+    /// as soon as it has an address.
+    pub programmed_by_address: bool,
 }
 
 /// Beginnings of names that only istiod's settings have.
@@ -152,6 +160,13 @@ impl Environment {
             kubeconfig: reader.text("KUBECONFIG", ""),
             dry_run_policies: reader.flag("AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", false)?,
             metrics_local_only: reader.flag("METRICS_LOCALHOST_ACCESS_ONLY", false)?,
+            proxy_image: reader.value("PROXY_IMAGE"),
+            deploy_gateways: reader.flag("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", true)?,
+            programmed_by_address: match reader.text("PILOT_WAYPOINT_PROGRAMMED", "acknowledged").as_str() {
+                "acknowledged" => false,
+                "istio" => true,
+                other => return Err(format!("PILOT_WAYPOINT_PROGRAMMED: {other:?} is not acknowledged or istio")),
+            },
         })
     }
 }

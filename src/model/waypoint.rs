@@ -20,6 +20,15 @@ const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 const INBOUND_BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
 
+/// The label of everything that a controller makes for Gateways.
+pub(super) const MANAGED: &str = "gateway.istio.io/managed";
+
+/// Whether the label's value says that a Service is a waypoint's own, or that
+/// of a gateway like one. Such a Service has no waypoint.
+pub(super) fn is_gateway(managed: Option<&str>) -> bool {
+    matches!(managed, Some("istio.io-mesh-controller" | "istio.io-eastwest-controller"))
+}
+
 /// A Gateway that has an address, hence can be sent traffic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Waypoint {
@@ -148,8 +157,7 @@ pub(super) fn of_services(
 ) -> Collection<ServiceKey, ObjectKey> {
     let scope = scope.clone();
     graph.derive("service_waypoints", services, move |cx, key, service| {
-        let managed = service.meta.label("gateway.istio.io/managed");
-        if matches!(managed, Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
+        if is_gateway(service.meta.label(MANAGED)) {
             return None;
         }
         let found = attached(cx, &scope, waypoints, &key.namespace, &service.meta.labels, &TrafficType::Service);
@@ -182,6 +190,8 @@ fn named(labels: &Labels, namespace: &Arc<str>) -> Option<Named> {
 /// Why an object does not have the waypoint that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unattached {
+    /// The waypoint.
+    pub waypoint: ObjectKey,
     /// A CamelCase reason.
     pub reason: &'static str,
     /// The same for a person.
@@ -230,7 +240,7 @@ fn attached<'g>(
     let Some(Named::Waypoint(key)) = named else { return Ok(None) };
     let unattached = |reason, message: String| {
         let place = if inherited { "label of the namespace" } else { "label" };
-        Err(Unattached { reason, message: format!("{place}: {message}; traffic bypasses it") })
+        Err(Unattached { waypoint: key.clone(), reason, message: format!("{place}: {message}; traffic bypasses it") })
     };
     let Some(waypoint) = cx.get(waypoints, &key) else {
         return unattached("WaypointIsNotReady", format!("waypoint {key} does not exist or has no address"));

@@ -7,6 +7,7 @@ mod enrolment;
 mod deployment;
 mod encoding;
 mod envoy;
+mod gateways;
 mod policy;
 mod protocol;
 mod certificates;
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
         soak("spare"): random_changes;
         undecodable("spare"): service_entry, mesh_config;
         read_only("spare"): nothing_is_written;
+        gateways("spare"): read_only;
+        gateways(""): classes, waypoint, of_others, bound;
         replica(""): versions_agree, restart_resends_nothing;
         root(""): config_maps, new_root, continued_root;
         deployment(""): roll, namespace_deleted;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tracing::info;
 
 use super::{Shared, clip};
-use crate::proxy::{Node, Scope};
+use crate::proxy::{Node, NodeKind, Scope};
 use crate::xds::demand::Held;
 use crate::xds::stream::Progress;
 
@@ -67,6 +67,12 @@ impl Connections {
     /// Whether no stream is open.
     pub fn is_empty(&self) -> bool {
         self.live.is_empty()
+    }
+
+    /// The state of every open stream of a kind of proxy.
+    pub fn statuses_of(&self, kind: NodeKind) -> Vec<Status> {
+        let of_kind = self.live.iter().filter(|entry| entry.value().node.kind == kind);
+        of_kind.map(|entry| entry.value().status()).collect()
     }
 
     /// The state of every open stream, ordered by connection.

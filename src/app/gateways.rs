@@ -1,0 +1,104 @@
+//! Gateways: what the controller that deploys them learns from the streams.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::api::ObjectKey;
+use crate::config::{Discovery, Environment};
+use crate::controller::binding::BindingController;
+use crate::controller::gateway::Proxies;
+use crate::controller::gateway::run::{GatewayController, ProxyTable};
+use crate::controller::gateway::settings::Settings as GatewaySettings;
+use crate::model::Settings;
+use crate::proxy::NodeKind;
+use crate::writer::Published;
+use crate::xds::resource::ResourceType;
+use crate::xds::server::connections::{Connections, Status};
+
+use super::Tasks;
+
+/// How often the streams are looked at. Nobody waits for a status to be
+/// younger than that, and no stream has to tell anybody of its progress.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts what deploys Gateways and writes their status.
+pub(super) fn write(
+    tasks: &mut Tasks,
+    client: kube::Client,
+    flags: &Discovery,
+    environment: &Environment,
+    settings: &Settings,
+    connections: Arc<Connections>,
+    published: &Published,
+) {
+    let (table, proxies) = watch::channel(ProxyTable::default());
+    tasks.spawn("proxies of Gateways", async move {
+        let mut interval = tokio::time::interval(INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let new = proxies_of(connections.statuses_of(NodeKind::Waypoint));
+            table.send_if_modified(|known| {
+                let modified = **known != new;
+                if modified {
+                    *known = Arc::new(new);
+                }
+                modified
+            });
+        }
+    });
+    let bindings = BindingController {
+        client: client.clone(),
+        system_namespace: settings.system_namespace.clone(),
+        identity: environment.pod_name.as_str().into(),
+        bindings: published.bindings.clone(),
+    };
+    let stop = tasks.stop.clone();
+    tasks.serve("waypoint bindings", async move {
+        bindings.run(stop).await;
+        Ok(())
+    });
+    let controller = GatewayController {
+        client,
+        settings: Arc::new(GatewaySettings {
+            revision: settings.revision.to_string(),
+            system_namespace: settings.system_namespace.to_string(),
+            domain: settings.domain.to_string(),
+            cluster: settings.cluster.to_string(),
+            root_config_map: environment.root_config_map.clone(),
+            proxy_image: environment.proxy_image.clone(),
+            default_image: flags.waypoint_image.clone(),
+            programmed_by_address: environment.programmed_by_address,
+        }),
+        identity: environment.pod_name.as_str().into(),
+        proxies,
+    };
+    let stop = tasks.stop.clone();
+    tasks.serve("Gateways", async move {
+        controller.run(stop).await;
+        Ok(())
+    });
+}
+
+/// What streams say of the Gateways they serve. A proxy has its configuration
+/// when it has acknowledged clusters and listeners, the two that every Envoy
+/// asks for.
+fn proxies_of(statuses: Vec<Status>) -> BTreeMap<ObjectKey, Proxies> {
+    let mut table = BTreeMap::<ObjectKey, Proxies>::new();
+    for status in statuses {
+        let Some(gateway) = &status.node.gateway else { continue };
+        let key = ObjectKey { namespace: status.node.namespace.clone(), name: gateway.clone() };
+        let proxies = table.entry(key).or_default();
+        let acknowledged = |ty| status.types.iter().any(|progress| progress.ty == ty && progress.acked.is_some());
+        let error = status.types.iter().find_map(|progress| progress.error.clone());
+        proxies.connected += 1;
+        proxies.current +=
+            u32::from(error.is_none() && acknowledged(ResourceType::Cluster) && acknowledged(ResourceType::Listener));
+        // The least of several, so that the order of streams does not show.
+        proxies.rejected = proxies.rejected.take().into_iter().chain(error).min();
+    }
+    table
+}

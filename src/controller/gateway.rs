@@ -1,0 +1,213 @@
+//! The life of Gateways: what is deployed for them, and what their status says.
+//!
+//! [`plan`] is a pure function from what is known of the cluster to what there
+//! is to write for one Gateway; [`run`] is its edge. An object is ours if it
+//! names the Gateway as its owner; whatever else has a name that we would use
+//! is left alone, and the status says so.
+
+pub mod class;
+pub mod run;
+pub mod settings;
+pub mod status;
+pub mod template;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::ObjectKey;
+use crate::api::gateway::Gateway;
+
+use super::covers::{applied_more, covers};
+use super::resource::{Manner, Reference, Resource, Write};
+use class::Template;
+use settings::{Installation, Settings};
+use template::{Input, Names};
+
+/// The owner of the fields we write, by the name that istiod uses, so that one
+/// can take over from the other.
+pub const MANAGER: &str = "istio.io/gateway-controller";
+/// The label of all that is made for Gateways.
+pub const MANAGED: &str = "gateway.istio.io/managed";
+/// Tells which generation of controllers a Gateway belongs to; the higher one
+/// wins.
+pub const CONTROLLER_VERSION: &str = "gateway.istio.io/controller-version";
+/// The generation that istiod is of since 1.18, and so are we.
+const OUR_VERSION: u32 = 5;
+const REVISION: &str = "istio.io/rev";
+
+/// The proxies of a Gateway that are connected to this replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// How many there are.
+    pub connected: u32,
+    /// How many have acknowledged all they were sent.
+    pub current: u32,
+    /// Why one of them rejects what it was sent.
+    pub rejected: Option<Arc<str>>,
+}
+
+/// What is known of the cluster.
+#[derive(Debug, Default)]
+pub struct World {
+    /// GatewayClasses by name.
+    pub classes: BTreeMap<String, Value>,
+    /// Namespaces with a revision, by name.
+    pub namespaces: BTreeMap<String, Value>,
+    /// Gateways by namespace and name.
+    pub gateways: BTreeMap<(String, String), Value>,
+    /// Objects that are or might be ours. What is not here has to be looked
+    /// up; `None` is an object that is not there.
+    pub objects: BTreeMap<Reference, Option<Value>>,
+    /// What the installation says.
+    pub installation: Installation,
+    /// The connected proxies.
+    pub proxies: Arc<BTreeMap<ObjectKey, Proxies>>,
+}
+
+/// What there is to do for a Gateway.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Objects to be looked up first.
+    pub look_up: Vec<Reference>,
+    /// What is to be written, in this order.
+    pub writes: Vec<Write>,
+}
+
+/// What there is to do for a Gateway now.
+pub fn plan(settings: &Settings, world: &World, key: &(String, String), now: &str) -> Plan {
+    let Some(object) = world.gateways.get(key) else { return Plan::default() };
+    let Ok(gateway) = Gateway::deserialize(object) else { return Plan::default() };
+    let Some(controller) = class::controller(world, &gateway.spec.gateway_class_name) else { return Plan::default() };
+    let Some(Template::Waypoint) = controller.template else { return Plan::default() };
+    if gateway.meta.deleting || !is_ours(settings, world, &gateway) {
+        return Plan::default();
+    }
+    // Addresses that are given belong to a deployment of the user's own.
+    let managed = gateway.spec.addresses.iter().all(|address| address.value.is_empty());
+    let mut plan = Plan::default();
+    let names = Names::of(&gateway);
+    let service = match gateway.spec.addresses.iter().find(|address| !managed && &*address.kind == "Hostname") {
+        Some(address) => address.value.split('.').next().unwrap_or_default().to_owned(),
+        None => names.deployment.clone(),
+    };
+    let service = Reference::new(Resource::Service, key.0.clone(), service);
+    let mut foreign = Vec::new();
+    if managed {
+        let input = Input { gateway: &gateway, object, controller };
+        for (reference, body) in template::waypoint(world, settings, &input) {
+            match world.objects.get(&reference) {
+                None => plan.look_up.push(reference),
+                Some(Some(live)) if !owned(live, object) => {
+                    foreign.extend(is_in_the_way(&reference).then_some(reference))
+                }
+                // What is being deleted has to go first.
+                Some(Some(live)) if !live["metadata"]["deletionTimestamp"].is_null() => {}
+                Some(Some(live)) => {
+                    let body = upgraded(body, live);
+                    if !covers(live, &body) || applied_more(live, &body, MANAGER, "") {
+                        plan.writes.push(write(reference, body));
+                    }
+                }
+                Some(None) => plan.writes.push(write(reference, body)),
+            }
+        }
+    }
+    if !plan.look_up.is_empty() {
+        plan.writes.clear();
+        return plan;
+    }
+    let deployment = Reference::new(Resource::Deployment, key.0.clone(), names.deployment);
+    let deployment = world.objects.get(&deployment).and_then(Option::as_ref).filter(|live| owned(live, object));
+    let facts = status::Facts {
+        object,
+        gateway: &gateway,
+        service: (&service, world.objects.get(&service).and_then(Option::as_ref)),
+        deployment,
+        foreign: &foreign,
+        proxies: world.proxies.get(&ObjectKey::new(&key.0, &key.1)).cloned().unwrap_or_default(),
+        managed,
+    };
+    plan.writes.extend(version_write(object, key));
+    let body = json!({
+        "apiVersion": Resource::Gateway.api_version(),
+        "kind": Resource::Gateway.kind(),
+        "metadata": { "name": key.1, "namespace": key.0 },
+        "status": status::status(settings, &facts, now),
+    });
+    if !covers(object, &body) || applied_more(object, &body, MANAGER, "status") {
+        let reference = Reference::new(Resource::Gateway, key.0.clone(), key.1.clone());
+        plan.writes.push(Write { object: reference, manner: Manner::ApplyStatus, body });
+    }
+    plan
+}
+
+/// Whether a Gateway is of our revision, and not of a newer kind of controller.
+/// Without a label on it or its namespace it is the default revision's.
+fn is_ours(settings: &Settings, world: &World, gateway: &Gateway) -> bool {
+    let of_namespace = || world.namespaces.get(&*gateway.meta.namespace)?["metadata"]["labels"][REVISION].as_str();
+    let revision = gateway.meta.label(REVISION).or_else(of_namespace).filter(|revision| !revision.is_empty());
+    let own = match settings.revision.as_str() {
+        "" => "default",
+        revision => revision,
+    };
+    if revision.unwrap_or("default") != own {
+        return false;
+    }
+    // A version that is no number is from a future that we do not know.
+    let version = gateway.meta.annotation(CONTROLLER_VERSION);
+    version.is_none_or(|version| version.parse::<u32>().is_ok_and(|version| version <= OUR_VERSION))
+}
+
+/// Says that the Gateway is of our generation, if it does not say so yet. Of a
+/// write to the status, an API server would drop the annotation.
+fn version_write(object: &Value, (namespace, name): &(String, String)) -> Option<Write> {
+    let version = object["metadata"]["annotations"][CONTROLLER_VERSION].as_str();
+    let known = version.is_some_and(|version| version.parse::<u32>().is_ok_and(|version| version >= OUR_VERSION));
+    let body = json!({
+        "apiVersion": Resource::Gateway.api_version(),
+        "kind": Resource::Gateway.kind(),
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            // It must not make a Gateway that has just been deleted.
+            "uid": object["metadata"]["uid"],
+            "annotations": { CONTROLLER_VERSION: OUR_VERSION.to_string() },
+        },
+    });
+    (!known).then(|| write(Reference::new(Resource::Gateway, namespace.clone(), name.clone()), body))
+}
+
+/// Whether an object names the Gateway as an owner.
+pub fn owned(object: &Value, gateway: &Value) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
+    owners.iter().any(|owner| owner["uid"].is_string() && owner["uid"] == gateway["metadata"]["uid"])
+}
+
+/// A ServiceAccount of the user's own is used as it is; a Deployment or Service
+/// with our name is in the way.
+fn is_in_the_way(reference: &Reference) -> bool {
+    reference.resource != Resource::ServiceAccount
+}
+
+fn write(object: Reference, body: Value) -> Write {
+    Write { object, manner: Manner::Apply, body }
+}
+
+/// The body for an object that is there already: it is written only if it is
+/// still that one, and keeps what cannot change. Deployments that an old
+/// istiod made select one label more.
+fn upgraded(mut body: Value, live: &Value) -> Value {
+    const OLD_LABEL: &str = "istio.io/gateway-name";
+    body["metadata"]["uid"] = live["metadata"]["uid"].clone();
+    let old = &live["spec"]["selector"]["matchLabels"][OLD_LABEL];
+    if live["kind"] == "Deployment" && old.is_string() {
+        body["spec"]["selector"] = live["spec"]["selector"].clone();
+        body["spec"]["template"]["metadata"]["labels"][OLD_LABEL] = old.clone();
+    }
+    body
+}

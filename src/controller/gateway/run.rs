@@ -1,0 +1,449 @@
+//! The edge of the Gateway controller: watches, a clock, and requests. It
+//! works under the Lease that istiod uses for the same.
+//!
+//! It needs the rights to list and watch `gateways`, `gatewayclasses`,
+//! `namespaces`, and in the namespace of the control plane `configmaps`; to
+//! get, list, watch, create and patch `serviceaccounts`, `services` and
+//! `deployments`; to create `gatewayclasses`; and to patch `gateways`,
+//! `gateways/status` and `gatewayclasses/status`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::ObjectKey;
+use crate::controller::lease::run_while_leader;
+use crate::controller::resource::{self, Manner, Reference, RequestError, Resource, Write};
+use crate::controller::watch::{Seen, Selection, follow};
+use crate::source::kube::backoff::Backoff;
+
+use super::settings::Settings;
+use super::template::GATEWAY_NAME;
+use super::{MANAGED, MANAGER, Proxies, REVISION, World, class, plan};
+
+/// The time between two writes.
+const PACE: Duration = Duration::from_millis(20);
+/// After this time, an attempt no longer makes the next one wait.
+const CALM: Duration = Duration::from_secs(60);
+/// How old what was looked up may become, as no watch tells when it changes.
+const LOOKED_UP: Duration = Duration::from_secs(30);
+/// How often one Gateway is planned anew before others get their turn.
+const STEPS: usize = 4;
+
+/// Proxies by the Gateway they serve.
+pub type ProxyTable = Arc<BTreeMap<ObjectKey, Proxies>>;
+
+/// The controller.
+#[derive(Clone)]
+pub struct GatewayController {
+    /// The API server.
+    pub client: kube::Client,
+    /// What the process is told.
+    pub settings: Arc<Settings>,
+    /// The name of this replica.
+    pub identity: Arc<str>,
+    /// Who is connected to it.
+    pub proxies: watch::Receiver<ProxyTable>,
+}
+
+/// What is planned in one piece.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Class(String),
+    Gateway((String, String)),
+}
+
+impl GatewayController {
+    /// Works whenever this replica leads, until cancelled.
+    pub async fn run(self, cancel: CancellationToken) {
+        let (client, identity) = (self.client.clone(), self.identity.clone());
+        let namespace = self.settings.system_namespace.clone();
+        let revision = if self.settings.revision.is_empty() { "default" } else { &self.settings.revision };
+        let lease = format!("istio-gateway-deployment-{revision}");
+        let work = || Box::pin(Leader::new(self.clone()).run());
+        run_while_leader(client, &namespace, &lease, &identity, cancel, work).await;
+    }
+}
+
+/// What is watched, in the order of [`Part`].
+fn selections(settings: &Settings) -> Vec<(Part, Selection)> {
+    let all = |resource, query: &str| Selection { resource, namespace: String::new(), query: query.into() };
+    let escaped = |label: &str| label.replace('/', "%2F");
+    let managed = format!("labelSelector={}", escaped(MANAGED));
+    let suffix = match settings.revision.as_str() {
+        "" | "default" => String::new(),
+        revision => format!("-{revision}"),
+    };
+    let map = |name: &str| Selection {
+        resource: Resource::ConfigMap,
+        namespace: settings.system_namespace.clone(),
+        query: format!("fieldSelector=metadata.name%3D{name}{suffix}"),
+    };
+    vec![
+        (Part::Classes, all(Resource::GatewayClass, "")),
+        (Part::Gateways, all(Resource::Gateway, "")),
+        (Part::Namespaces, all(Resource::Namespace, &format!("labelSelector={}", escaped(REVISION)))),
+        (Part::Objects(Resource::ServiceAccount), all(Resource::ServiceAccount, &managed)),
+        (Part::Objects(Resource::Service), all(Resource::Service, &managed)),
+        (Part::Objects(Resource::Deployment), all(Resource::Deployment, &managed)),
+        (Part::Values, map("istio-sidecar-injector")),
+        (Part::Mesh, map("istio")),
+    ]
+}
+
+/// What a watch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Classes,
+    Gateways,
+    Namespaces,
+    Objects(Resource),
+    Values,
+    Mesh,
+}
+
+/// The attempts to write for one subject.
+struct Attempts {
+    backoff: Backoff,
+    last: Instant,
+    next: Instant,
+}
+
+struct Leader {
+    controller: GatewayController,
+    world: World,
+    parts: Vec<Part>,
+    /// The watches that have not said anything yet. Nothing is done before.
+    unheard: BTreeSet<usize>,
+    due: BTreeSet<Subject>,
+    attempts: BTreeMap<Subject, Attempts>,
+    looked_up: BTreeMap<Reference, Instant>,
+}
+
+impl Leader {
+    fn new(controller: GatewayController) -> Self {
+        Self {
+            controller,
+            world: World::default(),
+            parts: Vec::new(),
+            unheard: BTreeSet::new(),
+            due: BTreeSet::new(),
+            attempts: BTreeMap::new(),
+            looked_up: BTreeMap::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        let (sender, mut seen) = mpsc::channel(256);
+        // They end with the leadership, as the set does.
+        let mut watches = JoinSet::new();
+        for (number, (part, selection)) in selections(&self.controller.settings).into_iter().enumerate() {
+            self.parts.push(part);
+            self.unheard.insert(number);
+            watches.spawn(follow(self.controller.client.clone(), number, selection, sender.clone()));
+        }
+        drop(sender);
+        self.world.proxies = self.controller.proxies.borrow_and_update().clone();
+        let mut age = interval(LOOKED_UP);
+        loop {
+            let next = self.next();
+            let due = async {
+                match &next {
+                    Some((at, _)) => sleep_until(*at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                one = seen.recv() => match one {
+                    Some(one) => self.note(one),
+                    None => return,
+                },
+                Ok(()) = self.controller.proxies.changed() => {
+                    let old = std::mem::replace(&mut self.world.proxies, self.controller.proxies.borrow_and_update().clone());
+                    self.compare_proxies(&old);
+                }
+                _ = age.tick() => self.forget_old(),
+                Some(ended) = watches.join_next() => {
+                    tracing::error!(?ended, "a watch of the Gateway controller ended");
+                    return;
+                }
+                () = due => {
+                    if let Some((_, subject)) = next {
+                        self.turn(subject).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes what a watch says, and whom it concerns.
+    fn note(&mut self, seen: Seen) {
+        match seen {
+            Seen::All(number, objects) => {
+                self.unheard.remove(&number);
+                let Some(part) = self.parts.get(number).copied() else { return };
+                self.replace(part, objects);
+                self.everything_is_due();
+            }
+            Seen::Put(number, object) => {
+                if let Some(part) = self.parts.get(number).copied() {
+                    self.change(part, object, true);
+                }
+            }
+            Seen::Gone(number, object) => {
+                if let Some(part) = self.parts.get(number).copied() {
+                    self.change(part, object, false);
+                }
+            }
+        }
+    }
+
+    fn replace(&mut self, part: Part, objects: Vec<Value>) {
+        let by_name = |objects: Vec<Value>| objects.into_iter().map(|one| (name_of(&one).1, one)).collect();
+        match part {
+            Part::Classes => self.world.classes = by_name(objects),
+            Part::Namespaces => self.world.namespaces = by_name(objects),
+            Part::Gateways => self.world.gateways = objects.into_iter().map(|one| (name_of(&one), one)).collect(),
+            Part::Objects(resource) => {
+                let looked_up = &self.looked_up;
+                self.world.objects.retain(|one, _| one.resource != resource || looked_up.contains_key(one));
+                for object in objects {
+                    self.put(Reference::of(resource, &object), object);
+                }
+            }
+            Part::Values => self.world.installation.read_values(objects.first()),
+            Part::Mesh => self.world.installation.read_mesh(objects.first()),
+        }
+    }
+
+    fn change(&mut self, part: Part, object: Value, there: bool) {
+        let (namespace, name) = name_of(&object);
+        match part {
+            Part::Classes => {
+                set(&mut self.world.classes, name, object, there);
+                self.everything_is_due();
+            }
+            Part::Namespaces => {
+                set(&mut self.world.namespaces, name.clone(), object, there);
+                self.namespace_is_due(&name);
+            }
+            Part::Gateways => {
+                let key = (namespace, name);
+                set(&mut self.world.gateways, key.clone(), object, there);
+                self.due.insert(Subject::Gateway(key));
+            }
+            Part::Objects(resource) => {
+                let gateway = object["metadata"]["labels"][GATEWAY_NAME].as_str().map(ToOwned::to_owned);
+                let reference = Reference::of(resource, &object);
+                match there {
+                    true => self.put(reference, object),
+                    // Its label may be gone and not the object.
+                    false => drop(self.world.objects.remove(&reference)),
+                }
+                match gateway {
+                    Some(gateway) => _ = self.due.insert(Subject::Gateway((namespace, gateway))),
+                    None => self.namespace_is_due(&namespace),
+                }
+            }
+            Part::Values => {
+                self.world.installation.read_values(Some(&object).filter(|_| there));
+                self.everything_is_due();
+            }
+            Part::Mesh => {
+                self.world.installation.read_mesh(Some(&object).filter(|_| there));
+                self.everything_is_due();
+            }
+        }
+    }
+
+    /// Notes an object, unless something newer is known of it: what we write
+    /// is noted before the watch tells of it.
+    fn put(&mut self, reference: Reference, object: Value) {
+        self.looked_up.remove(&reference);
+        let known = self.world.objects.get(&reference).and_then(Option::as_ref);
+        if known.is_none_or(|known| version_of(known) <= version_of(&object)) {
+            self.world.objects.insert(reference, Some(object));
+        }
+    }
+
+    fn everything_is_due(&mut self) {
+        let classes = class::CLASSES.iter().map(|one| one.name.to_owned()).chain(self.world.classes.keys().cloned());
+        self.due.extend(classes.map(Subject::Class));
+        self.due.extend(self.world.gateways.keys().cloned().map(Subject::Gateway));
+        let now = Instant::now();
+        self.attempts.retain(|_, attempts| now < attempts.last + CALM);
+    }
+
+    fn namespace_is_due(&mut self, namespace: &str) {
+        let keys = self.world.gateways.keys().filter(|key| key.0 == *namespace);
+        self.due.extend(keys.cloned().map(Subject::Gateway));
+    }
+
+    fn compare_proxies(&mut self, old: &ProxyTable) {
+        let new = &self.world.proxies;
+        let changed = old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key));
+        let subjects = changed.map(|key| Subject::Gateway((key.namespace.to_string(), key.name.to_string())));
+        self.due.extend(subjects.collect::<Vec<_>>());
+    }
+
+    fn forget_old(&mut self) {
+        let old = self.looked_up.extract_if(.., |_, at| at.elapsed() >= LOOKED_UP).map(|(one, _)| one);
+        for reference in old.collect::<Vec<_>>() {
+            self.world.objects.remove(&reference);
+            self.namespace_is_due(&reference.namespace);
+        }
+    }
+
+    /// What is to be looked at next, and when.
+    fn next(&self) -> Option<(Instant, Subject)> {
+        if !self.unheard.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let at = |subject: &Subject| self.attempts.get(subject).map_or(now, |attempts| attempts.next.max(now));
+        self.due.iter().map(|subject| (at(subject), subject)).min().map(|(at, subject)| (at, subject.clone()))
+    }
+
+    /// Does what there is to do for a subject. If anything was written or
+    /// failed, the next look waits, and longer each time: for somebody else to
+    /// give up undoing it, or for an error to go away.
+    async fn turn(&mut self, subject: Subject) {
+        self.due.remove(&subject);
+        let busy = match &subject {
+            Subject::Class(name) => self.turn_class(name).await,
+            Subject::Gateway(key) => self.turn_gateway(key).await,
+        };
+        if !busy {
+            return;
+        }
+        let now = Instant::now();
+        let attempts = self.attempts.entry(subject.clone()).or_insert_with(|| Attempts {
+            backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
+            last: now,
+            next: now,
+        });
+        if now >= attempts.last + CALM {
+            attempts.backoff.reset();
+        }
+        attempts.last = now;
+        attempts.next = now + attempts.backoff.delay();
+        self.due.insert(subject);
+    }
+
+    async fn turn_class(&mut self, name: &str) -> bool {
+        let Some(write) = class::plan(&self.world, name, &now()) else { return false };
+        let live = self.world.classes.get(name);
+        let same = live.is_some_and(|live| {
+            use crate::controller::covers::{applied_more, covers};
+            covers(live, &write.body) && !applied_more(live, &write.body, MANAGER, "status")
+        });
+        if same {
+            return false;
+        }
+        if let Some(object) = self.write(&write).await {
+            self.world.classes.insert(name.to_owned(), object);
+        }
+        true
+    }
+
+    /// Returns whether something was written, or should have been.
+    async fn turn_gateway(&mut self, key: &(String, String)) -> bool {
+        let mut busy = false;
+        for _ in 0..STEPS {
+            let plan = plan(&self.controller.settings, &self.world, key, &now());
+            for reference in &plan.look_up {
+                match resource::get(&self.controller.client, reference).await {
+                    Ok(found) => {
+                        self.looked_up.insert(reference.clone(), Instant::now());
+                        self.world.objects.insert(reference.clone(), found);
+                    }
+                    Err(error) => {
+                        tracing::warn!(object = %reference, %error, "cannot be looked up");
+                        return true;
+                    }
+                }
+            }
+            if !plan.look_up.is_empty() {
+                continue;
+            }
+            // The status is worked out again from what was written.
+            let (status, objects): (Vec<_>, Vec<_>) =
+                plan.writes.into_iter().partition(|write| write.manner == Manner::ApplyStatus);
+            let last = objects.is_empty();
+            for write in if last { status } else { objects } {
+                busy = true;
+                let Some(object) = self.write(&write).await else { return true };
+                match write.object.resource {
+                    Resource::Gateway => _ = self.world.gateways.insert(key.clone(), object),
+                    _ => self.put(write.object, object),
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        busy
+    }
+
+    /// Writes, and tells how that went.
+    async fn write(&mut self, write: &Write) -> Option<Value> {
+        sleep(PACE).await;
+        match resource::write(&self.controller.client, write, MANAGER).await {
+            Ok(object) => {
+                tracing::info!(object = %write.object, manner = ?write.manner, "written");
+                Some(object)
+            }
+            Err(error) => {
+                self.failed(write, &error);
+                None
+            }
+        }
+    }
+
+    fn failed(&mut self, write: &Write, error: &RequestError) {
+        // It is not what we took it for: to be looked up again.
+        self.world.objects.remove(&write.object);
+        let text = error.to_string();
+        match error.code() {
+            Some(404 | 409) => tracing::debug!(object = %write.object, error = text, "not written: it has changed"),
+            Some(403) if text.contains("being terminated") => {
+                tracing::debug!(object = %write.object, "not written: its namespace is being deleted");
+            }
+            _ => tracing::warn!(object = %write.object, manner = ?write.manner, error = text, "cannot be written"),
+        }
+    }
+}
+
+fn set<K: Ord>(table: &mut BTreeMap<K, Value>, key: K, object: Value, there: bool) {
+    match there {
+        true => {
+            let known = table.get(&key);
+            if known.is_none_or(|known| version_of(known) <= version_of(&object)) {
+                table.insert(key, object);
+            }
+        }
+        false => _ = table.remove(&key),
+    }
+}
+
+fn name_of(object: &Value) -> (String, String) {
+    let Reference { namespace, name, .. } = Reference::of(Resource::Gateway, object);
+    (namespace, name)
+}
+
+/// API servers since Kubernetes 1.35 promise that versions can be compared, and
+/// all others did it without a promise.
+fn version_of(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn now() -> String {
+    format!("{:.0}", Timestamp::now())
+}

@@ -1,0 +1,210 @@
+//! The kinds that controllers write or compare, and requests for them. Objects
+//! are JSON here: what is compared is what the API server stores, and no model
+//! of ours knows all of it.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{Request, header};
+use serde_json::Value;
+use tokio::time::timeout;
+
+/// How long one request may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resource {
+    /// `v1/Namespace`.
+    Namespace,
+    /// `v1/ConfigMap`.
+    ConfigMap,
+    /// `v1/ServiceAccount`.
+    ServiceAccount,
+    /// `v1/Service`.
+    Service,
+    /// `apps/v1/Deployment`.
+    Deployment,
+    /// `gateway.networking.k8s.io/v1/GatewayClass`.
+    GatewayClass,
+    /// `gateway.networking.k8s.io/v1/Gateway`.
+    Gateway,
+    /// `networking.istio.io/v1/ServiceEntry`.
+    ServiceEntry,
+}
+
+impl Resource {
+    /// The kind as objects name it.
+    pub const fn kind(self) -> &'static str {
+        self.names().1
+    }
+
+    /// The group and version as objects name them.
+    pub const fn api_version(self) -> &'static str {
+        self.names().0
+    }
+
+    const fn names(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Namespace => ("v1", "Namespace", "namespaces"),
+            Self::ConfigMap => ("v1", "ConfigMap", "configmaps"),
+            Self::ServiceAccount => ("v1", "ServiceAccount", "serviceaccounts"),
+            Self::Service => ("v1", "Service", "services"),
+            Self::Deployment => ("apps/v1", "Deployment", "deployments"),
+            Self::GatewayClass => ("gateway.networking.k8s.io/v1", "GatewayClass", "gatewayclasses"),
+            Self::Gateway => ("gateway.networking.k8s.io/v1", "Gateway", "gateways"),
+            Self::ServiceEntry => ("networking.istio.io/v1", "ServiceEntry", "serviceentries"),
+        }
+    }
+
+    /// The path of the kind's objects, in one namespace or, if that is empty,
+    /// in all.
+    pub fn path(self, namespace: &str) -> String {
+        let (version, _, plural) = self.names();
+        let root = if version.contains('/') { "/apis" } else { "/api" };
+        match namespace {
+            "" => format!("{root}/{version}/{plural}"),
+            namespace => format!("{root}/{version}/namespaces/{namespace}/{plural}"),
+        }
+    }
+}
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference {
+    /// Its kind.
+    pub resource: Resource,
+    /// Its namespace; empty if the kind has none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Reference {
+    /// The object of that name.
+    pub fn new(resource: Resource, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { resource, namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The one that an object is.
+    pub fn of(resource: Resource, object: &Value) -> Self {
+        let text = |field| object["metadata"][field].as_str().unwrap_or_default();
+        Self::new(resource, text("namespace"), text("name"))
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", self.resource.path(&self.namespace), self.name)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.is_empty() {
+            true => write!(f, "{} {}", self.resource.kind(), self.name),
+            false => write!(f, "{} {}/{}", self.resource.kind(), self.namespace, self.name),
+        }
+    }
+}
+
+/// How an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It is created; one that is there is left alone.
+    Create,
+    /// Fields are applied.
+    Apply,
+    /// Fields of the status are applied.
+    ApplyStatus,
+    /// The status is changed by a JSON patch.
+    PatchStatus,
+}
+
+/// Something to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// What is written.
+    pub object: Reference,
+    /// How.
+    pub manner: Manner,
+    /// The fields.
+    pub body: Value,
+}
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The API server does not do it, or cannot be reached.
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+    /// There was no answer in time.
+    #[error("no answer in {} s", PATIENCE.as_secs())]
+    Late,
+    /// The request is none, because of a name in it.
+    #[error("not a request: {0}")]
+    Malformed(#[from] http::Error),
+}
+
+impl RequestError {
+    /// The HTTP status of a refusal.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Kube(kube::Error::Api(status)) => Some(status.code),
+            Self::Kube(_) | Self::Late | Self::Malformed(_) => None,
+        }
+    }
+}
+
+/// Reads an object; none if there is no such object.
+pub async fn get(client: &kube::Client, object: &Reference) -> Result<Option<Value>, RequestError> {
+    match send(client, "GET", object.path(), "application/json", Vec::new()).await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.code() == Some(404) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lists a part of the objects of a kind, with a query.
+pub async fn list(client: &kube::Client, path: &str, query: &str) -> Result<Value, RequestError> {
+    send(client, "GET", format!("{path}?{query}"), "application/json", Vec::new()).await
+}
+
+/// Writes, and returns the object as it is then. What others own of the same
+/// fields is taken from them: whoever leads is who decides.
+pub async fn write(client: &kube::Client, write: &Write, manager: &str) -> Result<Value, RequestError> {
+    let body = write.body.to_string().into_bytes();
+    let manager = manager.replace('/', "%2F");
+    match write.manner {
+        Manner::Create => {
+            let path = format!("{}?fieldManager={manager}", write.object.resource.path(&write.object.namespace));
+            send(client, "POST", path, "application/json", body).await
+        }
+        Manner::PatchStatus => {
+            let path = format!("{}/status?fieldManager={manager}", write.object.path());
+            send(client, "PATCH", path, "application/json-patch+json", body).await
+        }
+        Manner::Apply | Manner::ApplyStatus => {
+            let part = if write.manner == Manner::ApplyStatus { "/status" } else { "" };
+            let path = format!("{}{part}?fieldManager={manager}&force=true", write.object.path());
+            send(client, "PATCH", path, "application/apply-patch+yaml", body).await
+        }
+    }
+}
+
+async fn send(
+    client: &kube::Client,
+    method: &str,
+    uri: String,
+    media: &str,
+    body: Vec<u8>,
+) -> Result<Value, RequestError> {
+    let request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header(header::ACCEPT, "application/json")
+        .header(header::CONTENT_TYPE, media)
+        .body(body)?;
+    match timeout(PATIENCE, client.request(request)).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(RequestError::Late),
+    }
+}
