@@ -201,12 +201,13 @@ pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Liste
         filters: vec![filter("envoy.filters.network.http_connection_manager", &manager)],
         ..Default::default()
     };
-    let hbone = |v6| socket(SocketAddr::new(wildcard(v6), crate::model::waypoint::PORT));
-    let more = (scope.families == Families::Dual)
-        .then(|| AdditionalAddress { address: Some(hbone(true)), ..Default::default() });
+    let hbone = |address| socket(SocketAddr::new(address, crate::model::waypoint::PORT));
+    let more = (scope.families == Families::Dual && scope.loopback.is_none())
+        .then(|| AdditionalAddress { address: Some(hbone(wildcard(true))), ..Default::default() });
+    let main = scope.loopback.unwrap_or_else(|| wildcard(scope.families == Families::V6));
     Listener {
         name: CONNECT_TERMINATE.into(),
-        address: Some(hbone(scope.families == Families::V6)),
+        address: Some(hbone(main)),
         additional_addresses: more.into_iter().collect(),
         connection_balance_config: Some(ConnectionBalanceConfig {
             balance_type: Some(BalanceType::ExactBalance(ExactBalance {})),
