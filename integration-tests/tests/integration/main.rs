@@ -19,6 +19,7 @@ mod rbac;
 mod outage;
 mod soak;
 mod waypoint;
+mod demo;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         waypoint_gateway_api(""): weights_and_headers, filters;
         waypoint_policies(""): requests_and_callers, nothing_allowed, tokens, never_mixed;
         waypoint_protocols(""): tcp, sniffed, unready, captured;
+        demo(""): ends_well;
         envoy(""): starts, refuses_what_it_does_not_know;
         enrolment(""): annotated_pods_only, kinds_of_workloads;
         policy(""): authorization_policies, peer_authentications;
