@@ -29,12 +29,15 @@ export FAIRWAY_KUBECTL ?= $(tools)/bin/kubectl
 export PYTHONDONTWRITEBYTECODE := 1
 
 ##@ Start here
-.PHONY: help run test
+.PHONY: help run demo test
 help: ## list what can be made
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build and start Fairway on examples/bookinfo, no cluster needed (CONFIG=DIR, RELEASE=0)
 	@RELEASE=$(RELEASE) CARGO_FLAGS="$(CARGO_FLAGS)" scripts/run.sh $(CONFIG)
+
+demo: envoy binary ## send requests through a waypoint on a real Envoy, no cluster needed
+	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin demo
 
 test: check integration python-tests ## all tests; what CI runs
 

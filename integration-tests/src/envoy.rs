@@ -42,6 +42,12 @@ impl Envoy {
         Self { admin, child: Child::start("envoy", &mut command, &files.log) }
     }
 
+    /// One that another program, such as an agent, has started or will start.
+    /// It ends with that program.
+    pub fn of(child: Child, admin: SocketAddr) -> Self {
+        Self { admin, child }
+    }
+
     /// Starts one and waits until it is ready.
     pub async fn start(bootstrap: &str) -> Self {
         let envoy = Self::launch(bootstrap);
@@ -95,7 +101,8 @@ impl Envoy {
         }
     }
 
-    async fn get(&self, path: &str) -> Result<(u16, String), String> {
+    /// The status and body of a GET of its administration.
+    pub async fn get(&self, path: &str) -> Result<(u16, String), String> {
         let get = async {
             let mut stream = TcpStream::connect(self.admin).await?;
             // Envoy knows no HTTP/1.0, and an answer without chunks is easier
@@ -120,6 +127,11 @@ impl Envoy {
     /// Everything it logged.
     pub fn log(&self) -> String {
         self.child.log()
+    }
+
+    /// The file it logs to.
+    pub fn log_path(&self) -> &std::path::Path {
+        self.child.log_path()
     }
 
     /// Panics if it has ended.

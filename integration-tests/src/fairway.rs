@@ -1,6 +1,7 @@
 //! The process under test: `fairway discovery` on free loopback ports.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -13,10 +14,15 @@ use tokio::net::TcpStream;
 use crate::child::{Child, free_address};
 use crate::{cluster, eventually, runner};
 
+/// The program under test.
+pub fn binary() -> PathBuf {
+    cluster::tool("FAIRWAY_BIN", "target/debug/fairway")
+}
+
 /// How to start a control plane.
 #[derive(Clone)]
 pub struct Options {
-    kubeconfig: PathBuf,
+    source: Vec<OsString>,
     flags: Vec<String>,
     environment: BTreeMap<String, String>,
 }
@@ -24,6 +30,16 @@ pub struct Options {
 impl Options {
     /// A control plane with the rights of a kubeconfig.
     pub fn new(kubeconfig: &Path) -> Self {
+        Self::of(vec!["--kubeconfig".into(), kubeconfig.into()])
+    }
+
+    /// A control plane of a folder of YAML, without a cluster. Its own files,
+    /// of which some are secret, are in `state`.
+    pub fn folder(config: &Path, state: &Path) -> Self {
+        Self::of(vec!["--configDir".into(), config.into(), "--stateDir".into(), state.into()])
+    }
+
+    fn of(source: Vec<OsString>) -> Self {
         let environment = [
             ("CA_TRUSTED_NODE_ACCOUNTS", "istio-system/ztunnel"),
             ("POD_NAMESPACE", "istio-system"),
@@ -31,7 +47,7 @@ impl Options {
             ("REVISION", "default"),
         ];
         let environment = environment.map(|(name, value)| (name.to_string(), value.to_string()));
-        Self { kubeconfig: kubeconfig.into(), flags: vec![], environment: environment.into() }
+        Self { source, flags: vec![], environment: environment.into() }
     }
 
     /// With one more flag.
@@ -66,8 +82,8 @@ impl Fairway {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let [grpc, secure_grpc, http, https, monitoring] = std::array::from_fn(|_| free_address());
-        let mut command = Command::new(cluster::tool("FAIRWAY_BIN", "target/debug/fairway"));
-        command.arg("discovery").arg("--kubeconfig").arg(&options.kubeconfig);
+        let mut command = Command::new(binary());
+        command.arg("discovery").args(&options.source);
         let addresses = [
             ("--grpcAddr", grpc),
             ("--secureGRPCAddr", secure_grpc),

@@ -17,6 +17,10 @@ pub mod fairway;
 pub mod ztunnel;
 pub mod envoy;
 pub mod certificate;
+pub mod identity;
+pub mod echo;
+pub mod hbone;
+pub mod waypoint;
 pub mod expected;
 
 use std::fmt::Debug;

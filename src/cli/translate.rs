@@ -87,6 +87,7 @@ fn scope(flags: &Translate) -> anyhow::Result<Option<Scope>> {
         gateway: gateway.into(),
         capabilities: if flags.istio_proxy { Capabilities::ISTIO } else { Capabilities::STOCK },
         families: Families::V4,
+        loopback: None,
     })))
 }
 

@@ -5,6 +5,7 @@
 //! (`connect_originate`). The three are joined by internal connections.
 //! <https://www.envoyproxy.io/docs/envoy/latest/configuration/other_features/internal_listener>
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -19,7 +20,10 @@ use envoy_types::pb::envoy::config::listener::v3::listener::{
     ConnectionBalanceConfig, InternalListenerConfig, ListenerSpecifier,
 };
 use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
-use envoy_types::pb::envoy::config::listener::v3::{AdditionalAddress, Filter, FilterChain, Listener, ListenerFilter};
+use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::{MatchSet, Rule};
+use envoy_types::pb::envoy::config::listener::v3::{
+    AdditionalAddress, Filter, FilterChain, Listener, ListenerFilter, ListenerFilterChainMatchPredicate as Predicate,
+};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::upgrade_config::ConnectConfig;
 use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, UpgradeConfig as RouteUpgrade};
@@ -46,6 +50,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
     ClusterSpecifier as TcpCluster, TunnelingConfig,
 };
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use prost::{Message, Name};
 
 use super::cluster::{ENCAP, MAIN_INTERNAL};
@@ -201,12 +206,13 @@ pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Liste
         filters: vec![filter("envoy.filters.network.http_connection_manager", &manager)],
         ..Default::default()
     };
-    let hbone = |v6| socket(SocketAddr::new(wildcard(v6), crate::model::waypoint::PORT));
-    let more = (scope.families == Families::Dual)
-        .then(|| AdditionalAddress { address: Some(hbone(true)), ..Default::default() });
+    let hbone = |address| socket(SocketAddr::new(address, crate::model::waypoint::PORT));
+    let more = (scope.families == Families::Dual && scope.loopback.is_none())
+        .then(|| AdditionalAddress { address: Some(hbone(wildcard(true))), ..Default::default() });
+    let main = scope.loopback.unwrap_or_else(|| wildcard(scope.families == Families::V6));
     Listener {
         name: CONNECT_TERMINATE.into(),
-        address: Some(hbone(scope.families == Families::V6)),
+        address: Some(hbone(main)),
         additional_addresses: more.into_iter().collect(),
         connection_balance_config: Some(ConnectionBalanceConfig {
             balance_type: Some(BalanceType::ExactBalance(ExactBalance {})),
@@ -243,19 +249,54 @@ pub fn connect_originate() -> Listener {
     }
 }
 
+/// Which ports of connections that arrive at `main_internal` are looked into.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// Ports that declare their protocol. Looking for HTTP would only wait for
+    /// the client, which in some protocols waits for the server.
+    pub declared: BTreeSet<u16>,
+    /// Ports that declare nothing, of whatever service: on them HTTP is looked
+    /// for.
+    pub undeclared: BTreeSet<u16>,
+    /// Ports that may carry TLS: only on them it is looked for.
+    pub tls: BTreeSet<u16>,
+}
+
 /// `main_internal` without its filter chains, which are made one by one.
-pub fn main_internal(inspect_tls: bool) -> Listener {
+pub fn main_internal(inspected: &Inspected) -> Listener {
+    let declared: Vec<_> = inspected.declared.difference(&inspected.undeclared).copied().collect();
     let mut filters = vec![
         listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
-        listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {}),
+        ListenerFilter {
+            filter_disabled: any_port(&declared),
+            ..listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {})
+        },
     ];
-    if inspect_tls {
-        filters.push(listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default()));
+    let tls: Vec<_> = inspected.tls.iter().copied().collect();
+    if let Some(tls) = any_port(&tls) {
+        filters.push(ListenerFilter {
+            filter_disabled: Some(Predicate { rule: Some(Rule::NotMatch(Box::new(tls))) }),
+            ..listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default())
+        });
     }
     Listener {
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: filters,
         ..internal_listener(MAIN_INTERNAL)
+    }
+}
+
+/// Matches connections for any of these ports; `None` if there are none.
+fn any_port(ports: &[u16]) -> Option<Predicate> {
+    let one = |port: &u16| {
+        let start = i32::from(*port);
+        Predicate { rule: Some(Rule::DestinationPortRange(Int32Range { start, end: start + 1 })) }
+    };
+    match ports {
+        [] => None,
+        [port] => Some(one(port)),
+        // A set of one is refused.
+        several => Some(Predicate { rule: Some(Rule::OrMatch(MatchSet { rules: several.iter().map(one).collect() })) }),
     }
 }
 
@@ -305,3 +346,6 @@ pub fn direct_chains(
         http_chain("direct-http", vec![first()], &manager),
     ]
 }
+
+#[cfg(test)]
+mod tests;

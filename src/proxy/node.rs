@@ -54,6 +54,8 @@ pub struct Node {
     pub capabilities: Capabilities,
     /// The address families it has.
     pub families: Families,
+    /// Its own address, if that is one of loopback.
+    pub loopback: Option<IpAddr>,
 }
 
 /// Names the Gateway that a pod serves.
@@ -65,7 +67,7 @@ impl Node {
         let malformed = || Status::invalid_argument("node id is not type~ip~name.namespace~domain");
         let mut parts = node.id.split('~');
         let (kind, ip, name, domain) = (parts.next(), parts.next(), parts.next(), parts.next());
-        let (Some(kind), Some(_), Some(name), Some(_), None) = (kind, ip, name, domain, parts.next()) else {
+        let (Some(kind), Some(ip), Some(name), Some(_), None) = (kind, ip, name, domain, parts.next()) else {
             return Err(malformed());
         };
         let kind = match kind {
@@ -93,7 +95,8 @@ impl Node {
             version: version.unwrap_or("unknown").into(),
             gateway: label(node, GATEWAY_NAME).map(Into::into),
             capabilities: Capabilities::of(node, version.is_some()),
-            families: families(ip.into_iter().chain(metadata(node, "INSTANCE_IPS"))),
+            families: families(std::iter::once(ip).chain(metadata(node, "INSTANCE_IPS"))),
+            loopback: ip.parse().ok().filter(IpAddr::is_loopback),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What a proxy is told depends on this, and on nothing else about it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Capabilities, Node, NodeKind};
@@ -23,6 +24,10 @@ pub struct WaypointScope {
     pub capabilities: Capabilities,
     /// The address families it listens on.
     pub families: Families,
+    /// The only address it listens on, if that is one of loopback: such a proxy
+    /// is not alone on its address, as one in a pod is, and several may run on
+    /// one machine without a cluster.
+    pub loopback: Option<IpAddr>,
 }
 
 /// The address families of a proxy, which decide what it listens on and which
@@ -47,6 +52,7 @@ impl Scope {
                 gateway: node.gateway.clone()?,
                 capabilities: node.capabilities,
                 families: node.families,
+                loopback: node.loopback,
             })),
             NodeKind::Sidecar | NodeKind::Router | NodeKind::Ztunnel | NodeKind::Agentgateway => None,
         }

@@ -132,6 +132,7 @@ fn proxy(text: &str) -> Option<Scope> {
         gateway: gateway.0.into(),
         capabilities: gateway.1,
         families: Families::V4,
+        loopback: None,
     }))
 }
 

@@ -1,4 +1,5 @@
-//! Fairway in front of a real Kubernetes API, seen by a strict ztunnel.
+//! Fairway in front of a real Kubernetes API, seen by a strict ztunnel; and in
+//! front of a folder, with a real Envoy as its waypoint.
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails a test")]
 #![allow(clippy::large_futures, reason = "a test runs once")]
 
@@ -18,10 +19,16 @@ mod undecodable;
 mod rbac;
 mod outage;
 mod soak;
+mod waypoint;
+mod demo;
 
 use std::process::ExitCode;
 
 use fairway_integration_tests::{runner, tests};
+use waypoint::{
+    changes as waypoint_changes, gateway_api as waypoint_gateway_api, policies as waypoint_policies,
+    protocols as waypoint_protocols, routes as waypoint_routes,
+};
 
 fn main() -> ExitCode {
     // The long ones first: they end last.
@@ -39,6 +46,12 @@ fn main() -> ExitCode {
         root(""): config_maps, new_root, continued_root;
         deployment(""): roll, namespace_deleted;
         encoding(""): protobuf_is_json;
+        waypoint_changes(""): under_load;
+        waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset;
+        waypoint_gateway_api(""): weights_and_headers, filters;
+        waypoint_policies(""): requests_and_callers, nothing_allowed, tokens, never_mixed;
+        waypoint_protocols(""): tcp, sniffed, unready, captured;
+        demo(""): ends_well;
         envoy(""): starts, refuses_what_it_does_not_know;
         enrolment(""): annotated_pods_only, kinds_of_workloads;
         policy(""): authorization_policies, peer_authentications;
@@ -49,6 +62,7 @@ fn main() -> ExitCode {
         Box::pin(async {
             mesh::stop().await;
             outage::stop().await;
+            waypoint::stop().await;
         })
     })
 }

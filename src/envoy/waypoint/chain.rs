@@ -14,7 +14,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::envoy::cluster::{ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
-use crate::envoy::listener::{self, connection_manager};
+use crate::envoy::listener::{self, Inspected, connection_manager};
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::{self, ClusterRef};
@@ -40,8 +40,8 @@ struct Chains {
     ports: OnMatch,
     /// Encoded filter chains.
     chains: Vec<Message>,
-    /// Whether one of its ports may carry TLS.
-    tls: bool,
+    /// What its ports declare.
+    inspected: Inspected,
     /// Where its routes lead that the waypoint does not serve.
     references: BTreeSet<Destination>,
 }
@@ -87,7 +87,13 @@ pub(super) fn add_main_internal(
 
 /// Puts the listener together.
 fn listener(services: &[&Chains], direct: [FilterChain; 2]) -> Message {
-    let mut message = encode::bytes(&listener::main_internal(services.iter().any(|service| service.tls)));
+    let mut inspected = Inspected::default();
+    for service in services {
+        inspected.declared.extend(&service.inspected.declared);
+        inspected.undeclared.extend(&service.inspected.undeclared);
+        inspected.tls.extend(&service.inspected.tls);
+    }
+    let mut message = encode::bytes(&listener::main_internal(&inspected));
     for chain in services.iter().flat_map(|service| &service.chains) {
         put(&mut message, FILTER_CHAINS, chain);
     }
@@ -134,8 +140,20 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
         ranges: ranges.collect(),
         ports: OnMatch::matcher(exact(Input::DestinationPort, matches, None)),
         chains: encoded,
-        tls: ports(service).any(|port| port.protocol == Protocol::Tls),
+        inspected: inspected(service),
         references: references.into_inner(),
+    }
+}
+
+/// What the ports of a service declare.
+fn inspected(service: &Service) -> Inspected {
+    let with = |wanted: fn(Protocol) -> bool| {
+        ports(service).filter(|port| wanted(port.protocol)).map(|port| port.number).collect::<BTreeSet<_>>()
+    };
+    Inspected {
+        declared: with(|protocol| protocol != Protocol::Unknown),
+        undeclared: with(|protocol| protocol == Protocol::Unknown),
+        tls: with(|protocol| protocol == Protocol::Tls),
     }
 }
 

@@ -21,6 +21,7 @@ fn scope() -> Scope {
         gateway: "wp".into(),
         capabilities: Capabilities::STOCK,
         families: Families::V4,
+        loopback: None,
     })
 }
 

@@ -1,0 +1,124 @@
+//! A workload's certificate, as an agent or a ztunnel gets it, and the mutual
+//! TLS of HBONE that it is for.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::process::Command;
+
+use openssl::pkey::{PKey, Private};
+use openssl::ssl::{
+    SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslRef, SslVerifyMode, SslVersion, select_next_proto,
+};
+use openssl::x509::X509;
+use openssl::x509::store::X509StoreBuilder;
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+use crate::certificate::{Csr, create, p256};
+use crate::fairway::{self, Fairway};
+use crate::ztunnel::{Options, Tls};
+
+/// The only protocol of HBONE, as ALPN writes it.
+const H2: &[u8] = b"\x02h2";
+
+/// Who a workload is, and the proof.
+pub struct Identity {
+    /// Its SPIFFE ID.
+    pub name: String,
+    key: PKey<Private>,
+    /// The leaf first.
+    chain: Vec<X509>,
+    roots: Vec<X509>,
+}
+
+/// A token of the development issuer, for a control plane without a cluster.
+pub fn token(state: &Path, namespace: &str, account: &str) -> String {
+    let mut command = Command::new(fairway::binary());
+    command.arg("token").arg("--stateDir").arg(state);
+    let output = command.args(["--namespace", namespace, "--serviceAccount", account]).output().unwrap();
+    assert!(output.status.success(), "fairway token: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+impl Identity {
+    /// That of a service account, of a control plane without a cluster, which
+    /// has its files in `state`.
+    pub async fn of(fairway: &Fairway, state: &Path, namespace: &str, account: &str) -> Self {
+        let roots = std::fs::read_to_string(state.join("root-cert.pem")).unwrap();
+        let options = Options {
+            tls: Some(Tls::istiod(roots.clone())),
+            token: Some(token(state, namespace, account)),
+            ..Options::plaintext(fairway.secure_grpc)
+        };
+        let name = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
+        let key = p256();
+        let response = create(&options, Csr::new(key.clone()).uri(&name).pem(), None).await;
+        let chain = response.unwrap_or_else(|status| panic!("{name}: {status:?}")).cert_chain;
+        let chain = chain.iter().flat_map(|pem| X509::stack_from_pem(pem.as_bytes()).unwrap()).collect();
+        Self { name, key, chain, roots: X509::stack_from_pem(roots.as_bytes()).unwrap() }
+    }
+
+    fn present(&self, context: &mut SslContextBuilder) -> Result<(), openssl::error::ErrorStack> {
+        context.set_min_proto_version(Some(SslVersion::TLS1_3))?;
+        context.set_certificate(&self.chain[0])?;
+        // The last is the root, which the peer has.
+        for intermediate in &self.chain[1..self.chain.len().saturating_sub(1).max(1)] {
+            context.add_extra_chain_cert(intermediate.clone())?;
+        }
+        context.set_private_key(&self.key)?;
+        let mut roots = X509StoreBuilder::new()?;
+        for root in &self.roots {
+            roots.add_cert(root.clone())?;
+        }
+        context.set_cert_store(roots.build());
+        Ok(())
+    }
+
+    /// Opens mutual TLS to a peer, whose identity is returned too.
+    pub async fn connect(&self, stream: TcpStream) -> Result<(SslStream<TcpStream>, String), String> {
+        let shake = async {
+            let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+            self.present(&mut builder)?;
+            builder.set_alpn_protos(H2)?;
+            let mut configuration = builder.build().configure()?;
+            // Peers have identities, not names.
+            configuration.set_use_server_name_indication(false);
+            configuration.set_verify_hostname(false);
+            let mut stream = SslStream::new(configuration.into_ssl("")?, stream)?;
+            Pin::new(&mut stream).connect().await?;
+            Ok::<_, openssl::ssl::Error>(stream)
+        };
+        let stream = shake.await.map_err(|error| error.to_string())?;
+        let peer = peer(stream.ssl())?;
+        Ok((stream, peer))
+    }
+
+    /// Takes mutual TLS from a peer, whose identity is returned too.
+    pub async fn accept(&self, stream: TcpStream) -> Result<(SslStream<TcpStream>, String), String> {
+        let shake = async {
+            let mut builder = SslAcceptor::mozilla_modern_v5(SslMethod::tls_server())?;
+            self.present(&mut builder)?;
+            builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+            builder.set_alpn_select_callback(|_, offered| {
+                select_next_proto(H2, offered).ok_or(openssl::ssl::AlpnError::ALERT_FATAL)
+            });
+            let mut stream = SslStream::new(openssl::ssl::Ssl::new(builder.build().context())?, stream)?;
+            Pin::new(&mut stream).accept().await?;
+            Ok::<_, openssl::ssl::Error>(stream)
+        };
+        let stream = shake.await.map_err(|error| error.to_string())?;
+        let peer = peer(stream.ssl())?;
+        Ok((stream, peer))
+    }
+}
+
+/// The one URI of a peer's certificate.
+fn peer(ssl: &SslRef) -> Result<String, String> {
+    let leaf = ssl.peer_certificate().ok_or("the peer has no certificate")?;
+    let names = leaf.subject_alt_names().ok_or("the peer's certificate has no names")?;
+    let uris: Vec<_> = names.iter().filter_map(|name| name.uri()).collect();
+    match uris.as_slice() {
+        [one] => Ok((*one).to_owned()),
+        other => Err(format!("the peer's names are {other:?}")),
+    }
+}

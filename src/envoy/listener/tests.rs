@@ -1,0 +1,71 @@
+//! Where waypoints listen, and which ports they look into.
+
+use std::net::IpAddr;
+
+use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
+use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::Rule;
+
+use super::*;
+
+fn terminate(families: Families, loopback: Option<&str>) -> Vec<String> {
+    let scope = WaypointScope {
+        namespace: "ns".into(),
+        gateway: "wp".into(),
+        capabilities: Capabilities::STOCK,
+        families,
+        loopback: loopback.map(|address| address.parse().unwrap()),
+    };
+    let listener = connect_terminate(&scope, &["cluster.local"]);
+    let more = listener.additional_addresses.into_iter().filter_map(|more| more.address);
+    let all = listener.address.into_iter().chain(more).filter_map(|address| address.address);
+    let text = |address| match address {
+        AddressKind::SocketAddress(socket) => socket.address,
+        other => panic!("{other:?}"),
+    };
+    all.map(text).collect()
+}
+
+#[test]
+fn hbone_is_taken_on_all_addresses_of_a_pod() {
+    assert_eq!(terminate(Families::V4, None), ["0.0.0.0"]);
+    assert_eq!(terminate(Families::V6, None), ["::"]);
+    assert_eq!(terminate(Families::Dual, None), ["0.0.0.0", "::"]);
+}
+
+#[test]
+fn a_waypoint_on_loopback_listens_there_only() {
+    assert_eq!(terminate(Families::V4, Some("127.0.9.9")), ["127.0.9.9"]);
+    assert_eq!(terminate(Families::Dual, Some("127.0.9.9")), ["127.0.9.9"]);
+    assert!("127.0.9.9".parse::<IpAddr>().unwrap().is_loopback());
+}
+
+/// Whether a filter is run for a connection to a port.
+fn runs(listener: &Listener, filter: &str, port: u16) -> bool {
+    fn matches(predicate: &Predicate, port: i32) -> bool {
+        match predicate.rule.as_ref().unwrap() {
+            Rule::DestinationPortRange(range) => (range.start..range.end).contains(&port),
+            Rule::OrMatch(set) => {
+                assert!(set.rules.len() > 1, "Envoy refuses a set of one");
+                set.rules.iter().any(|one| matches(one, port))
+            }
+            Rule::NotMatch(inner) => !matches(inner, port),
+            other => panic!("{other:?}"),
+        }
+    }
+    let filter = listener.listener_filters.iter().find(|one| one.name == format!("envoy.filters.listener.{filter}"));
+    filter.is_some_and(|filter| filter.filter_disabled.as_ref().is_none_or(|disabled| !matches(disabled, port.into())))
+}
+
+#[test]
+fn only_ports_that_declare_nothing_are_searched_for_http() {
+    let inspected = Inspected { declared: [80, 443, 3306].into(), undeclared: [80, 9000].into(), tls: [443].into() };
+    let listener = main_internal(&inspected);
+    let http: Vec<_> =
+        [80, 443, 3306, 9000, 1].into_iter().filter(|port| runs(&listener, "http_inspector", *port)).collect();
+    // One service declares 80, another does not; 1 is nobody's.
+    assert_eq!(http, [80, 9000, 1]);
+    let tls: Vec<_> = [80, 443, 9000].into_iter().filter(|port| runs(&listener, "tls_inspector", *port)).collect();
+    assert_eq!(tls, [443]);
+    let none = main_internal(&Inspected { declared: [80].into(), ..Inspected::default() });
+    assert!(!runs(&none, "http_inspector", 80) && !runs(&none, "tls_inspector", 80));
+}
