@@ -51,7 +51,7 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "istio-waypoint",
         controller: "istio.io/mesh-controller",
-        description: "Waypoints: proxies that apply HTTP routes and policies inside the mesh",
+        description: "Waypoints: HTTP routes and policies inside the mesh",
     },
     Class {
         name: OLD_WAYPOINT_CLASS,

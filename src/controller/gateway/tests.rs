@@ -425,6 +425,8 @@ fn classes_are_made_and_those_of_others_are_theirs() {
 #[test]
 fn every_class_of_ours_has_a_controller() {
     for one in class::CLASSES {
+        // The API's limit.
+        assert!(one.description.len() <= 64, "{}", one.name);
         assert!(class::CONTROLLERS.iter().any(|controller| controller.name == one.controller), "{}", one.name);
     }
 }
