@@ -13,6 +13,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::identity::Identity;
@@ -95,7 +96,11 @@ impl Client {
         let tunnel = self.tunnel(destination).await?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(tunnel)).await.map_err(|error| format!("{error:?}"))?;
-        tokio::spawn(connection);
+        tokio::spawn(async move {
+            if let Ok(parts) = connection.without_shutdown().await {
+                close(parts.io.into_inner()).await;
+            }
+        });
         Ok(Http { sender })
     }
 
@@ -108,6 +113,17 @@ impl Client {
     pub async fn get(&self, destination: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer, String> {
         self.send(destination, request("GET", path, headers)).await
     }
+}
+
+/// Ends a tunnel as ztunnel does, one direction after the other. Envoy ends a
+/// connection on which most tunnels are reset within a second.
+async fn close(mut tunnel: TokioIo<Upgraded>) {
+    let end = async {
+        tunnel.shutdown().await?;
+        tokio::io::copy(&mut tunnel, &mut tokio::io::sink()).await
+    };
+    // Whoever does not end it in turn is left.
+    let _ = tokio::time::timeout(LIMIT, end).await;
 }
 
 /// A request without a body, for a host that nobody looks at.
