@@ -402,12 +402,14 @@ impl Layer {
         self.chunks.at(number).map(|chunk| chunk.frames())
     }
 
-    /// How many resources subscribers of a type are sent.
+    /// How many resources subscribers of a type that is served from this layer
+    /// are sent.
     pub fn count(&self, ty: ResourceType) -> usize {
         self.sizes[ty.projected()].count
     }
 
-    /// The length of all resources that `ty` carries, encoded in a response.
+    /// The length of all resources that `ty`, which is served from this layer,
+    /// carries, encoded in a response.
     pub fn encoded_len(&self, ty: ResourceType, framing: Framing) -> usize {
         match framing {
             Framing::Delta => self.sizes[ty.projected()].delta,

@@ -144,7 +144,7 @@ fn sizes_are_those_of_the_resources() {
         if step % 5 == 0 {
             layer.remove(&format!("r{}", step % 50));
         }
-        for ty in ResourceType::ALL {
+        for ty in [ResourceType::Address, ResourceType::Workload] {
             let carried: Vec<_> = layer.iter().filter(|resource| ty.carries(resource)).collect();
             assert_eq!(layer.count(ty), carried.len());
             for framing in [Framing::Delta, Framing::Sotw] {
