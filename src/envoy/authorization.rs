@@ -6,7 +6,7 @@
 //! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>
 //!
 //! What cannot be honoured lets less through, never more, and is reported:
-//! see [`rule`] for parts of rules. A policy with an action that is not known
+//! `rule.rs` for parts of rules. A policy with an action that is not known
 //! refuses everything; one whose authorizer cannot be asked refuses whatever
 //! it would have asked about.
 
