@@ -13,12 +13,12 @@ mod routes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::ObjectKey;
+use crate::api::{Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
-use crate::model::Model;
 use crate::model::destination_rule::Rule;
 use crate::model::mesh::MeshConfig;
 use crate::model::service::{Port, Protocol, Service, ServiceKey};
+use crate::model::{Model, problem};
 use crate::proxy::{Scope, WaypointScope};
 use crate::xds::resource::ResourceType;
 
@@ -178,9 +178,27 @@ fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {
     });
 }
 
-/// What is to be done with connections to a destination.
-fn rule(cx: &Ctx<'_>, model: &Model, key: &Destination) -> Option<Rule> {
-    model.destination_rules.rule(cx, model.scope(), &waypoint(&key.scope).namespace, &key.service)
+/// The service of a destination, and what is to be done with connections to
+/// it. `None` if they cannot be made as asked for: requests fail then. A cluster
+/// and its endpoints both come from here, as one without the other would have an
+/// Envoy wait, or us.
+fn reachable<'g>(cx: &Ctx<'g>, model: &Model, key: &Destination) -> Option<(&'g Service, Rule)> {
+    let service = cx.get(model.services, &key.service)?;
+    let client = &waypoint(&key.scope).namespace;
+    let rule = model.destination_rules.rule(cx, model.scope(), client, &key.service).unwrap_or_default();
+    // A subset that is gone is nobody's.
+    if !key.subset.is_empty() && rule.subset(&key.subset).is_none() {
+        return None;
+    }
+    let policy = rule.policy(key.port, &key.subset);
+    let tls = policy.tls.filter(|tls| !matches!(&*tls.mode, "" | "DISABLE" | "ISTIO_MUTUAL"));
+    let field = tls.map(|_| "tls").or_else(|| policy.proxy_protocol.map(|_| "proxyProtocol"));
+    let (Some(field), Some(origin)) = (field, &rule.origin) else { return Some((service, rule)) };
+    let meta = Meta { namespace: origin.namespace.clone(), name: origin.name.clone(), ..Meta::default() };
+    let field = format!("spec.trafficPolicy.{field}");
+    let message = "a waypoint does not do this yet; it does not connect rather than connect without";
+    cx.diagnose(problem("DestinationRule", &meta, field, "UnsupportedValue", message));
+    None
 }
 
 fn add_clusters(
@@ -192,8 +210,7 @@ fn add_clusters(
 ) {
     let model = model.clone();
     to.add(graph, table, ResourceType::Cluster, destinations, move |cx, key, protocol| {
-        let service = cx.get(model.services, &key.service)?;
-        let rule = rule(cx, &model, key).unwrap_or_default();
+        let (service, rule) = reachable(cx, &model, key)?;
         let policy = rule.policy(key.port, &key.subset);
         // Bytes are passed on as they are.
         let protocol = if key.handling == Handling::Tcp { Protocol::Tcp } else { *protocol };
@@ -211,13 +228,13 @@ fn add_endpoints(
 ) {
     let model = model.clone();
     to.add(graph, table, ResourceType::Endpoints, destinations, move |cx, key, _| {
-        let service = cx.get(model.services, &key.service)?;
+        let (service, rule) = reachable(cx, &model, key)?;
+        if rule.policy(key.port, &key.subset).passthrough() {
+            return None;
+        }
         let mut endpoints = model.endpoints(cx, service);
-        if !key.subset.is_empty() {
-            // A subset that is gone is nobody's.
-            let rule = rule(cx, &model, key)?;
-            let labels = &rule.subset(&key.subset)?.labels;
-            endpoints.retain(|endpoint| labels.select(&endpoint.labels));
+        if let Some(subset) = rule.subset(&key.subset) {
+            endpoints.retain(|endpoint| subset.labels.select(&endpoint.labels));
         }
         let assignment = endpoint::assignment(&key.name(), key.port, &model.settings.cluster, &endpoints);
         Some(encode::bytes(&assignment))

@@ -143,6 +143,13 @@ impl Rule {
 }
 
 impl<'a> Policy<'a> {
+    /// Whether connections go to the address they were for, so that there are
+    /// no endpoints to choose from.
+    pub fn passthrough(&self) -> bool {
+        self.load_balancer
+            .is_some_and(|settings| settings.consistent_hash.is_none() && &*settings.simple == "PASSTHROUGH")
+    }
+
     fn apply(&mut self, policy: &'a TrafficPolicy, port: u16) {
         fn set<'a, T>(setting: &mut Option<&'a T>, to: &'a Option<T>) {
             if to.is_some() {

@@ -5,8 +5,8 @@
 //!
 //! Each file is replayed in several orders; all must end alike.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use fairway_proto::describe;
 use fairway_proto::workload as proto;
@@ -77,6 +77,24 @@ impl World {
             text += &format!("{:?}: {diagnostic}\n", diagnostic.severity);
         }
         text
+    }
+
+    /// Endpoints nobody asks for would hold up listeners, and a cluster that
+    /// asks for some that are not there would hold up an Envoy.
+    fn assert_endpoints_are_asked_for(&self, path: &Path) {
+        let (mut asked, mut there) = (BTreeSet::new(), BTreeSet::new());
+        for ((ty, name), resource) in self.sent() {
+            let by_eds = || {
+                let cluster = describe::to_json(ty.type_url(), &resource.message(ty)).expect("it is of its type");
+                cluster["type"] == "EDS"
+            };
+            match ty {
+                ResourceType::Cluster if by_eds() => _ = asked.insert(name),
+                ResourceType::Endpoints => _ = there.insert(name),
+                _ => {}
+            }
+        }
+        assert_eq!(asked, there, "{}", path.display());
     }
 
     fn hides_fixtures(&self) -> bool {
@@ -177,6 +195,8 @@ fn check(path: &PathBuf) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("{}: {place} ends differently:\n{}", path.display(), difference(&output, &world.text()))),
     };
+
+    world.assert_endpoints_are_asked_for(path);
 
     let mut reversed = World::new(&settings, &proxy);
     reversed.apply(objects.iter().rev().cloned().map(Change::Put));
