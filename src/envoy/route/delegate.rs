@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Problem;
 use crate::api::virtual_service::{Destination, HttpMatchRequest, HttpRoute, StringMatch, VirtualService};
 use crate::api::{Labels, ObjectKey};
+use crate::model::by_host;
 
 /// The most matches that two rules may have together.
 const MOST_MATCHES: usize = 4096;
@@ -73,17 +74,10 @@ pub fn resolve<'a>(
     resolved
 }
 
-/// A host in full: one without a dot is a service of the namespace.
-pub fn qualified(host: &str, namespace: &str, domain: &str) -> Arc<str> {
-    match host.is_empty() || host.contains(['.', '*']) {
-        true => host.into(),
-        false => format!("{host}.{namespace}.svc.{domain}").into(),
-    }
-}
-
 fn qualified_route(http: &HttpRoute, namespace: &str, domain: &str) -> HttpRoute {
     let mut http = http.clone();
-    let qualify = |destination: &mut Destination| destination.host = qualified(&destination.host, namespace, domain);
+    let qualify =
+        |destination: &mut Destination| destination.host = by_host::resolve(&destination.host, namespace, domain);
     http.route.iter_mut().for_each(|one| qualify(&mut one.destination));
     http.mirror.iter_mut().for_each(qualify);
     http.mirrors.iter_mut().for_each(|one| qualify(&mut one.destination));

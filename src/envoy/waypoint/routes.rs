@@ -23,6 +23,7 @@ use crate::envoy::name::{self, Handling};
 use crate::envoy::route::gateway_api::{self, Backends, Invalid};
 use crate::envoy::route::{self, ClusterRef, Problem, RouteRequest, Semantics, UNKNOWN_SERVICE, delegate};
 use crate::graph::Ctx;
+use crate::model::by_host::resolve;
 use crate::model::service::{Port, Protocol, Service, ServiceKey};
 use crate::model::virtual_service::attached;
 use crate::model::{Model, problem};
@@ -226,8 +227,7 @@ impl Routing<'_> {
             if let Some(rule) = one.spec.tcp.iter().find(applies) {
                 let mut to = rule.route.clone();
                 for one_to in &mut to {
-                    one_to.destination.host =
-                        delegate::qualified(&one_to.destination.host, &one.meta.namespace, domain);
+                    one_to.destination.host = resolve(&one_to.destination.host, &one.meta.namespace, domain);
                 }
                 return self.to(own, &format!("{}.{}", one.meta.name, one.meta.namespace), &to);
             }

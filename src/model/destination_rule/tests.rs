@@ -26,7 +26,7 @@ fn hosts_are_resolved_beside_the_object() {
     assert_eq!(resolved("reviews"), "reviews.ns.svc.cluster.local");
     assert_eq!(resolved("reviews.other"), "reviews.other");
     assert_eq!(resolved("*.example.com"), "*.example.com");
-    assert_eq!(resolved("*"), "*");
+    assert_eq!((resolved("*"), resolved("")), ("*".into(), "".into()));
 }
 
 #[test]

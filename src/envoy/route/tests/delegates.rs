@@ -1,4 +1,4 @@
-use super::super::delegate::{Resolved, qualified, resolve};
+use super::super::delegate::{Resolved, resolve};
 use super::*;
 use crate::api::ObjectKey;
 use crate::api::virtual_service::VirtualService;
@@ -98,11 +98,4 @@ fn a_rule_without_its_delegate_vanishes() {
         merges(&format!("[{{delegate: {reference}}}]"), &["http[0].delegate InvalidReference"]);
     }
     merges("[{delegate: {name: chain, namespace: team}}]", &["http[0].delegate UnsupportedValue"]);
-}
-
-#[test]
-fn short_hosts_are_services_of_the_namespace() {
-    for (host, wanted) in [("a", "a.ns.svc.x"), ("a.b", "a.b"), ("", ""), ("*", "*")] {
-        assert_eq!(&*qualified(host, "ns", "x"), wanted);
-    }
 }
