@@ -3,31 +3,34 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::listener::v3::FilterChain;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::xds::core::v3::CidrRange;
+use ipnet::IpNet;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use crate::envoy::cluster::discovery::dns_cache;
 use crate::envoy::cluster::{ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
-use crate::envoy::listener::{self, Inspected, connection_manager};
+use crate::envoy::listener::{self, DIRECT_HTTP, DIRECT_TCP, Inspected, connection_manager};
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::{self, ClusterRef};
 use crate::envoy::{Configs, access_log};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
-use crate::model::service::{Protocol, Service};
+use crate::model::service::{Protocol, Resolution, Service};
 use crate::proxy::Scope;
 use crate::xds::resource::ResourceType;
 
 use super::policies::Policies;
 use super::routes::Routing;
-use super::{Destination, Fixture, Served, by_scope, handlings, ports};
+use super::{Destination, Fixture, Served, by_scope, gateway, handlings, ports, waypoint};
 
 /// A service's part of the listener.
 #[derive(PartialEq)]
@@ -80,16 +83,20 @@ pub(super) fn add_main_internal(
     to.add(graph, "waypoint_main_listener", ResourceType::Listener, listeners, move |cx, key, ()| {
         let mut services: Vec<&Chains> = cx.fetch(chains, &key.scope).map(|(_, chains)| chains).collect();
         services.sort_by(|a, b| a.age.cmp(&b.age));
-        Some(listener(&services, direct_chains(cx, &model, &key.scope)))
+        let workloads = cx.get(model.attached_workloads, &gateway(&key.scope));
+        let workloads = workloads.map(Vec::as_slice).unwrap_or_default();
+        Some(listener(&services, workloads, direct_chains(cx, &model, &key.scope)))
     });
     referenced
 }
 
-/// Puts the listener together.
-fn listener(services: &[&Chains], direct: [FilterChain; 2]) -> Message {
-    let mut inspected = Inspected::default();
+/// Puts the listener together. `workloads` are the addresses of those that are
+/// attached, to which the chains `direct` lead.
+fn listener(services: &[&Chains], workloads: &[IpAddr], direct: [FilterChain; 2]) -> Message {
+    let mut inspected = Inspected { workloads: !workloads.is_empty(), ..Inspected::default() };
     for service in services {
-        inspected.declared.extend(&service.inspected.declared);
+        inspected.http.extend(&service.inspected.http);
+        inspected.bytes.extend(&service.inspected.bytes);
         inspected.undeclared.extend(&service.inspected.undeclared);
         inspected.tls.extend(&service.inspected.tls);
     }
@@ -101,9 +108,14 @@ fn listener(services: &[&Chains], direct: [FilterChain; 2]) -> Message {
         put(&mut message, FILTER_CHAINS, &encode::bytes(&chain));
     }
     let ranges = services.iter().filter(|service| !service.ranges.is_empty());
-    let matchers = ranges
+    let mut matchers: Vec<_> = ranges
         .map(|service| IpRangeMatcher { ranges: service.ranges.clone(), on_match: Some(service.ports.clone()) })
         .collect();
+    if !workloads.is_empty() {
+        let host = |address: &IpAddr| range(&IpNet::from(*address));
+        let on_match = Some(OnMatch::matcher(sniff(DIRECT_HTTP, DIRECT_TCP)));
+        matchers.push(IpRangeMatcher { ranges: workloads.iter().map(host).collect(), on_match });
+    }
     put(&mut message, FILTER_CHAIN_MATCHER, &matcher::destination(matchers).encode_to_vec());
     message
 }
@@ -115,10 +127,6 @@ fn put(message: &mut Message, field: u32, value: &[u8]) {
 }
 
 fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
-    let ranges = service.addresses.iter().map(|range| CidrRange {
-        address_prefix: range.addr().to_string(),
-        prefix_len: uint32(range.prefix_len().into()),
-    });
     let references = RefCell::default();
     let policies = Policies::of(cx, model, &key.scope, Some(service), &references);
     let mut encoded = Vec::new();
@@ -137,12 +145,16 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
     }
     Chains {
         age: (service.meta.created, key.clone()),
-        ranges: ranges.collect(),
+        ranges: service.addresses.iter().map(range).collect(),
         ports: OnMatch::matcher(exact(Input::DestinationPort, matches, None)),
         chains: encoded,
         inspected: inspected(service),
         references: references.into_inner(),
     }
+}
+
+fn range(range: &IpNet) -> CidrRange {
+    CidrRange { address_prefix: range.addr().to_string(), prefix_len: uint32(range.prefix_len().into()) }
 }
 
 /// What the ports of a service declare.
@@ -151,9 +163,11 @@ fn inspected(service: &Service) -> Inspected {
         ports(service).filter(|port| wanted(port.protocol)).map(|port| port.number).collect::<BTreeSet<_>>()
     };
     Inspected {
-        declared: with(|protocol| protocol != Protocol::Unknown),
+        http: with(|protocol| matches!(protocol, Protocol::Http11 | Protocol::Http2 | Protocol::Grpc)),
+        bytes: with(|protocol| matches!(protocol, Protocol::Tcp | Protocol::Tls)),
         undeclared: with(|protocol| protocol == Protocol::Unknown),
         tls: with(|protocol| protocol == Protocol::Tls),
+        workloads: false,
     }
 }
 
@@ -171,9 +185,15 @@ fn filter_chain(routing: &Routing<'_>, policies: &Policies, handling: Handling) 
     let chain = name::inbound_vip(port.number, handling, "", &service.key);
     let chain = match handling {
         Handling::Http => {
-            let routes = routes(&chain, port.number, routing.http());
+            let routes = routes(&chain, service, port.number, routing.http());
             let statistics = name::statistics(&format!("inbound_0.0.0.0_{}", port.number));
-            let manager = connection_manager(statistics, routes, policies.http_filters());
+            let mut filters = policies.http_filters();
+            if service.resolution == Resolution::DynamicDns {
+                let cache = dns_cache(service, waypoint(&routing.key.scope).families);
+                // The router is the last.
+                filters.insert(filters.len().saturating_sub(1), listener::dynamic_forward_proxy(cache));
+            }
+            let manager = connection_manager(statistics, routes, filters);
             listener::http_chain(&chain, Vec::new(), &HttpConnectionManager { access_log, ..manager })
         }
         Handling::Tcp | Handling::Outbound => {
@@ -192,13 +212,25 @@ fn direct_chains(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> [FilterChain; 2]
     listener::direct_chains(direct_routes(ENCAP), policies.http_filters(), policies.network, &logs)
 }
 
+/// The hosts that requests for a service may be for. The address of the service
+/// says enough, except where the host says where a request goes.
+fn domains(service: &Service, port: u16) -> Vec<String> {
+    match service.resolution {
+        Resolution::DynamicDns => {
+            let host = &service.key.hostname;
+            vec![host.to_string(), format!("{host}:{port}")]
+        }
+        _ => vec!["*".into()],
+    }
+}
+
 /// The routes of a chain, which it has in itself.
-fn routes(chain: &str, port: u16, routes: Vec<Route>) -> RouteConfiguration {
+fn routes(chain: &str, service: &Service, port: u16, routes: Vec<Route>) -> RouteConfiguration {
     RouteConfiguration {
         name: chain.into(),
         virtual_hosts: vec![VirtualHost {
             name: format!("inbound|http|{port}"),
-            domains: vec!["*".into()],
+            domains: domains(service, port),
             routes,
             ..Default::default()
         }],

@@ -28,7 +28,7 @@ use crate::model::service::{Port, Protocol, Service, ServiceKey};
 use crate::model::virtual_service::attached;
 use crate::model::{Model, problem};
 
-use super::{Destination, Served, gateway, ports, waypoint};
+use super::{Destination, Served, client, gateway, ports, waypoint};
 
 /// The routes of one port of a service at one waypoint are worked out here.
 pub(super) struct Routing<'a> {
@@ -72,7 +72,7 @@ impl Routing<'_> {
             return ClusterRef { name: name::outbound(port, subset, &destination.host), consistent_hash: None };
         };
         let scope = &self.key.scope;
-        let rule = self.model.destination_rules.rule(self.cx, self.model.scope(), self.client(), &key);
+        let rule = self.model.destination_rules.rule(self.cx, self.model.scope(), client(scope), &key);
         let hash = rule.as_ref().and_then(|rule| rule.policy(port, subset).load_balancer?.consistent_hash.clone());
         let by = self.cx.get(self.model.service_waypoints, &key);
         let served = by.is_some_and(|by| *by == gateway(scope));
