@@ -15,10 +15,13 @@ use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use openssl::ssl::SslAcceptor;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+use crate::tls;
 
 /// How many requests are remembered: more than any test counts.
 const KEPT: usize = 1000;
@@ -121,6 +124,20 @@ impl Backend {
         Self::accept(address, move |stream| {
             let echo = echo.clone();
             async move { echo.serve(TokioIo::new(stream)).await }
+        })
+        .await
+    }
+
+    /// Answers HTTP inside of TLS at an address.
+    pub async fn tls(address: SocketAddr, echo: &Echo, acceptor: SslAcceptor) -> Self {
+        let (echo, acceptor) = (echo.clone(), Arc::new(acceptor));
+        Self::accept(address, move |stream| {
+            let (echo, acceptor) = (echo.clone(), acceptor.clone());
+            async move {
+                if let Some(stream) = tls::accept(&acceptor, stream).await {
+                    echo.serve(TokioIo::new(stream)).await;
+                }
+            }
         })
         .await
     }

@@ -20,6 +20,7 @@ pub mod certificate;
 pub mod identity;
 pub mod echo;
 pub mod hbone;
+pub mod tls;
 pub mod waypoint;
 pub mod expected;
 

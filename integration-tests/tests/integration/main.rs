@@ -26,8 +26,8 @@ use std::process::ExitCode;
 
 use fairway_integration_tests::{runner, tests};
 use waypoint::{
-    changes as waypoint_changes, gateway_api as waypoint_gateway_api, policies as waypoint_policies,
-    protocols as waypoint_protocols, routes as waypoint_routes,
+    changes as waypoint_changes, endpoints as waypoint_endpoints, gateway_api as waypoint_gateway_api,
+    policies as waypoint_policies, protocols as waypoint_protocols, routes as waypoint_routes,
 };
 
 fn main() -> ExitCode {
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset;
         waypoint_gateway_api(""): weights_and_headers, filters;
         waypoint_policies(""): requests_and_callers, nothing_allowed, tokens, never_mixed;
+        waypoint_endpoints(""): listed_and_selected, names, as_it_came, slices, workloads, tls, proxy_protocol, near;
         waypoint_protocols(""): tcp, sniffed, unready, captured;
         demo(""): ends_well;
         envoy(""): starts, refuses_what_it_does_not_know;
