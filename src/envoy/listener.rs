@@ -53,6 +53,7 @@ use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfi
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use prost::{Message, Name};
 
+use super::authorization::PEER_PRINCIPAL;
 use super::cluster::{ENCAP, MAIN_INTERNAL};
 use super::encode::{any, boolean, duration, uint32};
 use super::endpoint::{CONNECT_ORIGINATE, socket, wildcard};
@@ -62,6 +63,9 @@ use crate::proxy::{Capabilities, WaypointScope};
 
 /// The listener that takes HBONE.
 pub const CONNECT_TERMINATE: &str = "connect_terminate";
+/// The internal listener that connections go through which `main_internal`
+/// cannot look into, and the cluster that leads to it.
+pub const INSPECTED: &str = "main_internal_inspected";
 /// What waypoints and their users call the proxy's product.
 const SERVER: &str = "istio-envoy";
 
@@ -134,22 +138,34 @@ fn state(key: &str, factory: &str, format: &str) -> FilterStateValue {
 /// `main_internal`. The texts take part in the choice of the connection to it,
 /// so that no two callers or destinations share one.
 fn connect_authority(capabilities: Capabilities) -> HttpFilter {
-    let text = capabilities.hashable_string.factory();
-    let address = |key: &str, format: &str| {
-        let key = format!("envoy.filters.listener.original_dst.{key}");
-        state(&key, &key, format)
-    };
-    let config = SetFilterState {
-        on_request_headers: vec![
-            address("local_ip", "%REQ(:AUTHORITY)%"),
-            state("io.istio.connect_authority", text, "%REQ(:AUTHORITY)%"),
-            address("remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-            state("io.istio.peer_principal", text, "%DOWNSTREAM_PEER_URI_SAN%"),
-            state("io.istio.local_principal", text, "%DOWNSTREAM_LOCAL_URI_SAN%"),
-        ],
-        ..Default::default()
-    };
+    let noted = NOTED.iter().map(|(key, format)| noted(capabilities, key, format));
+    let config = SetFilterState { on_request_headers: noted.collect(), ..Default::default() };
     http_filter("connect_authority", &config)
+}
+
+/// What is noted of a connection that arrives by HBONE: where it is for, where
+/// it is from, and who is at its ends.
+const NOTED: [(&str, &str); 5] = [
+    (LOCAL_IP, "%REQ(:AUTHORITY)%"),
+    ("io.istio.connect_authority", "%REQ(:AUTHORITY)%"),
+    ("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    (PEER_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%"),
+    ("io.istio.local_principal", "%DOWNSTREAM_LOCAL_URI_SAN%"),
+];
+const LOCAL_IP: &str = "envoy.filters.listener.original_dst.local_ip";
+
+/// Addresses have kinds of their own.
+fn noted(capabilities: Capabilities, key: &str, format: &str) -> FilterStateValue {
+    let address = key.starts_with("envoy.filters.listener.original_dst.");
+    state(key, if address { key } else { capabilities.hashable_string.factory() }, format)
+}
+
+/// Hands what was noted of a connection on to the next internal listener: it is
+/// shared with one at a time.
+fn noted_again(keys: &[&str], capabilities: Capabilities) -> Filter {
+    let again = |key: &&str| noted(capabilities, key, &format!("%FILTER_STATE({key}:PLAIN)%"));
+    let config = NetworkFilterState { on_new_connection: keys.iter().map(again).collect(), ..Default::default() };
+    filter("connect_authority", &config)
 }
 
 /// `connect_terminate`: takes HBONE.
@@ -250,6 +266,7 @@ pub fn connect_originate() -> Listener {
 }
 
 /// Which ports of connections that arrive at `main_internal` are looked into.
+/// Envoy decides that by the port alone, whatever the address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspected {
     /// Ports that declare their protocol. Looking for HTTP would only wait for
@@ -260,19 +277,23 @@ pub struct Inspected {
     pub undeclared: BTreeSet<u16>,
     /// Ports that may carry TLS: only on them it is looked for.
     pub tls: BTreeSet<u16>,
+    /// Ports that one service declares to be TCP while another wants them
+    /// looked into. They are not; the other's connections go to [`INSPECTED`].
+    pub elsewhere: BTreeSet<u16>,
 }
 
 /// `main_internal` without its filter chains, which are made one by one.
 pub fn main_internal(inspected: &Inspected) -> Listener {
-    let declared: Vec<_> = inspected.declared.difference(&inspected.undeclared).copied().collect();
+    let Inspected { declared, undeclared, tls, elsewhere } = inspected;
+    let quiet: BTreeSet<_> = declared.difference(undeclared).chain(elsewhere).copied().collect();
     let mut filters = vec![
         listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
         ListenerFilter {
-            filter_disabled: any_port(&declared),
+            filter_disabled: any_port(&Vec::from_iter(quiet)),
             ..listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {})
         },
     ];
-    let tls: Vec<_> = inspected.tls.iter().copied().collect();
+    let tls: Vec<_> = tls.difference(elsewhere).copied().collect();
     if let Some(tls) = any_port(&tls) {
         filters.push(ListenerFilter {
             filter_disabled: Some(Predicate { rule: Some(Rule::NotMatch(Box::new(tls))) }),
@@ -284,6 +305,26 @@ pub fn main_internal(inspected: &Inspected) -> Listener {
         listener_filters: filters,
         ..internal_listener(MAIN_INTERNAL)
     }
+}
+
+/// [`INSPECTED`] without its filter chains. All that arrives is looked into.
+pub fn inspected() -> Listener {
+    Listener {
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: vec![
+            listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
+            listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {}),
+            listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default()),
+        ],
+        ..internal_listener(INSPECTED)
+    }
+}
+
+/// The chain that leads to [`INSPECTED`]. Nothing is decided here, so no policy
+/// applies.
+pub fn to_inspected(capabilities: Capabilities) -> FilterChain {
+    let again = noted_again(&NOTED.map(|(key, _)| key), capabilities);
+    tcp_chain(INSPECTED, vec![again], &tcp_proxy(INSPECTED))
 }
 
 /// Matches connections for any of these ports; `None` if there are none.
@@ -329,15 +370,7 @@ pub fn direct_chains(
     logs: &[AccessLog],
 ) -> [FilterChain; 2] {
     // The destination is handed on to `connect_originate`.
-    let destination = NetworkFilterState {
-        on_new_connection: vec![state(
-            "envoy.filters.listener.original_dst.local_ip",
-            "envoy.filters.listener.original_dst.local_ip",
-            "%FILTER_STATE(envoy.filters.listener.original_dst.local_ip:PLAIN)%",
-        )],
-        ..Default::default()
-    };
-    let first = || filter("connect_authority", &destination);
+    let first = || noted_again(&[LOCAL_IP], Capabilities::STOCK);
     let manager = connection_manager(name::statistics("inbound_0.0.0.0_0"), routes, http_filters);
     let manager = HttpConnectionManager { access_log: logs.to_vec(), ..manager };
     let proxy = TcpProxy { access_log: logs.to_vec(), ..tcp_proxy(ENCAP) };

@@ -7,6 +7,7 @@
 //! from encoded chains, so that a change of one service encodes that one.
 
 mod chain;
+mod connections;
 mod policies;
 mod routes;
 

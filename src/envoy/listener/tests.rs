@@ -58,7 +58,12 @@ fn runs(listener: &Listener, filter: &str, port: u16) -> bool {
 
 #[test]
 fn only_ports_that_declare_nothing_are_searched_for_http() {
-    let inspected = Inspected { declared: [80, 443, 3306].into(), undeclared: [80, 9000].into(), tls: [443].into() };
+    let inspected = Inspected {
+        declared: [80, 443, 3306].into(),
+        undeclared: [80, 9000].into(),
+        tls: [443].into(),
+        elsewhere: BTreeSet::new(),
+    };
     let listener = main_internal(&inspected);
     let http: Vec<_> =
         [80, 443, 3306, 9000, 1].into_iter().filter(|port| runs(&listener, "http_inspector", *port)).collect();
@@ -68,4 +73,17 @@ fn only_ports_that_declare_nothing_are_searched_for_http() {
     assert_eq!(tls, [443]);
     let none = main_internal(&Inspected { declared: [80].into(), ..Inspected::default() });
     assert!(!runs(&none, "http_inspector", 80) && !runs(&none, "tls_inspector", 80));
+}
+
+#[test]
+fn nobody_waits_for_the_client_where_a_server_may_speak_first() {
+    let ports = || [443, 3306];
+    let inspected =
+        Inspected { declared: ports().into(), undeclared: [3306].into(), tls: [443].into(), elsewhere: ports().into() };
+    let main = main_internal(&inspected);
+    for port in ports() {
+        assert!(!runs(&main, "http_inspector", port) && !runs(&main, "tls_inspector", port), "{port}");
+        let other = super::inspected();
+        assert!(runs(&other, "http_inspector", port) && runs(&other, "tls_inspector", port), "{port}");
+    }
 }
