@@ -37,6 +37,7 @@ use selection::Selection;
 use service::{Service, ServiceKey};
 use virtual_service::Routes;
 use waypoint::Waypoint;
+use waypoint::account::AccountWaypoints;
 use waypoint_policy::AttachedPolicies;
 
 /// What the process is told at its start and never changes.
@@ -89,6 +90,8 @@ pub struct Model {
     pub canonical: Collection<Arc<str>, ServiceKey>,
     /// Gateways that can serve as waypoints.
     pub waypoints: Collection<ObjectKey, Waypoint>,
+    /// Those that serve a service account, by namespace.
+    pub waypoints_of_accounts: AccountWaypoints,
     /// The waypoint of each service that has one.
     pub service_waypoints: Collection<ServiceKey, ObjectKey>,
     /// Gateways to other networks.
@@ -117,6 +120,7 @@ impl Model {
         let network_gateways_by_network =
             graph.index(network_gateways, |key: &network::GatewayKey, _, keys| keys.push(key.network.clone()));
         let waypoints = waypoint::waypoints(graph, &scope);
+        let waypoints_of_accounts = waypoint::account::account_waypoints(graph, waypoints);
         let services = service::services(graph, &scope);
         let services_by_selector = service::by_selector(graph, services);
         let selection = selection::selection(graph, &scope, services_by_selector);
@@ -129,7 +133,15 @@ impl Model {
             services_by_origin: service::by_origin(graph, services),
             canonical: service::canonical(graph, services),
             waypoints,
-            service_waypoints: waypoint::of_services(graph, &scope, waypoints, services),
+            waypoints_of_accounts,
+            service_waypoints: waypoint::of_services(
+                graph,
+                &scope,
+                waypoints,
+                waypoints_of_accounts,
+                selection,
+                services,
+            ),
             destination_rules: destination_rule::destination_rules(graph, &scope),
             routes: virtual_service::routes(graph, &scope),
             attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),

@@ -12,9 +12,9 @@ use crate::graph::{Collection, Ctx, Graph, Index};
 use crate::model::Model;
 use crate::model::selection::PodGroup;
 use crate::model::service::Service;
-use crate::model::waypoint::Unattached;
+use crate::model::waypoint::{Unattached, Waypoint};
 
-use super::{network_gateway, policies, trust_domain, waypoint_fields};
+use super::{network_gateway, policies, trust_domain, waypoint_address, waypoint_fields};
 
 /// What follows from a namespace and labels.
 #[derive(Debug, PartialEq)]
@@ -36,6 +36,8 @@ pub(super) struct Profile {
     pub(super) application_tunnel: Option<proto::ApplicationTunnel>,
     /// The waypoint for traffic to the pods' own addresses.
     pub(super) waypoint: Option<proto::GatewayAddress>,
+    /// The same for those of some service accounts.
+    pub(super) of_accounts: Vec<(Arc<str>, proto::GatewayAddress)>,
     /// Why they have not the waypoint that was asked for.
     pub(super) unattached: Option<Unattached>,
 }
@@ -69,6 +71,9 @@ fn profile(
         Ok(waypoint) => (waypoint, None),
         Err(unattached) => (None, Some(unattached)),
     };
+    let of_account = |(account, key, waypoint): (&Arc<str>, &ObjectKey, &Waypoint)| {
+        (account.clone(), waypoint_address(cx, scope, &key.namespace, waypoint))
+    };
     Profile {
         network: network.to_string(),
         network_gateway: network_gateway(cx, model, network),
@@ -78,6 +83,7 @@ fn profile(
         policies: policies(cx, model, namespace, labels),
         application_tunnel,
         waypoint,
+        of_accounts: model.account_waypoints(cx, namespace, labels).into_iter().map(of_account).collect(),
         unattached,
     }
 }
