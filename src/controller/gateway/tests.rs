@@ -214,6 +214,26 @@ fn drift_is_repaired_and_additions_of_others_are_not_drift() {
 }
 
 #[test]
+fn amounts_are_compared_by_value() {
+    let mut world = world(gateway("istio-waypoint"));
+    let amounts = |cpu: &str, memory: &str| json!({ "requests": { "cpu": cpu, "memory": memory } });
+    world.installation.values =
+        json!({ "global": { "waypoint": { "resources": { "requests": { "cpu": 1.5, "memory": "2048Mi" } } } } });
+    apply(&settings(), &mut world);
+    apply(&settings(), &mut world);
+    let deployment = Reference::new(Resource::Deployment, "ns", "w");
+    let mut planned = |resources: Value| {
+        let live = world.objects.get_mut(&deployment).and_then(Option::as_mut).expect("it is there");
+        live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources;
+        !plan(&settings(), &world, &key(), NOW).writes.is_empty()
+    };
+    assert!(!planned(amounts("1500m", "2Gi")), "as an API server stores them");
+    assert!(planned(amounts("1501m", "2Gi")));
+    assert!(planned(amounts("1500m", "2G")));
+    assert!(planned(amounts("1500m", "much")));
+}
+
+#[test]
 fn what_others_made_is_not_touched() {
     let (settings, mut world) = (settings(), world(gateway("istio-waypoint")));
     let foreign = json!({ "kind": "Deployment", "metadata": { "name": "w", "namespace": "ns", "uid": "theirs" } });
