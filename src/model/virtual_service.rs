@@ -90,11 +90,15 @@ fn service(parent: &ParentReference, namespace: &Arc<str>) -> Option<Parent> {
     Some((registry, ObjectKey { namespace: namespace.clone(), name: parent.name.clone() }))
 }
 
-/// Whether a route is attached to a port of a service.
+/// Whether a route is attached to a port of a service, which it may give by
+/// number and by name.
 fn attached(parents: &[ParentReference], namespace: &Arc<str>, service_of: &Service, port: u16) -> bool {
     let own = (service_of.registry, service_of.meta.key());
+    let named = |name: &str| service_of.ports.iter().any(|one| one.number == port && *one.name == *name);
     parents.iter().any(|parent| {
-        service(parent, namespace).as_ref() == Some(&own) && parent.port.is_none_or(|number| number == port)
+        service(parent, namespace).as_ref() == Some(&own)
+            && parent.port.is_none_or(|number| number == port)
+            && (parent.section_name.is_empty() || named(&parent.section_name))
     })
 }
 
