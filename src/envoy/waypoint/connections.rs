@@ -51,7 +51,7 @@ pub(super) struct Connections {
 /// Which connections a rule is for.
 enum When {
     Never,
-    If(Predicate),
+    If(Box<Predicate>),
     Always,
 }
 
@@ -114,7 +114,7 @@ impl Routing<'_> {
             match rule.when {
                 When::Never => {}
                 When::If(predicate) => {
-                    some.push((predicate, proxy));
+                    some.push((*predicate, proxy));
                     names |= tls;
                 }
                 When::Always => {
@@ -211,7 +211,7 @@ impl Routing<'_> {
         for (index, one) in matches.enumerate() {
             match self.matches(&one) {
                 Ok(When::Never) => {}
-                Ok(When::If(predicate)) => any.push(predicate),
+                Ok(When::If(predicate)) => any.push(*predicate),
                 Ok(When::Always) => return When::Always,
                 Err((field, reason, message)) => {
                     let field = format!("match[{index}].{field}");
@@ -220,7 +220,7 @@ impl Routing<'_> {
                 }
             }
         }
-        Predicate::any(any).map_or(When::Never, When::If)
+        Predicate::any(any).map_or(When::Never, |any| When::If(Box::new(any)))
     }
 
     /// When a match applies. What a waypoint cannot tell costs the match, which
@@ -243,7 +243,7 @@ impl Routing<'_> {
             let mut every = false;
             for (index, host) in hosts.iter().enumerate() {
                 match server_name(host).map_err(|message| (format!("sniHosts[{index}]"), "InvalidValue", message))? {
-                    When::If(predicate) => any.push(predicate),
+                    When::If(predicate) => any.push(*predicate),
                     When::Always => every = true,
                     When::Never => {}
                 }
@@ -256,13 +256,13 @@ impl Routing<'_> {
         }
         match self.subnets(one.destination_subnets)? {
             When::Never => return Ok(When::Never),
-            When::If(predicate) => all.push(predicate),
+            When::If(predicate) => all.push(*predicate),
             When::Always => {}
         }
         if !one.source_namespace.is_empty() {
             all.push(Predicate::noted(PEER_PRINCIPAL, caller_of(one.source_namespace)));
         }
-        Ok(Predicate::all(all).map_or(When::Always, When::If))
+        Ok(Predicate::all(all).map_or(When::Always, |all| When::If(Box::new(all))))
     }
 
     /// Whether the addresses of the service, which are all that arrives here,
@@ -281,7 +281,7 @@ impl Routing<'_> {
         let overlaps = |address: &IpNet| within(address) || ranges.iter().any(|range| address.contains(range));
         Ok(match () {
             () if ranges.is_empty() || addresses.iter().all(within) => When::Always,
-            () if addresses.iter().any(overlaps) => When::If(Predicate::destination(&ranges)),
+            () if addresses.iter().any(overlaps) => When::If(Box::new(Predicate::destination(&ranges))),
             () => When::Never,
         })
     }
@@ -330,7 +330,7 @@ impl Routing<'_> {
             idle_timeout: tcp.and_then(|tcp| tcp.idle_timeout).and_then(duration),
             max_downstream_connection_duration: tcp.and_then(|tcp| tcp.max_connection_duration).and_then(duration),
             hash_policy: by_source
-                .then(|| HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) })
+                .then_some(HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) })
                 .into_iter()
                 .collect(),
             ..proxy
@@ -350,6 +350,6 @@ fn server_name(host: &str) -> Result<When, String> {
         "" if host == "*" => Ok(When::Always),
         "" => Err("empty".into()),
         _ if rest.contains('*') || rest == "." => Err(format!("{host:?} is not a host, possibly with a leading *")),
-        _ => Ok(When::If(Predicate::server_name(host))),
+        _ => Ok(When::If(Box::new(Predicate::server_name(host)))),
     }
 }
