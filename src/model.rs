@@ -6,11 +6,13 @@
 //! Where istiod is known to do something else than it documents, we follow the
 //! documentation and say so in `docs/differences.md`.
 
+pub mod attached;
 pub mod authorization;
 pub mod binding;
 pub mod by_host;
 pub mod destination_rule;
 pub mod endpoint;
+pub mod endpoint_slice;
 pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
@@ -21,7 +23,9 @@ mod tests;
 pub mod virtual_service;
 pub mod waypoint;
 pub mod waypoint_policy;
+pub mod workload_name;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::api::istio::AuthorizationPolicy;
@@ -31,6 +35,7 @@ use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject}
 
 use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
+use endpoint_slice::Slices;
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
 use selection::Selection;
@@ -84,6 +89,8 @@ pub struct Model {
     pub services_by_selector: Index<service::SelectorKey, ServiceKey, Arc<Service>>,
     /// Which pods are behind which services.
     pub selection: Selection,
+    /// What is behind services besides.
+    pub slices: Slices,
     /// Services by the object they come from.
     pub services_by_origin: Index<(service::Registry, ObjectKey), ServiceKey, Arc<Service>>,
     /// For each hostname, the service that stands for it mesh-wide.
@@ -94,6 +101,9 @@ pub struct Model {
     pub waypoints_of_accounts: AccountWaypoints,
     /// The waypoint of each service that has one.
     pub service_waypoints: Collection<ServiceKey, ObjectKey>,
+    /// For each waypoint that is for workloads, where those are that are
+    /// attached to it.
+    pub attached_workloads: Collection<ObjectKey, Vec<IpAddr>>,
     /// Gateways to other networks.
     pub network_gateways: Collection<network::GatewayKey, NetworkGateway>,
     /// Gateways to other networks, by network.
@@ -123,13 +133,15 @@ impl Model {
         let waypoints_of_accounts = waypoint::account::account_waypoints(graph, waypoints);
         let services = service::services(graph, &scope);
         let services_by_selector = service::by_selector(graph, services);
-        let selection = selection::selection(graph, &scope, services_by_selector);
+        let selection = selection::selection(graph, &scope, services_by_selector, waypoints);
         Self {
             inputs,
             settings,
             services,
             services_by_selector,
             selection,
+            slices: endpoint_slice::slices(graph, &scope, services),
+            attached_workloads: attached::workloads(graph, &scope, waypoints, selection),
             services_by_origin: service::by_origin(graph, services),
             canonical: service::canonical(graph, services),
             waypoints,

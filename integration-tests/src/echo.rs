@@ -15,6 +15,7 @@ use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use openssl::ssl::SslAcceptor;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -127,6 +128,20 @@ impl Backend {
         .await
     }
 
+    /// Answers HTTP inside of TLS at an address.
+    pub async fn tls(address: SocketAddr, echo: &Echo, acceptor: SslAcceptor) -> Self {
+        let (echo, acceptor) = (echo.clone(), Arc::new(acceptor));
+        Self::accept(address, move |stream| {
+            let (echo, acceptor) = (echo.clone(), acceptor.clone());
+            async move {
+                if let Some(stream) = tls::accept(&acceptor, stream).await {
+                    echo.serve(TokioIo::new(stream)).await;
+                }
+            }
+        })
+        .await
+    }
+
     /// Says its name and a line feed at once, then repeats what it is told: a
     /// protocol in which the server speaks first.
     pub async fn tcp(address: SocketAddr, who: &str) -> Self {
@@ -156,11 +171,11 @@ impl Backend {
 
     /// The same inside TLS, with a certificate that nobody has to trust.
     pub async fn tls_line(address: SocketAddr, who: &str) -> Self {
-        let (who, acceptor) = (who.to_owned(), Arc::new(tls::acceptor()));
+        let (who, acceptor) = (who.to_owned(), Arc::new(tls::self_signed()));
         Self::accept(address, move |stream| {
             let (who, acceptor) = (who.clone(), acceptor.clone());
             async move {
-                if let Ok(stream) = tls::accept(&acceptor, stream).await {
+                if let Some(stream) = tls::accept(&acceptor, stream).await {
                     answer_line(&who, stream).await;
                 }
             }

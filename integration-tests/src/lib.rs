@@ -21,6 +21,7 @@ pub mod identity;
 pub mod tls;
 pub mod echo;
 pub mod hbone;
+pub mod tls;
 pub mod waypoint;
 pub mod expected;
 

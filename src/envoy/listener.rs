@@ -29,10 +29,13 @@ use envoy_types::pb::envoy::config::route::v3::route_action::upgrade_config::Con
 use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, UpgradeConfig as RouteUpgrade};
 use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost};
+use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue;
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{
     Key, SharedWithUpstream, Value,
 };
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy;
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::filter_config::ImplementationSpecifier;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as SetFilterState;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
@@ -269,9 +272,11 @@ pub fn connect_originate() -> Listener {
 /// Envoy decides that by the port alone, whatever the address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspected {
-    /// Ports that declare their protocol. Looking for HTTP would only wait for
-    /// the client, which in some protocols waits for the server.
-    pub declared: BTreeSet<u16>,
+    /// Ports that declare HTTP.
+    pub http: BTreeSet<u16>,
+    /// Ports that declare a protocol that is passed on. Looking for HTTP would
+    /// wait for the client, which in some of them waits for the server.
+    pub bytes: BTreeSet<u16>,
     /// Ports that declare nothing, of whatever service: on them HTTP is looked
     /// for.
     pub undeclared: BTreeSet<u16>,
@@ -280,11 +285,16 @@ pub struct Inspected {
     /// Ports that one service declares to be TCP while another wants them
     /// looked into. They are not; the other's connections go to [`INSPECTED`].
     pub elsewhere: BTreeSet<u16>,
+    /// Whether there are connections for workloads' own addresses, whose ports
+    /// declare nothing.
+    pub workloads: bool,
 }
 
 /// `main_internal` without its filter chains, which are made one by one.
 pub fn main_internal(inspected: &Inspected) -> Listener {
-    let Inspected { declared, undeclared, tls, elsewhere } = inspected;
+    let Inspected { http, bytes, undeclared, tls, elsewhere, workloads } = inspected;
+    let http = http.iter().filter(|_| !workloads);
+    let declared: BTreeSet<_> = http.chain(bytes).copied().collect();
     let quiet: BTreeSet<_> = declared.difference(undeclared).chain(elsewhere).copied().collect();
     let mut filters = vec![
         listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
@@ -303,6 +313,8 @@ pub fn main_internal(inspected: &Inspected) -> Listener {
     Listener {
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: filters,
+        // Who waits for the server is none that speaks HTTP.
+        continue_on_listener_filters_timeout: inspected.workloads,
         ..internal_listener(MAIN_INTERNAL)
     }
 }
@@ -362,6 +374,20 @@ pub fn tcp_proxy(cluster: &str) -> TcpProxy {
     }
 }
 
+/// Looks up the host of each request.
+pub fn dynamic_forward_proxy(cache: DnsCacheConfig) -> HttpFilter {
+    let config = DynamicForwardProxy {
+        implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(cache)),
+        ..Default::default()
+    };
+    http_filter("envoy.filters.http.dynamic_forward_proxy", &config)
+}
+
+/// The chain for traffic to workloads' own addresses that is HTTP.
+pub const DIRECT_HTTP: &str = "direct-http";
+/// The chain for traffic to workloads' own addresses that is something else.
+pub const DIRECT_TCP: &str = "direct-tcp";
+
 /// The chains for traffic to workloads' own addresses.
 pub fn direct_chains(
     routes: RouteConfiguration,
@@ -375,8 +401,8 @@ pub fn direct_chains(
     let manager = HttpConnectionManager { access_log: logs.to_vec(), ..manager };
     let proxy = TcpProxy { access_log: logs.to_vec(), ..tcp_proxy(ENCAP) };
     [
-        tcp_chain("direct-tcp", std::iter::once(first()).chain(network_filters).collect(), &proxy),
-        http_chain("direct-http", vec![first()], &manager),
+        tcp_chain(DIRECT_TCP, std::iter::once(first()).chain(network_filters).collect(), &proxy),
+        http_chain(DIRECT_HTTP, vec![first()], &manager),
     ]
 }
 

@@ -71,7 +71,7 @@ pub enum TrafficType {
 }
 
 impl TrafficType {
-    fn covers(&self, other: &TrafficType) -> bool {
+    pub(super) fn covers(&self, other: &TrafficType) -> bool {
         *self == TrafficType::All || self == other
     }
 }
@@ -234,12 +234,21 @@ impl Model {
     }
     /// The waypoint that a workload with these labels is an instance of.
     pub fn instance_of<'g>(&self, cx: &Ctx<'g>, namespace: &Arc<str>, labels: &Labels) -> Option<&'g Waypoint> {
-        let name = labels.get("gateway.networking.k8s.io/gateway-name").filter(|name| !name.is_empty())?;
-        cx.get(self.waypoints, &ObjectKey { namespace: namespace.clone(), name: name.into() })
+        instance_of(cx, self.waypoints, namespace, labels)
     }
 }
 
-fn attached<'g>(
+pub(super) fn instance_of<'g>(
+    cx: &Ctx<'g>,
+    waypoints: Collection<ObjectKey, Waypoint>,
+    namespace: &Arc<str>,
+    labels: &Labels,
+) -> Option<&'g Waypoint> {
+    let name = labels.get("gateway.networking.k8s.io/gateway-name").filter(|name| !name.is_empty())?;
+    cx.get(waypoints, &ObjectKey { namespace: namespace.clone(), name: name.into() })
+}
+
+pub(super) fn attached<'g>(
     cx: &Ctx<'g>,
     scope: &Scope,
     waypoints: Collection<ObjectKey, Waypoint>,

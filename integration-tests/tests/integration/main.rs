@@ -26,9 +26,9 @@ use std::process::ExitCode;
 
 use fairway_integration_tests::{runner, tests};
 use waypoint::{
-    changes as waypoint_changes, connections as waypoint_connections, gateway_api as waypoint_gateway_api,
-    policies as waypoint_policies, protocols as waypoint_protocols, requests as waypoint_requests,
-    routes as waypoint_routes,
+    changes as waypoint_changes, connections as waypoint_connections, endpoints as waypoint_endpoints,
+    gateway_api as waypoint_gateway_api, policies as waypoint_policies, protocols as waypoint_protocols,
+    requests as waypoint_requests, routes as waypoint_routes,
 };
 
 fn main() -> ExitCode {
@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         waypoint_connections(""): weights, matches, names, gateway_api;
         waypoint_gateway_api(""): weights_and_headers, filters, more_filters, times, grpc;
         waypoint_policies(""): requests_and_callers, nothing_allowed, tokens, never_mixed;
+        waypoint_endpoints(""): listed_and_selected, names, as_it_came, slices, workloads, tls, proxy_protocol, near;
         waypoint_protocols(""): tcp, sniffed, server_first, unready, captured;
         demo(""): ends_well;
         envoy(""): starts, refuses_what_it_does_not_know;

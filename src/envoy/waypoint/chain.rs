@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::listener::v3::FilterChain;
@@ -10,27 +11,29 @@ use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, Virtu
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::xds::core::v3::CidrRange;
+use ipnet::IpNet;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::api::virtual_service::HttpRetry;
+use crate::envoy::cluster::discovery::dns_cache;
 use crate::envoy::cluster::{self, ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
-use crate::envoy::listener::{self, INSPECTED, Inspected, connection_manager};
+use crate::envoy::listener::{self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, connection_manager};
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::{self, ClusterRef};
 use crate::envoy::{Configs, access_log};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
-use crate::model::service::{Protocol, Service};
+use crate::model::service::{Protocol, Resolution, Service};
 use crate::proxy::Scope;
 use crate::xds::resource::ResourceType;
 
 use super::connections::Connections;
 use super::policies::Policies;
 use super::routes::Routing;
-use super::{Destination, Fixture, Served, by_scope, handlings, ports, waypoint};
+use super::{Destination, Fixture, Served, by_scope, gateway, handlings, ports, waypoint};
 
 /// A service's part of the listener.
 #[derive(PartialEq)]
@@ -114,7 +117,8 @@ pub(super) fn add_main_internal(
         let elsewhere = cx.get(elsewhere, &Fixture { scope: scope.clone(), name: INSPECTED });
         let other =
             |elsewhere: &BTreeSet<u16>| (elsewhere.clone(), listener::to_inspected(waypoint(scope).capabilities));
-        let direct = direct_chains(cx, &model, scope);
+        let workloads = cx.get(model.attached_workloads, &gateway(scope)).map(Vec::as_slice).unwrap_or_default();
+        let direct = (workloads, direct_chains(cx, &model, scope));
         Some(oldest_first(cx, scope, &|services| main_internal(services, elsewhere.map(other), &direct)))
     });
     to.add(graph, "waypoint_inspection_listeners", ResourceType::Listener, elsewhere, move |cx, key, ports| {
@@ -138,28 +142,40 @@ fn elsewhere<'a>(services: impl Iterator<Item = &'a Chains>) -> BTreeSet<u16> {
 }
 
 /// Puts the listener together. `elsewhere` are ports with connections that
-/// another listener looks into, and the chain that leads there.
+/// another listener looks into, and the chain that leads there; `direct` are the
+/// addresses of workloads that are attached, and the chains for them.
 fn main_internal(
     services: &[&Chains],
     elsewhere: Option<(BTreeSet<u16>, FilterChain)>,
-    direct: &[FilterChain],
+    (workloads, direct): &(&[IpAddr], [FilterChain; 2]),
 ) -> Message {
     let (elsewhere, other) = elsewhere.unzip();
     let elsewhere = elsewhere.unwrap_or_default();
-    let mut inspected = Inspected { elsewhere, ..Inspected::default() };
+    let mut inspected = Inspected { elsewhere, workloads: !workloads.is_empty(), ..Inspected::default() };
     for port in services.iter().flat_map(|service| &service.ports) {
-        let declared = port.protocol != Protocol::Unknown;
-        if declared { &mut inspected.declared } else { &mut inspected.undeclared }.insert(port.number);
+        let of_protocol = match port.protocol {
+            Protocol::Http11 | Protocol::Http2 | Protocol::Grpc => &mut inspected.http,
+            Protocol::Tcp | Protocol::Tls => &mut inspected.bytes,
+            Protocol::Unknown => &mut inspected.undeclared,
+        };
+        of_protocol.insert(port.number);
         if port.tls {
             inspected.tls.insert(port.number);
         }
     }
     let mut message = encode::bytes(&listener::main_internal(&inspected));
     let moved = |port: &PortChains| port.waits() && inspected.elsewhere.contains(&port.number);
-    put_services(&mut message, services, |port| match moved(port) {
+    let mut matchers = put_services(&mut message, services, |port| match moved(port) {
         true => Some((OnMatch::chain(INSPECTED), &[][..])),
         false => Some((port.on_match.clone(), &*port.chains)),
     });
+    if !workloads.is_empty() {
+        let host = |address: &IpAddr| range(&IpNet::from(*address));
+        let on_match = OnMatch::matcher(sniff(OnMatch::chain(DIRECT_HTTP), OnMatch::chain(DIRECT_TCP)));
+        let ranges = workloads.iter().map(host).collect();
+        matchers.push(IpRangeMatcher { ranges, on_match: Some(on_match) });
+    }
+    put(&mut message, FILTER_CHAIN_MATCHER, &matcher::destination(matchers).encode_to_vec());
     for chain in other.iter().chain(direct) {
         put(&mut message, FILTER_CHAINS, &encode::bytes(chain));
     }
@@ -169,18 +185,19 @@ fn main_internal(
 /// Puts the listener together that looks into connections for some ports.
 fn inspected(services: &[&Chains], ports: &BTreeSet<u16>) -> Message {
     let mut message = encode::bytes(&listener::inspected());
-    put_services(&mut message, services, |port| {
+    let matchers = put_services(&mut message, services, |port| {
         (port.waits() && ports.contains(&port.number)).then(|| (port.on_match.clone(), &*port.chains))
     });
+    put(&mut message, FILTER_CHAIN_MATCHER, &matcher::destination(matchers).encode_to_vec());
     message
 }
 
-/// Adds the chains of ports to a listener, and the matcher that chooses them.
+/// Adds the chains of ports to a listener, and returns what chooses them.
 fn put_services<'a>(
     message: &mut Message,
     services: &[&'a Chains],
     part: impl Fn(&'a PortChains) -> Option<(OnMatch, &'a [Message])>,
-) {
+) -> Vec<IpRangeMatcher> {
     let mut matchers = Vec::new();
     for service in services {
         let mut ports = BTreeMap::new();
@@ -194,7 +211,7 @@ fn put_services<'a>(
             matchers.push(IpRangeMatcher { ranges: service.ranges.clone(), on_match });
         }
     }
-    put(message, FILTER_CHAIN_MATCHER, &matcher::destination(matchers).encode_to_vec());
+    matchers
 }
 
 fn put(message: &mut Message, field: u32, value: &[u8]) {
@@ -204,10 +221,6 @@ fn put(message: &mut Message, field: u32, value: &[u8]) {
 }
 
 fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
-    let ranges = service.addresses.iter().map(|range| CidrRange {
-        address_prefix: range.addr().to_string(),
-        prefix_len: uint32(range.prefix_len().into()),
-    });
     let references = RefCell::default();
     let policies = Policies::of(cx, model, &key.scope, Some(service), &references);
     let port = |port| {
@@ -217,10 +230,14 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
     let ports = ports(service).map(port).collect();
     Chains {
         age: (service.meta.created, key.clone()),
-        ranges: ranges.collect(),
+        ranges: service.addresses.iter().map(range).collect(),
         ports,
         references: references.into_inner(),
     }
+}
+
+fn range(range: &IpNet) -> CidrRange {
+    CidrRange { address_prefix: range.addr().to_string(), prefix_len: uint32(range.prefix_len().into()) }
 }
 
 /// The chains of a port, in the order of [`handlings`].
@@ -273,9 +290,15 @@ fn sniff(http: OnMatch, other: OnMatch) -> Matcher {
 }
 
 fn http_chain(routing: &Routing<'_>, policies: &Policies, name: &str, logs: &[AccessLog]) -> FilterChain {
-    let port = routing.port.number;
+    let (service, port) = (routing.service, routing.port.number);
     let statistics = name::statistics(&format!("inbound_0.0.0.0_{port}"));
-    let manager = connection_manager(statistics, routes(name, port, routing.http()), policies.http_filters());
+    let mut filters = policies.http_filters();
+    if service.resolution == Resolution::DynamicDns {
+        let cache = dns_cache(service, waypoint(&routing.key.scope).families);
+        // The router is the last.
+        filters.insert(filters.len().saturating_sub(1), listener::dynamic_forward_proxy(cache));
+    }
+    let manager = connection_manager(statistics, routes(name, service, port, routing.http()), filters);
     listener::http_chain(name, Vec::new(), &HttpConnectionManager { access_log: logs.to_vec(), ..manager })
 }
 
@@ -289,13 +312,25 @@ fn direct_chains(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> [FilterChain; 2]
     listener::direct_chains(routes, policies.http_filters(), policies.network, &logs)
 }
 
+/// The hosts that requests for a service may be for. The address of the service
+/// says enough, except where the host says where a request goes.
+fn domains(service: &Service, port: u16) -> Vec<String> {
+    match service.resolution {
+        Resolution::DynamicDns => {
+            let host = &service.key.hostname;
+            vec![host.to_string(), format!("{host}:{port}")]
+        }
+        _ => vec!["*".into()],
+    }
+}
+
 /// The routes of a chain, which it has in itself.
-fn routes(chain: &str, port: u16, routes: Vec<Route>) -> RouteConfiguration {
+fn routes(chain: &str, service: &Service, port: u16, routes: Vec<Route>) -> RouteConfiguration {
     RouteConfiguration {
         name: chain.into(),
         virtual_hosts: vec![VirtualHost {
             name: format!("inbound|http|{port}"),
-            domains: vec!["*".into()],
+            domains: domains(service, port),
             routes,
             ..Default::default()
         }],

@@ -20,7 +20,7 @@ use crate::model::service::{Port, Service, ServiceKey};
 use crate::model::virtual_service::{HttpRoutes, Place};
 use crate::model::{Model, problem};
 
-use super::{Destination, Served, gateway, handlings, ports, waypoint};
+use super::{Destination, Served, client, gateway, handlings, ports, waypoint};
 
 /// The routes of one port of a service at one waypoint are worked out here.
 pub(super) struct Routing<'a> {
@@ -44,7 +44,7 @@ impl Routing<'_> {
 
     /// What counts for connections to a service.
     pub(super) fn destination_rule(&self, service: &ServiceKey) -> Option<Rule> {
-        self.model.destination_rules.rule(self.cx, self.model.scope(), self.client(), service)
+        self.model.destination_rules.rule(self.cx, self.model.scope(), client(&self.key.scope), service)
     }
 
     /// The service that a host stands for, as a client of the waypoint's

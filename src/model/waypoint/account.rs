@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use crate::api::core::Pod;
 use crate::api::gateway::Gateway;
 use crate::api::{Labels, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
@@ -16,7 +17,7 @@ use crate::model::Model;
 use crate::model::selection::Selection;
 use crate::model::service::Service;
 
-use super::{TrafficType, Waypoint, named};
+use super::{TrafficType, Waypoint, instance_of, named};
 
 /// The class of such Gateways, and the annotation that names the account.
 const CLASS: &str = "istio-mesh";
@@ -57,13 +58,31 @@ pub(super) fn of_service(
     if waypoints.is_empty() {
         return None;
     }
-    let groups = cx.fetch(selection.groups, &service.key);
+    let groups = cx.fetch(selection.of_service, &service.key);
     let pods = groups.flat_map(|(group, _)| cx.fetch(selection.pods, group));
     let mut accounts =
         pods.filter(|(_, pod)| !pod.status.ended).map(|(_, pod)| &pod.spec.template.service_account_name);
     let first = accounts.next()?;
     accounts.all(|account| account == first).then_some(())?;
     waypoints.into_iter().find(|(account, _, _)| *account == first).map(|(_, key, _)| key.clone())
+}
+
+/// The pods of an account that have its waypoint. Few meshes have such, so all
+/// groups of pods are looked at rather than kept by namespace.
+pub(in crate::model) fn pods<'g>(
+    cx: &Ctx<'g>,
+    waypoints: Collection<ObjectKey, Waypoint>,
+    selection: Selection,
+    namespace: &Arc<str>,
+    account: &str,
+) -> Vec<&'g Pod> {
+    let groups = cx.all(selection.groups).into_iter().map(|(group, _)| group).filter(|group| {
+        group.namespace == *namespace
+            && named(&group.labels, namespace).is_none()
+            && instance_of(cx, waypoints, namespace, &group.labels).is_none()
+    });
+    let pods = groups.flat_map(|group| cx.fetch(selection.pods, group)).map(|(_, pod)| pod);
+    pods.filter(|pod| *pod.spec.template.service_account_name == *account).collect()
 }
 
 /// The accounts of a namespace that have a waypoint for some traffic. Of two
