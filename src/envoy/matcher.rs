@@ -1,83 +1,19 @@
-//! The matchers that choose a filter chain: `xds.type.matcher.v3`, with the
-//! parts that `envoy_types` does not have (custom matches, `IPMatcher`).
+//! The matchers that choose a filter chain: `xds.type.matcher.v3`.
 //! <https://github.com/cncf/xds/tree/main/xds/type/matcher/v3>
 
 use std::collections::BTreeMap;
 
 use envoy_types::pb::google::protobuf::{Any, StringValue};
-use envoy_types::pb::xds::core::v3::{CidrRange, TypedExtensionConfig};
-use prost::{Message, Name};
+use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_tree::{MatchMap, TreeType};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherTree, MatcherType, on_match};
+use fairway_proto::matcher::IpMatcher;
 
 use super::encode;
 
-/// `xds.type.matcher.v3.Matcher`, as a tree.
-#[derive(Clone, PartialEq, Message)]
-pub struct Matcher {
-    /// What is looked at, and what follows.
-    #[prost(message, optional, tag = "2")]
-    pub matcher_tree: Option<MatcherTree>,
-    /// What follows otherwise.
-    #[prost(message, optional, boxed, tag = "3")]
-    pub on_no_match: Option<Box<OnMatch>>,
-}
-
-/// `Matcher.MatcherTree`.
-#[derive(Clone, PartialEq, Message)]
-pub struct MatcherTree {
-    /// What is looked at.
-    #[prost(message, optional, tag = "1")]
-    pub input: Option<TypedExtensionConfig>,
-    /// What follows for exact values.
-    #[prost(message, optional, tag = "2")]
-    pub exact_match_map: Option<MatchMap>,
-    /// A matcher of another kind.
-    #[prost(message, optional, tag = "4")]
-    pub custom_match: Option<TypedExtensionConfig>,
-}
-
-/// `Matcher.MatcherTree.MatchMap`.
-#[derive(Clone, PartialEq, Message)]
-pub struct MatchMap {
-    /// What follows for each value.
-    #[prost(btree_map = "string, message", tag = "1")]
-    pub map: BTreeMap<String, OnMatch>,
-}
-
-/// `Matcher.OnMatch`: one of two.
-#[derive(Clone, PartialEq, Message)]
-pub struct OnMatch {
-    /// To look further.
-    #[prost(message, optional, boxed, tag = "1")]
-    pub matcher: Option<Box<Matcher>>,
-    /// What was found.
-    #[prost(message, optional, tag = "2")]
-    pub action: Option<TypedExtensionConfig>,
-}
-
-/// `xds.type.matcher.v3.IPMatcher`: the most specific range that contains an
-/// address counts.
-#[derive(Clone, PartialEq, Message)]
-pub struct IpMatcher {
-    /// What follows for each set of ranges.
-    #[prost(message, repeated, tag = "1")]
-    pub range_matchers: Vec<IpRangeMatcher>,
-}
-
-impl Name for IpMatcher {
-    const NAME: &'static str = "IPMatcher";
-    const PACKAGE: &'static str = "xds.type.matcher.v3";
-}
-
-/// `IPMatcher.IPRangeMatcher`.
-#[derive(Clone, PartialEq, Message)]
-pub struct IpRangeMatcher {
-    /// The ranges.
-    #[prost(message, repeated, tag = "1")]
-    pub ranges: Vec<CidrRange>,
-    /// What follows.
-    #[prost(message, optional, tag = "2")]
-    pub on_match: Option<OnMatch>,
-}
+pub use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
+pub use envoy_types::pb::xds::r#type::matcher::v3::matcher::OnMatch;
+pub use fairway_proto::matcher::ip_matcher::IpRangeMatcher;
 
 /// What of a connection is looked at. The type is one of Envoy's
 /// `extensions.matching.common_inputs.network.v3`, which have no fields.
@@ -103,29 +39,33 @@ impl Input {
     }
 }
 
-impl OnMatch {
-    /// The filter chain of this name.
-    pub fn chain(name: &str) -> Self {
-        let typed_config = Some(encode::any(&StringValue { value: name.into() }));
-        Self { action: Some(TypedExtensionConfig { name: name.into(), typed_config }), matcher: None }
-    }
+/// The filter chain of this name.
+pub fn chain(name: &str) -> OnMatch {
+    let typed_config = Some(encode::any(&StringValue { value: name.into() }));
+    let action = TypedExtensionConfig { name: name.into(), typed_config };
+    OnMatch { on_match: Some(on_match::OnMatch::Action(action)), ..Default::default() }
+}
 
-    /// Looks further.
-    pub fn matcher(matcher: Matcher) -> Self {
-        Self { matcher: Some(Box::new(matcher)), action: None }
-    }
+/// Looks further.
+pub fn further(matcher: Matcher) -> OnMatch {
+    OnMatch { on_match: Some(on_match::OnMatch::Matcher(Box::new(matcher))), ..Default::default() }
 }
 
 /// What follows for exact values of an input.
 pub fn exact(input: Input, map: BTreeMap<String, OnMatch>, on_no_match: Option<OnMatch>) -> Matcher {
-    let tree = MatcherTree { input: Some(input.config()), exact_match_map: Some(MatchMap { map }), custom_match: None };
-    Matcher { matcher_tree: Some(tree), on_no_match: on_no_match.map(Box::new) }
+    let map = MatchMap { map: map.into_iter().collect() };
+    Matcher { on_no_match: on_no_match.map(Box::new), ..tree(input, TreeType::ExactMatchMap(map)) }
 }
 
-/// What follows for the address a connection is for.
+/// What follows for the address a connection is for: the most specific range
+/// that contains it counts.
 pub fn destination(range_matchers: Vec<IpRangeMatcher>) -> Matcher {
     let typed_config = Some(encode::any(&IpMatcher { range_matchers }));
-    let custom_match = Some(TypedExtensionConfig { name: "ip".into(), typed_config });
-    let tree = MatcherTree { input: Some(Input::DestinationIp.config()), exact_match_map: None, custom_match };
-    Matcher { matcher_tree: Some(tree), on_no_match: None }
+    let custom = TypedExtensionConfig { name: "ip".into(), typed_config };
+    tree(Input::DestinationIp, TreeType::CustomMatch(custom))
+}
+
+fn tree(input: Input, tree: TreeType) -> Matcher {
+    let tree = MatcherTree { input: Some(input.config()), tree_type: Some(tree) };
+    Matcher { matcher_type: Some(MatcherType::MatcherTree(tree)), ..Default::default() }
 }
