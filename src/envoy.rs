@@ -15,6 +15,7 @@ pub mod matcher;
 pub mod name;
 pub mod request_authentication;
 pub mod route;
+pub mod telemetry;
 pub mod tls;
 pub mod waypoint;
 
