@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use environment::Environment;
+pub use environment::{Environment, KeysFetchedBy};
 
 /// The command line.
 #[derive(Parser, Debug)]

@@ -5,6 +5,8 @@
 //! (`connect_originate`). The three are joined by internal connections.
 //! <https://www.envoyproxy.io/docs/envoy/latest/configuration/other_features/internal_listener>
 
+pub mod http;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -42,7 +44,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::H
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
+    PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, RequestIdExtension, http_filter,
@@ -54,13 +56,17 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 };
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
+use fairway_proto::peer_metadata::Config as PeerMetadata;
+use fairway_proto::peer_metadata::config::discovery_method::MethodSpecifier;
+use fairway_proto::peer_metadata::config::{DiscoveryMethod, WorkloadDiscovery};
 use prost::{Message, Name};
 
 use super::authorization::PEER_PRINCIPAL;
-use super::cluster::{ENCAP, MAIN_INTERNAL};
+use super::cluster::MAIN_INTERNAL;
 use super::encode::{any, boolean, duration, uint32};
 use super::endpoint::{CONNECT_ORIGINATE, socket, wildcard};
-use super::{name, tls};
+use super::tls;
+use crate::api::mesh::MeshConfig;
 use crate::proxy::scope::Families;
 use crate::proxy::{Capabilities, WaypointScope};
 
@@ -107,19 +113,37 @@ pub fn connection_manager(
         normalize_path: boolean(true),
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
-        request_id_extension: Some(RequestIdExtension {
-            typed_config: Some(any(&UuidRequestIdConfig {
-                use_request_id_for_trace_sampling: boolean(true),
-                ..Default::default()
-            })),
-        }),
+        request_id_extension: Some(request_id(true)),
         ..Default::default()
     }
 }
 
-/// The last HTTP filter.
-pub fn router() -> HttpFilter {
-    http_filter("envoy.filters.http.router", &Router::default())
+/// How requests are told apart, and whether that says if they are traced.
+pub fn request_id(traced_by_it: bool) -> RequestIdExtension {
+    let config = UuidRequestIdConfig { use_request_id_for_trace_sampling: boolean(traced_by_it), ..Default::default() };
+    RequestIdExtension { typed_config: Some(any(&config)) }
+}
+
+/// The last HTTP filter. Headers for debugging Envoy can be left out.
+pub fn router(debug_headers: bool) -> HttpFilter {
+    http_filter("envoy.filters.http.router", &Router { suppress_envoy_headers: !debug_headers, ..Default::default() })
+}
+
+/// Istio's filter that finds out who is at the other end, for its metrics: the
+/// caller where connections arrive, else the endpoint.
+pub fn peer_metadata(caller: bool) -> HttpFilter {
+    let workload = DiscoveryMethod { method_specifier: Some(MethodSpecifier::WorkloadDiscovery(WorkloadDiscovery {})) };
+    match caller {
+        true => {
+            let discovery =
+                PeerMetadata { downstream_discovery: vec![workload], shared_with_upstream: true, ..Default::default() };
+            http_filter("waypoint_downstream_peer_metadata", &discovery)
+        }
+        false => {
+            let discovery = PeerMetadata { upstream_discovery: vec![workload], ..Default::default() };
+            http_filter("waypoint_upstream_peer_metadata", &discovery)
+        }
+    }
 }
 
 /// Notes a property of the connection for those further in. `factory` says
@@ -172,7 +196,12 @@ fn noted_again(keys: &[&str], capabilities: Capabilities) -> Filter {
 }
 
 /// `connect_terminate`: takes HBONE.
-pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Listener {
+pub fn connect_terminate(
+    scope: &WaypointScope,
+    trust_domains: &[&str],
+    mesh: &MeshConfig,
+    logs: Vec<AccessLog>,
+) -> Listener {
     let connect = || "CONNECT".to_owned();
     let route = Route {
         r#match: Some(RouteMatch {
@@ -193,9 +222,12 @@ pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Liste
     let host =
         VirtualHost { name: "default".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
     let routes = RouteConfiguration { name: "default".into(), virtual_hosts: vec![host], ..Default::default() };
-    let filters = vec![connect_authority(scope.capabilities), router()];
+    let caller = scope.capabilities.peer_metadata.then(|| peer_metadata(true));
+    let filters = caller.into_iter().chain([connect_authority(scope.capabilities), router(true)]).collect();
+    let headers = &mesh.default_config.proxy_headers;
     let manager = HttpConnectionManager {
-        forward_client_cert_details: ForwardClientCertDetails::AppendForward.into(),
+        access_log: logs,
+        forward_client_cert_details: http::forwarded_client_certificate(headers).into(),
         set_current_client_cert_details: Some(SetCurrentClientCertDetails {
             subject: boolean(true),
             uri: true,
@@ -219,6 +251,7 @@ pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Liste
         request_id_extension: None,
         ..connection_manager(CONNECT_TERMINATE.into(), routes, filters)
     };
+    let manager = http::with_proxy_headers(manager, headers);
     let chain = FilterChain {
         name: "default".into(),
         transport_socket: Some(tls::downstream_hbone(trust_domains)),
@@ -251,8 +284,9 @@ fn internal_listener(name: &str) -> Listener {
 }
 
 /// `connect_originate`: opens HBONE to the address a connection is for.
-pub fn connect_originate() -> Listener {
+pub fn connect_originate(logs: Vec<AccessLog>) -> Listener {
     let proxy = TcpProxy {
+        access_log: logs,
         stat_prefix: CONNECT_ORIGINATE.into(),
         cluster_specifier: Some(TcpCluster::Cluster(CONNECT_ORIGINATE.into())),
         tunneling_config: Some(TunnelingConfig { hostname: "%DOWNSTREAM_LOCAL_ADDRESS%".into(), ..Default::default() }),
@@ -390,19 +424,15 @@ pub const DIRECT_TCP: &str = "direct-tcp";
 
 /// The chains for traffic to workloads' own addresses.
 pub fn direct_chains(
-    routes: RouteConfiguration,
-    http_filters: Vec<HttpFilter>,
+    manager: &HttpConnectionManager,
     network_filters: Vec<Filter>,
-    logs: &[AccessLog],
+    proxy: &TcpProxy,
 ) -> [FilterChain; 2] {
     // The destination is handed on to `connect_originate`.
     let first = || noted_again(&[LOCAL_IP], Capabilities::STOCK);
-    let manager = connection_manager(name::statistics("inbound_0.0.0.0_0"), routes, http_filters);
-    let manager = HttpConnectionManager { access_log: logs.to_vec(), ..manager };
-    let proxy = TcpProxy { access_log: logs.to_vec(), ..tcp_proxy(ENCAP) };
     [
-        tcp_chain(DIRECT_TCP, std::iter::once(first()).chain(network_filters).collect(), &proxy),
-        http_chain(DIRECT_HTTP, vec![first()], &manager),
+        tcp_chain(DIRECT_TCP, std::iter::once(first()).chain(network_filters).collect(), proxy),
+        http_chain(DIRECT_HTTP, vec![first()], manager),
     ]
 }
 

@@ -16,7 +16,7 @@ pub mod gateway_api;
 mod hash;
 mod headers;
 mod matches;
-mod regex;
+pub mod regex;
 mod retry;
 #[cfg(test)]
 mod tests;

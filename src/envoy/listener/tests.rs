@@ -17,7 +17,7 @@ fn terminate(families: Families, loopback: Option<&str>) -> Vec<String> {
         loopback: loopback.map(|address| address.parse().unwrap()),
         place: Place::default(),
     };
-    let listener = connect_terminate(&scope, &["cluster.local"]);
+    let listener = connect_terminate(&scope, &["cluster.local"], &MeshConfig::default(), Vec::new());
     let more = listener.additional_addresses.into_iter().filter_map(|more| more.address);
     let all = listener.address.into_iter().chain(more).filter_map(|address| address.address);
     let text = |address| match address {

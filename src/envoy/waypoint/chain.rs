@@ -6,24 +6,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
-use envoy_types::pb::envoy::config::listener::v3::FilterChain;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ForwardClientCertDetails;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::xds::core::v3::CidrRange;
 use ipnet::IpNet;
-use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::api::virtual_service::HttpRetry;
+use crate::envoy::Configs;
 use crate::envoy::cluster::discovery::dns_cache;
 use crate::envoy::cluster::{self, ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
-use crate::envoy::listener::{self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, connection_manager};
+use crate::envoy::listener::{
+    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, connection_manager, http, tcp_proxy,
+};
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::{self, ClusterRef};
-use crate::envoy::{Configs, access_log};
+use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
 use crate::model::service::{Protocol, Resolution, Service};
@@ -33,6 +36,7 @@ use crate::xds::resource::ResourceType;
 use super::connections::Connections;
 use super::policies::Policies;
 use super::routes::Routing;
+use super::telemetry::{listener_logs, telemetry};
 use super::{Destination, Fixture, Served, by_scope, gateway, handlings, ports, waypoint};
 
 /// A service's part of the listener.
@@ -118,8 +122,13 @@ pub(super) fn add_main_internal(
         let other =
             |elsewhere: &BTreeSet<u16>| (elsewhere.clone(), listener::to_inspected(waypoint(scope).capabilities));
         let workloads = cx.get(model.attached_workloads, &gateway(scope)).map(Vec::as_slice).unwrap_or_default();
-        let direct = (workloads, direct_chains(cx, &model, scope));
-        Some(oldest_first(cx, scope, &|services| main_internal(services, elsewhere.map(other), &direct)))
+        // Whom all services' chains call is enough for these, see below.
+        let common = Common::new(cx, &model, scope, None, &RefCell::default());
+        let access_log = listener_logs(cx, &model, &common.telemetry);
+        let direct = (workloads, direct_chains(&common));
+        Some(oldest_first(cx, scope, &|services| {
+            main_internal(services, elsewhere.map(other), &direct, access_log.clone())
+        }))
     });
     to.add(graph, "waypoint_inspection_listeners", ResourceType::Listener, elsewhere, move |cx, key, ports| {
         Some(oldest_first(cx, &key.scope, &|services| inspected(services, ports)))
@@ -148,6 +157,7 @@ fn main_internal(
     services: &[&Chains],
     elsewhere: Option<(BTreeSet<u16>, FilterChain)>,
     (workloads, direct): &(&[IpAddr], [FilterChain; 2]),
+    access_log: Vec<AccessLog>,
 ) -> Message {
     let (elsewhere, other) = elsewhere.unzip();
     let elsewhere = elsewhere.unwrap_or_default();
@@ -163,19 +173,19 @@ fn main_internal(
             inspected.tls.insert(port.number);
         }
     }
-    let mut message = encode::bytes(&listener::main_internal(&inspected));
+    let mut message = encode::bytes(&Listener { access_log, ..listener::main_internal(&inspected) });
     let moved = |port: &PortChains| port.waits() && inspected.elsewhere.contains(&port.number);
     let mut matchers = put_services(&mut message, services, |port| match moved(port) {
-        true => Some((OnMatch::chain(INSPECTED), &[][..])),
+        true => Some((matcher::chain(INSPECTED), &[][..])),
         false => Some((port.on_match.clone(), &*port.chains)),
     });
     if !workloads.is_empty() {
         let host = |address: &IpAddr| range(&IpNet::from(*address));
-        let on_match = OnMatch::matcher(sniff(OnMatch::chain(DIRECT_HTTP), OnMatch::chain(DIRECT_TCP)));
+        let on_match = matcher::further(sniff(matcher::chain(DIRECT_HTTP), matcher::chain(DIRECT_TCP)));
         let ranges = workloads.iter().map(host).collect();
-        matchers.push(IpRangeMatcher { ranges, on_match: Some(on_match) });
+        matchers.push(IpRangeMatcher { ranges, on_match: Some(on_match), ..Default::default() });
     }
-    put(&mut message, FILTER_CHAIN_MATCHER, &matcher::destination(matchers).encode_to_vec());
+    put(&mut message, FILTER_CHAIN_MATCHER, &encode::bytes(&matcher::destination(matchers)));
     for chain in other.iter().chain(direct) {
         put(&mut message, FILTER_CHAINS, &encode::bytes(chain));
     }
@@ -188,7 +198,7 @@ fn inspected(services: &[&Chains], ports: &BTreeSet<u16>) -> Message {
     let matchers = put_services(&mut message, services, |port| {
         (port.waits() && ports.contains(&port.number)).then(|| (port.on_match.clone(), &*port.chains))
     });
-    put(&mut message, FILTER_CHAIN_MATCHER, &matcher::destination(matchers).encode_to_vec());
+    put(&mut message, FILTER_CHAIN_MATCHER, &encode::bytes(&matcher::destination(matchers)));
     message
 }
 
@@ -207,8 +217,8 @@ fn put_services<'a>(
             ports.insert(port.number.to_string(), on_match);
         }
         if !service.ranges.is_empty() && !ports.is_empty() {
-            let on_match = Some(OnMatch::matcher(exact(Input::DestinationPort, ports, None)));
-            matchers.push(IpRangeMatcher { ranges: service.ranges.clone(), on_match });
+            let on_match = Some(matcher::further(exact(Input::DestinationPort, ports, None)));
+            matchers.push(IpRangeMatcher { ranges: service.ranges.clone(), on_match, ..Default::default() });
         }
     }
     matchers
@@ -222,10 +232,13 @@ fn put(message: &mut Message, field: u32, value: &[u8]) {
 
 fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
     let references = RefCell::default();
-    let policies = Policies::of(cx, model, &key.scope, Some(service), &references);
+    let common = Common::new(cx, model, &key.scope, Some(service), &references);
+    // What all connections have in common may be sent elsewhere, and is without
+    // references of its own.
+    telemetry(cx, model, &key.scope, None, &references);
     let port = |port| {
         let routing = Routing { cx, model, key, service, port, references: &references };
-        port_chains(&routing, &policies)
+        port_chains(&routing, &common)
     };
     let ports = ports(service).map(port).collect();
     Chains {
@@ -241,9 +254,8 @@ fn range(range: &IpNet) -> CidrRange {
 }
 
 /// The chains of a port, in the order of [`handlings`].
-fn port_chains(routing: &Routing<'_>, policies: &Policies) -> PortChains {
-    let Routing { cx, model, service, port, .. } = *routing;
-    let logs = access_log::access_logs(model.scope().mesh(cx));
+fn port_chains(routing: &Routing<'_>, common: &Common<'_>) -> PortChains {
+    let Routing { service, port, .. } = *routing;
     let mut chains = Vec::new();
     let mut on_matches = Vec::new();
     let mut tls = port.protocol == Protocol::Tls;
@@ -251,16 +263,16 @@ fn port_chains(routing: &Routing<'_>, policies: &Policies) -> PortChains {
         let name = name::inbound_vip(port.number, *handling, "", &service.key);
         on_matches.push(match handling {
             Handling::Http => {
-                chains.push(encode::bytes(&http_chain(routing, policies, &name, &logs)));
-                OnMatch::chain(&name)
+                chains.push(encode::bytes(&http_chain(routing, common, &name)));
+                matcher::chain(&name)
             }
             Handling::Tcp | Handling::Outbound => {
                 let Connections { some, rest, names } = routing.connections(&name);
                 tls |= names;
                 let mut chain = |name: &str, proxy: TcpProxy| {
-                    let proxy = TcpProxy { access_log: logs.clone(), ..proxy };
-                    chains.push(encode::bytes(&listener::tcp_chain(name, policies.network.clone(), &proxy)));
-                    OnMatch::chain(name)
+                    let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..proxy };
+                    chains.push(encode::bytes(&listener::tcp_chain(name, common.network_filters(), &proxy)));
+                    matcher::chain(name)
                 };
                 let rest = chain(&name, rest);
                 let some = some
@@ -269,13 +281,13 @@ fn port_chains(routing: &Routing<'_>, policies: &Policies) -> PortChains {
                     .map(|(index, (predicate, proxy))| (predicate, chain(&format!("{name}|{index}"), proxy)));
                 match some.collect::<Vec<_>>() {
                     none if none.is_empty() => rest,
-                    some => OnMatch::matcher(matcher::first(some, rest)),
+                    some => matcher::further(matcher::first(some, rest)),
                 }
             }
         });
     }
     let on_match = match <[OnMatch; 2]>::try_from(on_matches) {
-        Ok([http, tcp]) => OnMatch::matcher(sniff(http, tcp)),
+        Ok([http, tcp]) => matcher::further(sniff(http, tcp)),
         Err(one) => one.into_iter().next().unwrap_or_default(),
     };
     PortChains { number: port.number, protocol: port.protocol, tls, on_match, chains }
@@ -289,27 +301,89 @@ fn sniff(http: OnMatch, other: OnMatch) -> Matcher {
     exact(Input::ApplicationProtocol, BTreeMap::from(protocols), Some(other))
 }
 
-fn http_chain(routing: &Routing<'_>, policies: &Policies, name: &str, logs: &[AccessLog]) -> FilterChain {
+/// What the chains of a service, or of all else, have in common.
+struct Common<'a> {
+    cx: &'a Ctx<'a>,
+    model: &'a Model,
+    scope: &'a Scope,
+    service: Option<&'a Service>,
+    policies: Policies,
+    telemetry: Telemetry,
+}
+
+impl<'a> Common<'a> {
+    fn new(
+        cx: &'a Ctx<'a>,
+        model: &'a Model,
+        scope: &'a Scope,
+        service: Option<&'a Service>,
+        references: &RefCell<BTreeSet<Destination>>,
+    ) -> Self {
+        let policies = Policies::of(cx, model, scope, service, references);
+        let telemetry = telemetry(cx, model, scope, service, references);
+        Self { cx, model, scope, service, policies, telemetry }
+    }
+
+    fn access_logs(&self, traffic: Traffic) -> Vec<AccessLog> {
+        self.telemetry.access_logs(Counted { service: self.service, traffic })
+    }
+
+    fn manager(&self, statistics: &str, routes: RouteConfiguration, traffic: Traffic) -> HttpConnectionManager {
+        let mesh = self.model.scope().mesh(self.cx);
+        let endpoint = waypoint(self.scope).capabilities.peer_metadata.then(|| listener::peer_metadata(false));
+        let counting = endpoint.into_iter().chain(self.telemetry.http_filters()).collect();
+        let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
+        let filters = self.policies.http_filters(counting, listener::router(debug_headers));
+        let manager = connection_manager(name::statistics(statistics), routes, filters);
+        let mut manager = http::with_mesh(manager, mesh);
+        if forwards_identity(self.cx, self.model, self.scope) {
+            manager.http_filters.insert(0, http::client_identity());
+            // The certificate is the tunnel's, so there is none to compare with.
+            manager.forward_client_cert_details = ForwardClientCertDetails::AlwaysForwardOnly.into();
+        }
+        HttpConnectionManager {
+            access_log: self.access_logs(traffic),
+            tracing: self.telemetry.tracing(),
+            request_id_extension: Some(listener::request_id(self.telemetry.traces_by_request_id())),
+            ..manager
+        }
+    }
+
+    fn network_filters(&self) -> Vec<Filter> {
+        self.policies.network.iter().cloned().chain(self.telemetry.network_filters()).collect()
+    }
+}
+
+/// Whether services are told who the caller is, in `x-forwarded-client-cert`.
+/// Istio reads it off the pod, which has the Gateway's annotations.
+fn forwards_identity(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> bool {
+    let gateway = cx.get(model.inputs.gateways, &gateway(scope));
+    let annotations = gateway.and_then(|gateway| gateway.spec.infrastructure.as_ref()?.annotations.as_ref());
+    let value = annotations.and_then(|annotations| annotations.get("ambient.istio.io/xfcc-include-client-identity"));
+    value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterChain {
     let (service, port) = (routing.service, routing.port.number);
-    let statistics = name::statistics(&format!("inbound_0.0.0.0_{port}"));
-    let mut filters = policies.http_filters();
+    let routes = routes(name, service, port, routing.http());
+    let traffic = if routing.port.protocol == Protocol::Grpc { Traffic::Grpc } else { Traffic::Http };
+    let mut manager = common.manager(&format!("inbound_0.0.0.0_{port}"), routes, traffic);
     if service.resolution == Resolution::DynamicDns {
         let cache = dns_cache(service, waypoint(&routing.key.scope).families);
         // The router is the last.
-        filters.insert(filters.len().saturating_sub(1), listener::dynamic_forward_proxy(cache));
+        let last = manager.http_filters.len().saturating_sub(1);
+        manager.http_filters.insert(last, listener::dynamic_forward_proxy(cache));
     }
-    let manager = connection_manager(statistics, routes(name, service, port, routing.http()), filters);
-    listener::http_chain(name, Vec::new(), &HttpConnectionManager { access_log: logs.to_vec(), ..manager })
+    listener::http_chain(name, Vec::new(), &manager)
 }
 
 /// The chains for traffic to workloads' own addresses.
-fn direct_chains(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> [FilterChain; 2] {
-    // Authorizers of all services are among those of each.
-    let policies = Policies::of(cx, model, scope, None, &RefCell::default());
-    let mesh = model.scope().mesh(cx);
-    let logs = access_log::access_logs(mesh);
+fn direct_chains(common: &Common<'_>) -> [FilterChain; 2] {
+    let mesh = common.model.scope().mesh(common.cx);
     let routes = direct_routes(ENCAP, mesh.default_inbound_http_retry_policy.as_ref());
-    listener::direct_chains(routes, policies.http_filters(), policies.network, &logs)
+    let manager = common.manager("inbound_0.0.0.0_0", routes, Traffic::Http);
+    let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..tcp_proxy(ENCAP) };
+    listener::direct_chains(&manager, common.network_filters(), &proxy)
 }
 
 /// The hosts that requests for a service may be for. The address of the service

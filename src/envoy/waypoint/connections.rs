@@ -28,7 +28,7 @@ use crate::api::{Labels, Meta};
 use crate::envoy::authorization::{PEER_PRINCIPAL, caller_of};
 use crate::envoy::encode::duration;
 use crate::envoy::listener::tcp_proxy;
-use crate::envoy::matcher::Predicate;
+use crate::envoy::matcher::Condition;
 use crate::envoy::name::Handling;
 use crate::envoy::route::gateway_api;
 use crate::envoy::route::{Problem, UNKNOWN_SERVICE};
@@ -41,7 +41,7 @@ use super::routes::Routing;
 /// What becomes of the connections for one port.
 pub(super) struct Connections {
     /// What becomes of some of them, in order.
-    pub(super) some: Vec<(Predicate, TcpProxy)>,
+    pub(super) some: Vec<(Condition, TcpProxy)>,
     /// What becomes of the rest.
     pub(super) rest: TcpProxy,
     /// Whether server names decide.
@@ -51,7 +51,7 @@ pub(super) struct Connections {
 /// Which connections a rule is for.
 enum When {
     Never,
-    If(Box<Predicate>),
+    If(Box<Condition>),
     Always,
 }
 
@@ -113,8 +113,8 @@ impl Routing<'_> {
             let proxy = self.proxy(own, &rule);
             match rule.when {
                 When::Never => {}
-                When::If(predicate) => {
-                    some.push((*predicate, proxy));
+                When::If(condition) => {
+                    some.push((*condition, proxy));
                     names |= tls;
                 }
                 When::Always => {
@@ -211,7 +211,7 @@ impl Routing<'_> {
         for (index, one) in matches.enumerate() {
             match self.matches(&one) {
                 Ok(When::Never) => {}
-                Ok(When::If(predicate)) => any.push(*predicate),
+                Ok(When::If(condition)) => any.push(*condition),
                 Ok(When::Always) => return When::Always,
                 Err((field, reason, message)) => {
                     let field = format!("match[{index}].{field}");
@@ -220,7 +220,7 @@ impl Routing<'_> {
                 }
             }
         }
-        Predicate::any(any).map_or(When::Never, |any| When::If(Box::new(any)))
+        Condition::any(any).map_or(When::Never, |any| When::If(Box::new(any)))
     }
 
     /// When a match applies. What a waypoint cannot tell costs the match, which
@@ -243,26 +243,26 @@ impl Routing<'_> {
             let mut every = false;
             for (index, host) in hosts.iter().enumerate() {
                 match server_name(host).map_err(|message| (format!("sniHosts[{index}]"), "InvalidValue", message))? {
-                    When::If(predicate) => any.push(*predicate),
+                    When::If(condition) => any.push(*condition),
                     When::Always => every = true,
                     When::Never => {}
                 }
             }
-            match Predicate::any(any) {
+            match Condition::any(any) {
                 _ if every => {}
-                Some(predicate) => all.push(predicate),
+                Some(condition) => all.push(condition),
                 None => return Err(("sniHosts".into(), "InvalidValue", "a server name is needed".into())),
             }
         }
         match self.subnets(one.destination_subnets)? {
             When::Never => return Ok(When::Never),
-            When::If(predicate) => all.push(*predicate),
+            When::If(condition) => all.push(*condition),
             When::Always => {}
         }
         if !one.source_namespace.is_empty() {
-            all.push(Predicate::noted(PEER_PRINCIPAL, caller_of(one.source_namespace)));
+            all.push(Condition::noted(PEER_PRINCIPAL, caller_of(one.source_namespace)));
         }
-        Ok(Predicate::all(all).map_or(When::Always, |all| When::If(Box::new(all))))
+        Ok(Condition::all(all).map_or(When::Always, |all| When::If(Box::new(all))))
     }
 
     /// Whether the addresses of the service, which are all that arrives here,
@@ -281,7 +281,7 @@ impl Routing<'_> {
         let overlaps = |address: &IpNet| within(address) || ranges.iter().any(|range| address.contains(range));
         Ok(match () {
             () if ranges.is_empty() || addresses.iter().all(within) => When::Always,
-            () if addresses.iter().any(overlaps) => When::If(Box::new(Predicate::destination(&ranges))),
+            () if addresses.iter().any(overlaps) => When::If(Box::new(Condition::destination(&ranges))),
             () => When::Never,
         })
     }
@@ -350,6 +350,6 @@ fn server_name(host: &str) -> Result<When, String> {
         "" if host == "*" => Ok(When::Always),
         "" => Err("empty".into()),
         _ if rest.contains('*') || rest == "." => Err(format!("{host:?} is not a host, possibly with a leading *")),
-        _ => Ok(When::If(Box::new(Predicate::server_name(host)))),
+        _ => Ok(When::If(Box::new(Condition::server_name(host)))),
     }
 }
