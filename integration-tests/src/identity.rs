@@ -71,6 +71,11 @@ impl Identity {
         Ok(Self { name: name.into(), key, chain, roots })
     }
 
+    /// Its certificate.
+    pub fn certificate(&self) -> &X509 {
+        &self.chain[0]
+    }
+
     fn present(&self, context: &mut SslContextBuilder) -> Result<(), openssl::error::ErrorStack> {
         context.set_min_proto_version(Some(SslVersion::TLS1_3))?;
         context.set_certificate(&self.chain[0])?;

@@ -13,6 +13,7 @@ pub mod enter;
 mod image;
 mod network;
 mod dns;
+mod balancer;
 mod fields;
 mod volumes;
 mod sandbox;
@@ -36,6 +37,7 @@ use crate::{PATIENCE, eventually, eventually_within, runner};
 use sandbox::Container;
 use volumes::Sources;
 
+pub use image::names as image_names;
 pub use ztunnel::{Access, NodeProxy};
 
 /// Nodes of the stage, in two zones.
@@ -94,7 +96,7 @@ pub struct Stage {
     /// Its API.
     pub cluster: Cluster,
     world: Arc<World>,
-    tasks: tokio::task::JoinSet<()>,
+    tasks: Mutex<tokio::task::JoinSet<()>>,
 }
 
 impl Stage {
@@ -134,7 +136,8 @@ impl Stage {
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(dns::serve(world.services.clone(), watch("discovery.k8s.io/v1", "EndpointSlice")));
         tasks.spawn(run_pods(world.clone()));
-        Self { cluster, world, tasks }
+        tasks.spawn(balancer::serve(cluster.api.clone(), world.services.clone()));
+        Self { cluster, world, tasks: Mutex::new(tasks) }
     }
 
     /// Ends it.
@@ -184,7 +187,11 @@ impl Stage {
         what: &str,
         look: impl Fn(&Self) -> Result<T, String>,
     ) -> T {
-        eventually_within(limit, what, || std::future::ready(look(self))).await
+        eventually_within(limit, what, || {
+            self.assert_running();
+            std::future::ready(look(self))
+        })
+        .await
     }
 
     /// Pods of a namespace that have a label, `key=value`.
@@ -246,9 +253,18 @@ impl Stage {
         .await
     }
 
-    /// Whether the stage itself still works.
-    pub fn assert_running(&mut self) {
-        if let Some(ended) = self.tasks.try_join_next() {
+    /// An address of a Service of type LoadBalancer.
+    pub async fn load_balancer_ip(&self, namespace: &str, name: &str) -> Ipv4Addr {
+        self.wait_for(&format!("an address for {namespace}/{name}"), |stage| {
+            let service = stage.world.services.get(namespace, name).ok_or("is not there")?;
+            balancer::address(&service).ok_or_else(|| service["status"].to_string())
+        })
+        .await
+    }
+
+    /// Panics if a part of the stage itself has ended.
+    fn assert_running(&self) {
+        if let Some(ended) = self.tasks.lock().unwrap().try_join_next() {
             panic!("a task of the stage ended: {ended:?}");
         }
     }

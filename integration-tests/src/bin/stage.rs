@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the stage")]
 #![allow(clippy::large_futures, reason = "it runs once")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 
-use fairway_integration_tests::stage::{Stage, enter};
+use fairway_integration_tests::stage::{Stage, enter, image_names};
 use fairway_integration_tests::{cluster, runner};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,21 +28,26 @@ async fn run() {
         let stage = Stage::start().await;
         stage.apply(MESH).await;
         stage.ztunnels().await;
+        let folder = stage.folder();
+        let kubeconfig = stage.cluster.kubeconfig();
         let kubectl = cluster::tool("FAIRWAY_KUBECTL", ".cache/bin/kubectl");
-        // From outside, the network of the stage is that of this process's child.
+        let environment = format!("env KUBECONFIG={}", kubeconfig.display());
+        for (name, program) in [("kubectl", kubectl.display().to_string()), ("shell", "${SHELL:-/bin/sh}".into())] {
+            let path = folder.join(name);
+            std::fs::write(&path, enter::from_outside(&format!("{environment} {program}"))).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         println!(
-            "\nIt is there. To use it, in another terminal:\n\n\
-               sudo nsenter --net=/proc/$(pgrep -f -o '{exe}$')/ns/net bash\n\
-               export KUBECONFIG={kubeconfig} PATH={path}:$PATH\n\
-               kubectl get pods --all-namespaces\n\
-               kubectl apply -f {examples}/bookinfo.yaml\n\n\
-             What happens is in {log}, what pods print in the folders beside it.\n\
-             Images: fairway.test/echo, sleep, proxy, discovery, ztunnel. Ctrl-C ends it.\n",
-            exe = std::env::current_exe().unwrap().display(),
-            kubeconfig = stage.cluster.kubeconfig().display(),
-            path = kubectl.parent().unwrap().display(),
+            "\nIt is there. In another terminal, as root:\n\n\
+               {folder}/kubectl get pods --all-namespaces\n\
+               {folder}/kubectl apply -f {examples}/bookinfo.yaml\n\
+               {folder}/shell\n\n\
+             The last is a shell on the network of the nodes, with KUBECONFIG set.\n\
+             What happens is written to {folder}/log, what pods print to the folders beside it.\n\
+             Images: {images}. Ctrl-C ends it.\n",
+            folder = folder.display(),
             examples = cluster::repository().join("integration-tests/stage/walkthrough").display(),
-            log = stage.log_path().display(),
+            images = image_names().join(", "),
         );
         std::future::pending::<()>().await;
     };

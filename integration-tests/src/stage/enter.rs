@@ -59,6 +59,9 @@ fn again(way: &[&str]) -> ExitCode {
     command.args(["sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
     command.arg(std::env::current_exe().expect("this program is a file")).args(std::env::args_os().skip(1));
     command.env(ENTERED, "1").env(RUN, std::process::id().to_string());
+    // Whoever is not root outside may not look where the tools of root are.
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let status = runtime.block_on(async {
         let mut child = tokio::process::Command::from(command).spawn().expect("setpriv and unshare were just there");
@@ -80,6 +83,15 @@ fn again(way: &[&str]) -> ExitCode {
         (Some(code), _) => ExitCode::from(code as u8),
         (None, signal) => ExitCode::from(128 + signal.unwrap_or_default() as u8),
     }
+}
+
+/// A program of shell that runs a command in the namespaces, from outside.
+pub fn from_outside(command: &str) -> String {
+    let run = std::env::var(RUN).unwrap_or_default();
+    // Their first process is a child of unshare, and that one of who started.
+    format!(
+        "#!/bin/sh\nprocess=$(pgrep -P \"$(pgrep -P {run})\")\nexec nsenter --target \"$process\" --net --mount -- {command} \"$@\"\n"
+    )
 }
 
 /// The processes that a process has started.

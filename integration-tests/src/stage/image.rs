@@ -78,6 +78,11 @@ const IMAGES: &[Image] = &[
     },
 ];
 
+/// What the images are called.
+pub fn names() -> Vec<&'static str> {
+    IMAGES.iter().map(|image| image.name).collect()
+}
+
 /// The image of a name, with or without a tag.
 pub(super) fn find(name: &str) -> Option<&'static Image> {
     let name = name.rsplit_once(':').map_or(name, |(name, _)| name);

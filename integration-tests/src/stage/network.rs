@@ -23,6 +23,8 @@ pub(super) const NODES: &str = "172.18.0.0/16";
 pub(super) const PODS: &str = "10.244.0.0/16";
 /// All addresses of Services.
 const SERVICES: &str = "10.96.0.0/16";
+/// All addresses of load balancers.
+const LOAD_BALANCERS: &str = "172.19.255.0/24";
 /// Who answers questions of DNS.
 pub(super) const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// What every pod takes for its router.
@@ -43,12 +45,20 @@ pub(super) fn node_ip(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(172, 18, 0, 2 + node as u8)
 }
 
+/// The address of a load balancer, counted from 1.
+pub(super) fn load_balancer_ip(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(172, 19, 255, number)
+}
+
 /// Makes the nodes' namespace.
 pub(super) async fn make(nodes: usize) {
     let addresses = (0..nodes).map(node_ip).chain([CONTROL_PLANE, ROUTER, DNS]);
     let addresses: Vec<_> = addresses.map(|ip| format!("ip address add {ip}/32 dev lo")).collect();
     let script = format!(
-        "{}\nip route add {SERVICES} dev lo src {CONTROL_PLANE}\necho 1 >/proc/sys/net/ipv4/ip_forward\n",
+        "{}\n\
+         ip route add {SERVICES} dev lo src {CONTROL_PLANE}\n\
+         ip route add {LOAD_BALANCERS} dev lo src {CONTROL_PLANE}\n\
+         echo 1 >/proc/sys/net/ipv4/ip_forward\n",
         addresses.join("\n")
     );
     run(None, &script).await.unwrap_or_else(|error| panic!("the network of the stage: {error}"));

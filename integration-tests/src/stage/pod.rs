@@ -349,46 +349,44 @@ impl Life {
     /// Captures it, or lets it go, as Istio's CNI agent does.
     async fn capture(&mut self) {
         let Some(network) = self.network.clone() else { return };
-        let wanted = self.to_be_captured();
         let ztunnel = self.world.ztunnel(&self.node.name);
         if self.captured.as_ref().is_some_and(|captured| ztunnel.as_ref().is_none_or(|it| !captured.is_by(it))) {
             self.captured = None;
         }
-        let done = match (wanted, ztunnel) {
-            (true, Some(ztunnel)) if self.captured.is_none() => {
-                let key = (self.namespace().to_owned(), self.name().to_owned());
-                let captured = NodeProxy::capture(&ztunnel, key, &network).await.map_err(|error| error.to_string());
-                async {
-                    self.captured = Some(captured?);
-                    if !self.redirected {
-                        network.redirect().await?;
-                        self.redirected = true;
-                    }
-                    self.annotate(json!("enabled")).await;
-                    self.world.note(&format!("{} is captured", self.key()));
-                    Ok::<_, String>(())
-                }
-                .await
-            }
-            (false, _) if self.redirected => {
-                self.redirected = false;
-                let done = network.leave_alone().await;
-                self.captured = None;
-                self.annotate(Value::Null).await;
-                self.world.note(&format!("{} is no longer captured", self.key()));
-                done
-            }
+        let done = match (self.to_be_captured(), ztunnel) {
+            (true, Some(ztunnel)) if self.captured.is_none() => self.hand_over(&ztunnel, &network).await,
+            (false, _) if self.redirected => self.take_back(&network).await,
             _ => Ok(()),
         };
         if let Err(error) = done {
             self.world.note(&format!("{} cannot be captured: {error}", self.key()));
         }
+        let said = self.pod["metadata"]["annotations"][REDIRECTION] == "enabled";
+        if said != self.redirected {
+            let value = if self.redirected { json!("enabled") } else { Value::Null };
+            let patch = json!({ "metadata": { "annotations": { REDIRECTION: value } } });
+            // A pod that is gone meanwhile needs none.
+            let _ = self.world.api.try_patch(&self.pod, patch).await;
+        }
     }
 
-    async fn annotate(&self, value: Value) {
-        let patch = json!({ "metadata": { "annotations": { REDIRECTION: value } } });
-        // A pod that is gone meanwhile needs none.
-        let _ = self.world.api.try_patch(&self.pod, patch).await;
+    async fn hand_over(&mut self, ztunnel: &Arc<NodeProxy>, network: &PodNetwork) -> Result<(), String> {
+        let key = (self.namespace().to_owned(), self.name().to_owned());
+        self.captured = Some(NodeProxy::capture(ztunnel, key, network).await.map_err(|error| error.to_string())?);
+        if !self.redirected {
+            network.redirect().await?;
+            self.redirected = true;
+        }
+        self.world.note(&format!("{} is captured", self.key()));
+        Ok(())
+    }
+
+    async fn take_back(&mut self, network: &PodNetwork) -> Result<(), String> {
+        self.redirected = false;
+        let done = network.leave_alone().await;
+        self.captured = None;
+        self.world.note(&format!("{} is no longer captured", self.key()));
+        done
     }
 
     async fn report(&mut self) {

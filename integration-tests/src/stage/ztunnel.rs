@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use fairway_proto::workload::Workload;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
+use openssl::x509::X509;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -82,6 +83,11 @@ impl NodeProxy {
     /// The connections there were.
     pub fn accesses(&self) -> Vec<Access> {
         self.accesses.lock().unwrap().clone()
+    }
+
+    /// The certificate it has for an identity.
+    pub async fn certificate(&self, name: &str) -> Option<X509> {
+        Some(self.identities.lock().await.get(name)?.certificate().clone())
     }
 
     fn note(&self, access: Access) {

@@ -43,7 +43,7 @@ fn run() -> ExitCode {
     // The long ones first: they end last.
     let tests = tests![
         walkthrough(""): bookinfo;
-        stage_pods(""): life;
+        stage_pods(""): life, services;
         // These break the cluster or need it to themselves. They share one
         // of their own.
         outage("spare"): crds_added_late, api_server_killed, absent_at_start;

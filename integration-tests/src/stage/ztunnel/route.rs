@@ -124,3 +124,6 @@ fn address(workload: &Workload) -> Result<Ipv4Addr, String> {
     let octets = workload.addresses.iter().find_map(|address| <[u8; 4]>::try_from(address.as_ref()).ok());
     octets.map(Ipv4Addr::from).ok_or_else(|| format!("{} has no address", workload.uid))
 }
+
+#[cfg(test)]
+mod tests;

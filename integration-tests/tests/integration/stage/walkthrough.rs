@@ -134,12 +134,16 @@ fn spiffe(account: &str) -> String {
     format!("spiffe://cluster.local/ns/default/sa/{account}")
 }
 
-/// What the ztunnels know: names of workloads, services and policies.
+/// What the ztunnels know of the application's namespace: workloads, services
+/// with their waypoints, and policies.
 async fn known(stage: &Stage) -> BTreeSet<String> {
     let ztunnels = stage.ztunnels().await;
     ztunnels[0].client().read(|table| {
-        let services = table.services.values().map(|one| format!("{}: {:?}", one.hostname, one.waypoint));
-        table.workloads.keys().chain(table.policies.keys()).cloned().chain(services).collect()
+        let workloads = table.workloads.values().filter(|one| one.namespace == "default").map(|one| one.uid.clone());
+        let services = table.services.values().filter(|one| one.namespace == "default");
+        let services = services.map(|one| format!("{}: {:?}", one.hostname, one.waypoint));
+        let policies = table.policies.values().filter(|one| one.namespace == "default").map(|one| one.name.clone());
+        workloads.chain(services).chain(policies).collect()
     })
 }
 
@@ -161,6 +165,7 @@ pub async fn bookinfo() {
     let scene = Scene { stage, sleep, notsleep };
     let before = plaintext(&scene).await;
     joined(&scene).await;
+    certified(&scene).await;
     connections_authorised(&scene).await;
     requests_authorised(&scene).await;
     shifted(&scene).await;
@@ -171,9 +176,13 @@ pub async fn bookinfo() {
 /// The application works without a mesh, which knows it all the same.
 async fn plaintext(scene: &Scene) -> BTreeSet<String> {
     scene.captured(false).await;
-    let answer = scene.get(PRODUCTPAGE).await;
-    assert_eq!(answer.status, OK, "{answer:?}");
-    assert!(answer.body.contains("\"who\":\"productpage-v1-"), "{answer:?}");
+    // A pod that is ready is not at once behind its Service's address.
+    eventually("productpage answers", || async {
+        let answer = scene.get(PRODUCTPAGE).await;
+        let its = answer.body.contains("\"who\":\"productpage-v1-");
+        if answer.status == OK && its { Ok(()) } else { Err(answer) }
+    })
+    .await;
     assert!(scene.accesses().await.is_empty(), "no ztunnel has a part in it");
     known(scene.stage).await
 }
@@ -202,6 +211,27 @@ async fn joined(scene: &Scene) {
     // Nobody has sent anything else.
     let plain = accesses.iter().filter(|access| access.peer.is_none());
     assert_eq!(plain.count(), 0, "{accesses:#?}");
+}
+
+/// The certificate of sleep is its own, for a day, by the mesh's own root, which
+/// every namespace has.
+async fn certified(scene: &Scene) {
+    let mut certificate = None;
+    for ztunnel in scene.stage.ztunnels().await {
+        certificate = certificate.or(ztunnel.certificate(&spiffe("sleep")).await);
+    }
+    let certificate = certificate.unwrap();
+    let lifetime = certificate.not_before().diff(certificate.not_after()).unwrap();
+    // A little of it lies in the past.
+    let seconds = i64::from(lifetime.days) * 86_400 + i64::from(lifetime.secs);
+    assert!((86_400..87_000).contains(&seconds), "{seconds}");
+    let issuer: Vec<_> = certificate.issuer_name().entries().map(|one| one.data().as_slice().to_vec()).collect();
+    assert_eq!(issuer, [b"cluster.local"]);
+    for namespace in ["default", "istio-system", "kube-system"] {
+        let map = scene.stage.cluster.api.get("v1", "ConfigMap", namespace, "istio-ca-root-cert").await.unwrap();
+        let root = openssl::x509::X509::from_pem(map["data"]["root-cert.pem"].as_str().unwrap().as_bytes()).unwrap();
+        assert!(certificate.verify(&root.public_key().unwrap()).unwrap(), "{namespace}");
+    }
 }
 
 /// Only sleep may open connections.
