@@ -90,7 +90,7 @@ pub fn from_outside(command: &str) -> String {
     let run = std::env::var(RUN).unwrap_or_default();
     // Their first process is a child of unshare, and that one of who started.
     format!(
-        "#!/bin/sh\nprocess=$(pgrep -P \"$(pgrep -P {run})\")\nexec nsenter --target \"$process\" --net --mount -- {command} \"$@\"\n"
+        "#!/bin/sh\nprocess=$(pgrep -P \"$(pgrep -P {run})\")\nexec nsenter --target \"$process\" --net --mount --pid -- {command} \"$@\"\n"
     )
 }
 
