@@ -1,5 +1,6 @@
-//! Servers of TLS that are not in the mesh, and the files a proxy needs to
-//! trust them and to be trusted by them.
+//! TLS that is not the mesh's: servers outside of it, with the files a proxy
+//! needs to trust them and to be trusted by them, and what applications speak
+//! with each other through it.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -8,10 +9,11 @@ use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{SslAcceptor, SslMethod, SslVerifyMode};
+use openssl::ssl::{SslAcceptor, SslConnector, SslMethod, SslVerifyMode};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509, X509NameBuilder};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
@@ -74,6 +76,29 @@ impl Authority {
         }
         builder.build()
     }
+}
+
+/// Takes TLS with a certificate that nobody has to trust.
+pub fn self_signed() -> SslAcceptor {
+    let key = p256();
+    let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    builder.set_certificate(&sign("backend", &key, None, &[])).unwrap();
+    builder.set_private_key(&key).unwrap();
+    builder.build()
+}
+
+/// Opens TLS to a server, asking for a name and trusting whoever answers.
+pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    name: &str,
+    stream: S,
+) -> Result<SslStream<S>, openssl::ssl::Error> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    builder.set_verify(SslVerifyMode::NONE);
+    let mut configuration = builder.build().configure()?;
+    configuration.set_verify_hostname(false);
+    let mut stream = SslStream::new(configuration.into_ssl(name)?, stream)?;
+    Pin::new(&mut stream).connect().await?;
+    Ok(stream)
 }
 
 /// Takes TLS on a connection.

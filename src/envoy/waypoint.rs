@@ -7,13 +7,17 @@
 //! from encoded chains, so that a change of one service encodes that one.
 
 mod chain;
+mod connections;
 mod policies;
 mod routes;
+mod telemetry;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::endpoint::v3::LocalityLbEndpoints;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 
 use crate::api::{Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
@@ -24,6 +28,7 @@ use crate::model::{Model, problem};
 use crate::proxy::{Scope, WaypointScope};
 use crate::xds::resource::ResourceType;
 
+use super::access_log::Only;
 use super::cluster::discovery::Discovery;
 use super::cluster::transport::Transport;
 use super::cluster::{self, ENCAP, MAIN_INTERNAL, Upstream};
@@ -85,6 +90,12 @@ impl Scoped for Destination {
 fn gateway(scope: &Scope) -> ObjectKey {
     let WaypointScope { namespace, gateway, .. } = waypoint(scope);
     ObjectKey { namespace: namespace.clone(), name: gateway.clone() }
+}
+
+/// The class of a waypoint's Gateway; empty if there is none.
+fn class(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> Arc<str> {
+    let gateway = cx.get(model.inputs.gateways, &gateway(scope));
+    gateway.map(|gateway| gateway.spec.gateway_class_name.clone()).unwrap_or_default()
 }
 
 fn waypoint(scope: &Scope) -> &WaypointScope {
@@ -181,13 +192,20 @@ fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {
         };
         Some(encode::bytes(&cluster))
     });
-    let scope_of = model.scope().clone();
+    let model = model.clone();
     to.add(graph, "waypoint_internal_listeners", ResourceType::Listener, listeners, move |cx, key, ()| {
+        let mesh = model.scope().mesh(cx);
+        // What all services' chains refer to is enough for these, see there.
+        let telemetry = telemetry::telemetry(cx, &model, &key.scope, None, &RefCell::default());
         let listener = match key.name {
-            CONNECT_TERMINATE => listener::connect_terminate(waypoint(&key.scope), &trust_domains(scope_of.mesh(cx))),
-            _ => listener::connect_originate(),
+            CONNECT_TERMINATE => {
+                let logs = telemetry.logs(&[Only::Errors]);
+                listener::connect_terminate(waypoint(&key.scope), &trust_domains(mesh), mesh, logs)
+            }
+            _ => listener::connect_originate(telemetry.logs(&[Only::UpstreamFailure])),
         };
-        Some(encode::bytes(&listener))
+        let access_log = telemetry::listener_logs(cx, &model, &telemetry);
+        Some(encode::bytes(&Listener { access_log, ..listener }))
     });
 }
 

@@ -13,7 +13,7 @@ use crate::graph::{Collection, Ctx, Graph};
 
 use super::Scope;
 use super::selection::Selection;
-use super::waypoint::{TrafficType, Waypoint, attached};
+use super::waypoint::{TrafficType, Waypoint, account, attached};
 
 /// The addresses of the workloads attached to each waypoint that is for
 /// workloads, in order.
@@ -42,6 +42,10 @@ pub(super) fn workloads(
         let groups = cx.fetch(selection.of_waypoint, key);
         let pods = groups.flat_map(|(group, _)| cx.fetch(selection.pods, group));
         let mut addresses: Vec<_> = pods.flat_map(|(_, pod)| of_pod(pod)).collect();
+        if let Some(account) = &waypoint.account {
+            let pods = account::pods(cx, waypoints, selection, &key.namespace, account);
+            addresses.extend(pods.into_iter().flat_map(of_pod));
+        }
         let entries = cx.fetch(selection.entries_of_waypoint, key);
         let entries = entries.filter_map(|(entry, _)| cx.get(inputs.workload_entries, entry));
         addresses.extend(entries.filter_map(|entry| entry.spec.address.parse::<IpAddr>().ok()));

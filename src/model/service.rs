@@ -356,7 +356,7 @@ fn allocated(entry: &ServiceEntry, hostname: &str) -> Vec<IpNet> {
 }
 
 /// An address, or a range with its host bits cleared.
-fn parse_range(text: &str) -> Option<IpNet> {
+pub fn parse_range(text: &str) -> Option<IpNet> {
     match text.contains('/') {
         true => text.parse::<IpNet>().ok().map(|range| range.trunc()),
         false => text.parse::<IpAddr>().ok().map(IpNet::from),

@@ -19,7 +19,7 @@ use crate::xds::resource::Resource;
 use super::pod::port_mapping;
 use super::{
     locality, network_gateway, octets, own_waypoint_fields, policies, set_canonical, set_tunnel, trust_domain,
-    workload_row,
+    waypoint_address, workload_row,
 };
 
 /// The workloads of all WorkloadEntries.
@@ -51,8 +51,16 @@ fn workload_entry(cx: &Ctx<'_>, model: &Model, entry: &WorkloadEntry) -> Option<
     let mut workload = base(cx, model, meta, spec, uid, model.scope().network(cx));
     workload.services = services;
     workload.authorization_policies = policies(cx, model, &meta.namespace, &labels);
-    let (tunnel, waypoint) = own_waypoint_fields(cx, model, "WorkloadEntry", meta, &labels);
-    (workload.application_tunnel, workload.waypoint) = (tunnel, waypoint);
+    let accounts = model.account_waypoints(cx, &meta.namespace, &labels);
+    match accounts.iter().find(|(account, _, _)| **account == spec.service_account) {
+        Some((_, key, waypoint)) => {
+            workload.waypoint = Some(waypoint_address(cx, model.scope(), &key.namespace, waypoint));
+        }
+        None => {
+            let (tunnel, waypoint) = own_waypoint_fields(cx, model, "WorkloadEntry", meta, &labels);
+            (workload.application_tunnel, workload.waypoint) = (tunnel, waypoint);
+        }
+    }
     set_tunnel(&mut workload, meta, &labels);
     set_canonical(&mut workload, &labels, name);
     Some(workload_row(workload))

@@ -83,7 +83,9 @@ fn workload(
     let Pod { meta, spec, status } = pod;
     let addresses = addresses(cx, pod)?;
     let labels = &meta.labels;
-    if let Some(unattached) = &profile.unattached {
+    let account = &spec.template.service_account_name;
+    let of_account = profile.of_accounts.iter().find(|(name, _)| name == account).map(|(_, waypoint)| waypoint);
+    if let Some(unattached) = profile.unattached.as_ref().filter(|_| of_account.is_none()) {
         unattached.diagnose(cx, "Pod", meta);
     }
     let mut workload = proto::Workload {
@@ -94,7 +96,7 @@ fn workload(
         network: profile.network.clone(),
         network_gateway: profile.network_gateway.clone(),
         trust_domain: profile.trust_domain.clone(),
-        service_account: spec.template.service_account_name.to_string(),
+        service_account: account.to_string(),
         node: spec.node_name.to_string(),
         cluster_id: model.settings.cluster.to_string(),
         workload_type: proto::WorkloadType::Pod.into(),
@@ -102,7 +104,7 @@ fn workload(
         authorization_policies: profile.policies.clone(),
         locality: node_locality(cx, model, &spec.node_name),
         application_tunnel: profile.application_tunnel,
-        waypoint: profile.waypoint.clone(),
+        waypoint: of_account.or(profile.waypoint.as_ref()).cloned(),
         ..Default::default()
     };
     set_tunnel(&mut workload, meta, labels);

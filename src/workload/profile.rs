@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::model::endpoint_slice::Slice;
 use crate::model::selection::{Group, PodGroup};
 use crate::model::service::Service;
-use crate::model::waypoint::Unattached;
+use crate::model::waypoint::{Unattached, Waypoint};
 
 use super::{application_tunnel, network_gateway, policies, trust_domain, waypoint_address};
 
@@ -36,6 +36,8 @@ pub(super) struct Profile {
     pub(super) application_tunnel: Option<proto::ApplicationTunnel>,
     /// The waypoint for traffic to the pods' own addresses.
     pub(super) waypoint: Option<proto::GatewayAddress>,
+    /// The same for those of some service accounts.
+    pub(super) of_accounts: Vec<(Arc<str>, proto::GatewayAddress)>,
     /// Why they have not the waypoint that was asked for.
     pub(super) unattached: Option<Box<Unattached>>,
 }
@@ -71,6 +73,9 @@ fn profile(
         }
         Some(Err(unattached)) => (None, Some(Box::new(unattached.clone()))),
     };
+    let of_account = |(account, key, waypoint): (&Arc<str>, &ObjectKey, &Waypoint)| {
+        (account.clone(), waypoint_address(cx, scope, &key.namespace, waypoint))
+    };
     Profile {
         network: network.to_string(),
         network_gateway: network_gateway(cx, model, network),
@@ -80,6 +85,7 @@ fn profile(
         policies: policies(cx, model, namespace, labels),
         application_tunnel: application_tunnel(cx, model, namespace, labels),
         waypoint,
+        of_accounts: model.account_waypoints(cx, namespace, labels).into_iter().map(of_account).collect(),
         unattached,
     }
 }

@@ -5,6 +5,8 @@
 //! addresses of its own, and rejections are everybody's.
 
 pub mod routes;
+pub mod requests;
+pub mod connections;
 pub mod gateway_api;
 pub mod policies;
 pub mod protocols;

@@ -17,7 +17,7 @@ fn terminate(families: Families, loopback: Option<&str>) -> Vec<String> {
         loopback: loopback.map(|address| address.parse().unwrap()),
         place: Place::default(),
     };
-    let listener = connect_terminate(&scope, &["cluster.local"]);
+    let listener = connect_terminate(&scope, &["cluster.local"], &MeshConfig::default(), Vec::new());
     let more = listener.additional_addresses.into_iter().filter_map(|more| more.address);
     let all = listener.address.into_iter().chain(more).filter_map(|address| address.address);
     let text = |address| match address {
@@ -65,7 +65,7 @@ fn only_ports_that_declare_nothing_are_searched_for_http() {
         bytes: [443, 3306].into(),
         undeclared: [80, 9000].into(),
         tls: [443].into(),
-        workloads: false,
+        ..Inspected::default()
     };
     let listener = main_internal(&inspected);
     let http: Vec<_> =
@@ -85,4 +85,24 @@ fn ports_of_workloads_are_searched_unless_a_service_declares_other_than_http() {
     let http: Vec<_> = [80, 3306, 1].into_iter().filter(|port| runs(&listener, "http_inspector", *port)).collect();
     assert_eq!(http, [80, 1]);
     assert!(listener.continue_on_listener_filters_timeout);
+}
+
+#[test]
+fn nobody_waits_for_the_client_where_a_server_may_speak_first() {
+    let ports = || [443, 3306];
+    for workloads in [false, true] {
+        let main = main_internal(&Inspected {
+            bytes: ports().into(),
+            undeclared: [3306].into(),
+            tls: [443].into(),
+            elsewhere: ports().into(),
+            workloads,
+            ..Inspected::default()
+        });
+        for port in ports() {
+            assert!(!runs(&main, "http_inspector", port) && !runs(&main, "tls_inspector", port), "{port}");
+            let other = super::inspected();
+            assert!(runs(&other, "http_inspector", port) && runs(&other, "tls_inspector", port), "{port}");
+        }
+    }
 }
