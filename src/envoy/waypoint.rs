@@ -223,14 +223,18 @@ fn reachable<'g>(cx: &Ctx<'g>, model: &Model, key: &Destination) -> Option<(&'g 
     match Transport::of(&rule.policy(key.port, &key.subset), service) {
         Ok(_) => Some((service, rule)),
         Err(refused) => {
-            let origin = rule.origin.unwrap_or_default();
-            let meta = Meta { namespace: origin.namespace, name: origin.name, ..Meta::default() };
-            let field = format!("spec.trafficPolicy.{}", refused.field);
             let message = format!("{}; a waypoint does not connect rather than connect without", refused.message);
-            cx.diagnose(problem("DestinationRule", &meta, field, refused.reason, message));
+            say(cx, &rule, refused.field, refused.reason, message);
             None
         }
     }
+}
+
+/// Says something about a policy of a rule.
+fn say(cx: &Ctx<'_>, rule: &Rule, field: &str, reason: &'static str, message: impl Into<String>) {
+    let ObjectKey { namespace, name } = rule.origin.clone().unwrap_or_default();
+    let meta = Meta { namespace, name, ..Meta::default() };
+    cx.diagnose(problem("DestinationRule", &meta, format!("spec.trafficPolicy.{field}"), reason, message));
 }
 
 /// The endpoints of a destination, as its proxies see them.
@@ -255,7 +259,13 @@ fn endpoints(
         place,
         by_dns: discovery != Discovery::Eds,
     };
-    let preference = Preference::of(&rule.policy(key.port, &key.subset), service, model.scope().mesh(cx));
+    let policy = rule.policy(key.port, &key.subset);
+    if policy.load_balancer.is_some_and(|settings| settings.zone_aware_lb_setting.is_some()) {
+        let message =
+            "zones are balanced by proxies that know of their siblings; at a waypoint all endpoints are equal";
+        say(cx, rule, "loadBalancer.zoneAwareLbSetting", "UnsupportedValue", message);
+    }
+    let preference = Preference::of(&policy, service, model.scope().mesh(cx));
     endpoint::localities(&request, &preference, &endpoints)
 }
 
