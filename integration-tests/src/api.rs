@@ -21,6 +21,8 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("Secret", "secrets", true),
     ("ConfigMap", "configmaps", true),
     ("Deployment", "deployments", true),
+    ("HorizontalPodAutoscaler", "horizontalpodautoscalers", true),
+    ("PodDisruptionBudget", "poddisruptionbudgets", true),
     ("ReplicaSet", "replicasets", true),
     ("DaemonSet", "daemonsets", true),
     ("Lease", "leases", true),
