@@ -21,10 +21,13 @@ mod outage;
 mod soak;
 mod waypoint;
 mod demo;
+mod stage;
 
 use std::process::ExitCode;
 
+use fairway_integration_tests::stage::enter;
 use fairway_integration_tests::{runner, tests};
+use stage::{pods as stage_pods, walkthrough};
 use waypoint::{
     changes as waypoint_changes, connections as waypoint_connections, endpoints as waypoint_endpoints,
     gateway_api as waypoint_gateway_api, policies as waypoint_policies, protocols as waypoint_protocols,
@@ -32,8 +35,16 @@ use waypoint::{
 };
 
 fn main() -> ExitCode {
+    // In namespaces of their own, two runs of the tests cannot meet, and nothing
+    // outlives them.
+    enter::enter(run)
+}
+
+fn run() -> ExitCode {
     // The long ones first: they end last.
     let tests = tests![
+        walkthrough(""): bookinfo;
+        stage_pods(""): life, services;
         // These break the cluster or need it to themselves. They share one
         // of their own.
         outage("spare"): crds_added_late, api_server_killed, absent_at_start;
@@ -67,6 +78,7 @@ fn main() -> ExitCode {
             mesh::stop().await;
             outage::stop().await;
             waypoint::stop().await;
+            stage::stop().await;
         })
     })
 }
