@@ -168,7 +168,7 @@ async fn start(
         let _ = writer_ended.await;
         bail!("the graph's thread ended")
     });
-    let client = match &flags.config_dir {
+    let cluster = match &flags.config_dir {
         Some(folder) => {
             let (folder, problems) = (folder.clone(), problems.clone());
             tasks.spawn("file source", async move { Ok(source::file::run(folder, sender, problems).await?) });
@@ -176,6 +176,7 @@ async fn start(
         }
         None => Some(cluster::watch(tasks, &flags, &environment, &settings, sender, problems.clone()).await?),
     };
+    let (client, definitions) = cluster.unzip();
 
     // What answers from the beginning.
     let registry = SharedRegistry::default();
@@ -239,9 +240,12 @@ async fn start(
     if let (Some(client), Some(signer), false) = (&client, &signer, flags.read_only) {
         cluster::write(tasks, client.clone(), &environment, &settings, signer, &published);
     }
-    if let (Some(client), true, false) = (&client, environment.deploy_gateways, flags.read_only) {
+    if let (Some(client), Some(definitions), true, false) =
+        (&client, definitions, environment.deploy_gateways, flags.read_only)
+    {
         let connections = xds.connections().clone();
-        gateways::write(tasks, client.clone(), &flags, &environment, &settings, connections, &published);
+        let cluster = (client.clone(), definitions);
+        gateways::write(tasks, cluster, &flags, &environment, &settings, connections, &published);
     }
     let keepalive = edge::Keepalive {
         interval: flags.keepalive_interval,

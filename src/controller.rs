@@ -7,6 +7,7 @@ pub mod binding;
 pub mod covers;
 pub mod gateway;
 pub mod lease;
+pub mod pace;
 pub mod resource;
 pub mod root_config_map;
 pub mod watch;

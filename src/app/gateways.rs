@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Starts what deploys Gateways and writes their status.
 pub(super) fn write(
     tasks: &mut Tasks,
-    client: kube::Client,
+    (client, definitions): (kube::Client, watch::Receiver<()>),
     flags: &Discovery,
     environment: &Environment,
     settings: &Settings,
@@ -75,6 +75,7 @@ pub(super) fn write(
         }),
         identity: environment.pod_name.as_str().into(),
         proxies,
+        definitions,
     };
     let stop = tasks.stop.clone();
     tasks.serve("Gateways", async move {
