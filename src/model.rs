@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
+pub mod reference_grant;
 pub mod selection;
 pub mod service;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
+use reference_grant::ReferenceGrants;
 use selection::Selection;
 use service::{Service, ServiceKey};
 use virtual_service::Routes;
@@ -99,6 +101,8 @@ pub struct Model {
     pub destination_rules: DestinationRules,
     /// What becomes of requests to services.
     pub routes: Routes,
+    /// What may be referred to from other namespaces.
+    pub reference_grants: ReferenceGrants,
     /// Policies that are attached to waypoints and what they serve.
     pub attached_policies: AttachedPolicies<AuthorizationPolicy>,
     /// Which tokens waypoints believe.
@@ -132,6 +136,7 @@ impl Model {
             service_waypoints: waypoint::of_services(graph, &scope, waypoints, services),
             destination_rules: destination_rule::destination_rules(graph, &scope),
             routes: virtual_service::routes(graph, &scope),
+            reference_grants: reference_grant::reference_grants(graph, &scope),
             attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),
             attached_authentications: AttachedPolicies::new(graph, inputs.request_authentications),
             network_gateways,

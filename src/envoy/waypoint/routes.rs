@@ -20,7 +20,7 @@ use crate::api::{Meta, ObjectKey};
 use crate::envoy::Scoped;
 use crate::envoy::listener::tcp_proxy;
 use crate::envoy::name::{self, Handling};
-use crate::envoy::route::gateway_api::{self, Backends, Invalid};
+use crate::envoy::route::gateway_api::{self, Backends, references};
 use crate::envoy::route::{self, ClusterRef, Problem, RouteRequest, Semantics, UNKNOWN_SERVICE, delegate};
 use crate::graph::Ctx;
 use crate::model::by_host::resolve;
@@ -169,7 +169,8 @@ impl Routing<'_> {
         for route in model.routes.http(cx, scope, self.client(), service) {
             if attached(&route.spec.parent_refs, &route.meta.namespace, service, port.number) {
                 any = true;
-                let (rules, problems) = self.backends(&route.meta, |backends| gateway_api::http_rules(route, backends));
+                let (rules, problems) =
+                    self.backends("HTTPRoute", &route.meta, |backends| gateway_api::http_rules(route, backends));
                 lowered.extend(rules.into_iter().map(|one| ("HTTPRoute", one)));
                 problems.iter().for_each(|found| self.say("HTTPRoute", &route.meta, found, "spec.rules"));
             }
@@ -177,7 +178,8 @@ impl Routing<'_> {
         for route in model.routes.grpc(cx, scope, self.client(), service) {
             if attached(&route.spec.parent_refs, &route.meta.namespace, service, port.number) {
                 any = true;
-                let (rules, problems) = self.backends(&route.meta, |backends| gateway_api::grpc_rules(route, backends));
+                let (rules, problems) =
+                    self.backends("GRPCRoute", &route.meta, |backends| gateway_api::grpc_rules(route, backends));
                 lowered.extend(rules.into_iter().map(|one| ("GRPCRoute", one)));
                 problems.iter().for_each(|found| self.say("GRPCRoute", &route.meta, found, "spec.rules"));
             }
@@ -205,12 +207,10 @@ impl Routing<'_> {
         Some(routes)
     }
 
-    fn backends<T>(&self, meta: &Meta, then: impl FnOnce(&Backends<'_>) -> T) -> T {
-        let valid = |_: &BackendRef, destination: &ApiDestination| match self.service_of(&destination.host) {
-            Some(_) => Ok(()),
-            None => {
-                Err(Invalid { reason: "BackendNotFound", message: format!("there is no service {}", destination.host) })
-            }
+    fn backends<T>(&self, kind: &str, meta: &Meta, then: impl FnOnce(&Backends<'_>) -> T) -> T {
+        let there = |host: &_| self.service_of(host).is_some();
+        let valid = |backend: &BackendRef, to: &ApiDestination| {
+            references::check(self.cx, self.model, (kind, &meta.namespace), (backend, to), there)
         };
         then(&Backends { namespace: &meta.namespace, domain: &self.model.settings.domain, valid: &valid })
     }
@@ -234,7 +234,8 @@ impl Routing<'_> {
         }
         for route in model.routes.tcp(cx, scope, self.client(), service) {
             if attached(&route.spec.parent_refs, &route.meta.namespace, service, port.number) {
-                let (rule, problems) = self.backends(&route.meta, |backends| gateway_api::tcp_rule(route, backends));
+                let (rule, problems) =
+                    self.backends("TCPRoute", &route.meta, |backends| gateway_api::tcp_rule(route, backends));
                 problems.iter().for_each(|found| self.say("TCPRoute", &route.meta, found, "spec.rules"));
                 if let Some(rule) = rule {
                     return self.to(own, &format!("{}.{}", route.meta.name, route.meta.namespace), &rule.route);
