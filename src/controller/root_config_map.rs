@@ -113,7 +113,7 @@ fn note(present: &mut BTreeMap<Arc<str>, Content>, change: Change) -> Option<Arc
             present.remove(&key.namespace);
             Some(key.namespace)
         }
-        Change::Put(_) | Change::Reset(..) => None,
+        Change::Put(_) | Change::Reset(..) | Change::Unreadable(..) => None,
     }
 }
 
