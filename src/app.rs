@@ -12,6 +12,7 @@ mod edge;
 mod gateways;
 mod listen;
 mod logging;
+mod statuses;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::source::{self, Problems};
 use crate::writer::{self, Pace, Published};
 use crate::xds::demand::Demand;
 use crate::xds::server::{Options, Xds};
+use crate::xds::verdict;
 
 use authority::Setup;
 
@@ -161,9 +163,15 @@ async fn start(
     };
     let problems = Problems::default();
     let demand = Arc::<Demand>::default();
+    let (verdicts, hearing) = verdict::channel();
     let (sender, events) = source::channel();
-    let (published, questions, writer_ended) =
-        writer::start(settings.clone(), pace, authority::node_proxies(&environment)?, demand.follow(), events)?;
+    let (published, questions, writer_ended) = writer::start(
+        settings.clone(),
+        pace,
+        authority::node_proxies(&environment)?,
+        (demand.follow(), hearing),
+        events,
+    )?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
         bail!("the graph's thread ended")
@@ -195,8 +203,9 @@ async fn start(
         ..Options::default()
     };
     let views = published.views.clone();
-    let xds =
-        registry.register(|registry| Xds::new(views, authenticator.clone(), options, demand, drain.clone(), registry));
+    let xds = registry.register(|registry| {
+        Xds::new(views, authenticator.clone(), options, (demand, verdicts), drain.clone(), registry)
+    });
 
     let (ready, is_ready) = watch::channel(false);
     let pages = Admin {
@@ -244,8 +253,10 @@ async fn start(
         (&client, definitions, environment.deploy_gateways, flags.read_only)
     {
         let connections = xds.connections().clone();
-        let cluster = (client.clone(), definitions);
-        gateways::write(tasks, cluster, &flags, &environment, &settings, connections, &published);
+        gateways::write(tasks, (client.clone(), definitions), &flags, &environment, &settings, connections);
+    }
+    if let (Some(client), false) = (&client, flags.read_only) {
+        statuses::write(tasks, client, &environment, &settings, &published);
     }
     let keepalive = edge::Keepalive {
         interval: flags.keepalive_interval,

@@ -25,9 +25,10 @@ use crate::graph::{Collection, Ctx, Graph, Key, Provenance, Value};
 use crate::model::Model;
 use crate::proxy::Scope;
 use crate::xds::resource::{Keys, Resource, ResourceType};
-use crate::xds::view::{Config, Draft, LayerKind, Scopes};
+use crate::xds::view::{Config, Draft, LayerKind, Parts, Scopes};
 
 use encode::Message;
+pub use waypoint::quarantine::{HeldBack, Quarantine};
 
 /// The configurations of all scopes, as the graph makes them.
 pub struct Configs {
@@ -35,19 +36,22 @@ pub struct Configs {
     // The graph writes to them during a commit, `update` reads them after that.
     drafts: Arc<Mutex<Drafts>>,
     provenances: Vec<(ResourceType, Box<dyn Fn(&Graph, &str) -> Option<Provenance> + Send>)>,
+    quarantine: Option<Quarantine>,
 }
 
 #[derive(Default)]
 struct Drafts {
     layers: BTreeMap<Scope, [Draft; LayerKind::SCOPED.len()]>,
+    /// What resources are put together from.
+    parts: BTreeMap<Scope, Parts>,
     /// Scopes that the commit wrote to.
     written: BTreeSet<Scope>,
 }
 
 /// What is made for each of `scopes`.
 pub fn configs(graph: &mut Graph, model: &Model, scopes: Collection<Scope, ()>) -> Configs {
-    let mut configs = Configs { scopes, drafts: Arc::default(), provenances: Vec::new() };
-    waypoint::add(graph, model, &mut configs);
+    let mut configs = Configs { scopes, drafts: Arc::default(), provenances: Vec::new(), quarantine: None };
+    configs.quarantine = Some(waypoint::add(graph, model, &mut configs));
     configs
 }
 
@@ -94,6 +98,13 @@ impl Configs {
     pub fn update(&self, graph: &Graph, old: &Scopes) -> Option<Scopes> {
         let mut drafts = lock(&self.drafts);
         let mut written = std::mem::take(&mut drafts.written);
+        for (scope, name, part) in self.quarantine.iter().flat_map(|quarantine| quarantine.changes(graph)) {
+            let parts = drafts.parts.entry(scope).or_default();
+            match part {
+                Some(part) => drop(parts.insert(name, part)),
+                None => drop(parts.remove(&name)),
+            }
+        }
         let mut scopes = old.clone();
         let mut changed = false;
         for change in graph.changes(self.scopes) {
@@ -103,6 +114,7 @@ impl Configs {
             } else {
                 written.remove(&change.key);
                 drafts.layers.remove(&change.key);
+                drafts.parts.remove(&change.key);
                 changed |= scopes.remove(&change.key).is_some();
             }
         }
@@ -118,10 +130,16 @@ impl Configs {
                     *layer = newer;
                 }
             }
-            scopes.insert(scope, Arc::new(Config::new(all)));
+            let parts = drafts.parts.get(&scope).cloned().unwrap_or_default();
+            scopes.insert(scope, Arc::new(Config::new(all).with_parts(parts)));
             changed = true;
         }
         changed.then_some(scopes)
+    }
+
+    /// What holds back parts of resources.
+    pub fn quarantine(&self) -> Option<&Quarantine> {
+        self.quarantine.as_ref()
     }
 
     /// Where the resource of a name comes from, in any of the scopes.

@@ -8,13 +8,11 @@ use tokio::sync::watch;
 
 use crate::api::ObjectKey;
 use crate::config::{Discovery, Environment};
-use crate::controller::binding::BindingController;
 use crate::controller::gateway::Proxies;
 use crate::controller::gateway::run::{GatewayController, ProxyTable};
 use crate::controller::gateway::settings::Settings as GatewaySettings;
 use crate::model::Settings;
 use crate::proxy::NodeKind;
-use crate::writer::Published;
 use crate::xds::resource::ResourceType;
 use crate::xds::server::connections::{Connections, Status};
 
@@ -32,7 +30,6 @@ pub(super) fn write(
     environment: &Environment,
     settings: &Settings,
     connections: Arc<Connections>,
-    published: &Published,
 ) {
     let (table, proxies) = watch::channel(ProxyTable::default());
     tasks.spawn("proxies of Gateways", async move {
@@ -49,17 +46,6 @@ pub(super) fn write(
                 modified
             });
         }
-    });
-    let bindings = BindingController {
-        client: client.clone(),
-        system_namespace: settings.system_namespace.clone(),
-        identity: environment.pod_name.as_str().into(),
-        bindings: published.bindings.clone(),
-    };
-    let stop = tasks.stop.clone();
-    tasks.serve("waypoint bindings", async move {
-        bindings.run(stop).await;
-        Ok(())
     });
     let controller = GatewayController {
         client,

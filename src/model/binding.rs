@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::api::{Kind, Meta, ObjectKey};
-use crate::graph::{Collection, Ctx, Graph};
+use crate::api::Meta;
+use crate::graph::Ctx;
 
 use super::Model;
 use super::waypoint::{MANAGED, TrafficType, is_gateway};
@@ -24,23 +24,12 @@ pub struct Binding {
     pub message: Arc<str>,
 }
 
-/// The bindings of all objects that ask for a waypoint, with their kinds.
-pub type Collections = [(Kind, Collection<ObjectKey, Binding>); 2];
+/// The controller of the classes of waypoints, as GatewayClasses name it.
+pub const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
 
-/// Declares the bindings.
-pub fn bindings(graph: &mut Graph, model: &Model) -> Collections {
-    let of_services = model.clone();
-    let services = graph.derive("service_bindings", model.inputs.services, move |cx, key, service| {
-        binding(cx, &of_services, &service.meta).map(|binding| (key.clone(), binding))
-    });
-    let of_entries = model.clone();
-    let entries = graph.derive("service_entry_bindings", model.inputs.service_entries, move |cx, key, entry| {
-        binding(cx, &of_entries, &entry.meta).map(|binding| (key.clone(), binding))
-    });
-    [(Kind::Service, services), (Kind::ServiceEntry, entries)]
-}
-
-fn binding(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
+/// Whether an object has the waypoint that it asks for; none if it does not
+/// ask.
+pub fn binding(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
     if is_gateway(meta.label(MANAGED)) || !model.scope().discovers(cx, &meta.namespace) {
         return None;
     }

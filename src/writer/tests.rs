@@ -23,7 +23,8 @@ impl World {
         let pace = Pace::Window(Duration::from_millis(5));
         let demand = Arc::<Demand>::default();
         let proxies = vec!["x/one".parse().unwrap()];
-        let (published, questions, end) = start(Arc::default(), pace, proxies, demand.follow(), events).unwrap();
+        let asked = (demand.follow(), crate::xds::verdict::channel().1);
+        let (published, questions, end) = start(Arc::default(), pace, proxies, asked, events).unwrap();
         Self { sender, published, questions, end, _demand: demand }
     }
 

@@ -9,6 +9,7 @@ mod deployment;
 mod encoding;
 mod envoy;
 mod gateways;
+mod status;
 mod policy;
 mod protocol;
 mod certificates;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 use fairway_integration_tests::{runner, tests};
 use waypoint::{
     changes as waypoint_changes, gateway_api as waypoint_gateway_api, policies as waypoint_policies,
-    protocols as waypoint_protocols, routes as waypoint_routes,
+    protocols as waypoint_protocols, rejected as waypoint_rejected, routes as waypoint_routes,
 };
 
 fn main() -> ExitCode {
@@ -41,12 +42,15 @@ fn main() -> ExitCode {
         undecodable("spare"): service_entry, mesh_config;
         read_only("spare"): nothing_is_written;
         gateways("spare"): read_only;
+        status("spare"): with_the_rights_of_the_chart;
         gateways(""): classes, waypoint, of_others, bound;
+        status(""): bad_objects;
         replica(""): versions_agree, restart_resends_nothing;
         root(""): config_maps, new_root, continued_root;
         deployment(""): roll, namespace_deleted;
         encoding(""): protobuf_is_json;
         waypoint_changes(""): under_load;
+        waypoint_rejected(""): others_go_on;
         waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset;
         waypoint_gateway_api(""): weights_and_headers, filters;
         waypoint_policies(""): requests_and_callers, nothing_allowed, tokens, never_mixed;

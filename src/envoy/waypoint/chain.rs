@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::listener::v3::FilterChain;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
@@ -11,13 +12,14 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProx
 use envoy_types::pb::xds::core::v3::CidrRange;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
+use rapidhash::v3::rapidhash_v3;
 
 use crate::envoy::cluster::{ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
 use crate::envoy::listener::{self, Inspected, connection_manager};
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
-use crate::envoy::route::{self, ClusterRef};
+use crate::envoy::route::{self, ClusterRef, UNKNOWN_SERVICE};
 use crate::envoy::{Configs, access_log};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
@@ -26,12 +28,13 @@ use crate::proxy::Scope;
 use crate::xds::resource::ResourceType;
 
 use super::policies::Policies;
+use super::quarantine::Quarantine;
 use super::routes::Routing;
 use super::{Destination, Fixture, Served, by_scope, handlings, ports};
 
 /// A service's part of the listener.
 #[derive(PartialEq)]
-struct Chains {
+pub(super) struct Chains {
     /// Who was first decides whose chain an address belongs to.
     age: (u32, Served),
     /// The addresses of the service.
@@ -44,6 +47,29 @@ struct Chains {
     inspected: Inspected,
     /// Where its routes lead that the waypoint does not serve.
     references: BTreeSet<Destination>,
+    /// A hash of all that an Envoy might reject.
+    pub(super) print: u64,
+}
+
+impl Chains {
+    /// Whether a text is in what an Envoy is told.
+    pub(super) fn contains(&self, text: &[u8]) -> bool {
+        self.chains.iter().any(|chain| memchr::memmem::find(chain, text).is_some())
+    }
+
+    /// What a service has that can be told to no Envoy: its connections end.
+    pub(super) fn closed(&self) -> Self {
+        let name = format!("quarantined|{}", self.age.1.service);
+        Self {
+            age: self.age.clone(),
+            ranges: self.ranges.clone(),
+            ports: OnMatch::chain(&name),
+            chains: vec![encode::bytes(&listener::tcp_chain(&name, Vec::new(), &listener::tcp_proxy(UNKNOWN_SERVICE)))],
+            inspected: Inspected::default(),
+            references: BTreeSet::new(),
+            print: 0,
+        }
+    }
 }
 
 /// `Listener.filter_chains` and `Listener.filter_chain_matcher`.
@@ -57,14 +83,16 @@ pub(super) fn add_main_internal(
     model: &Model,
     served: Collection<Served, ()>,
     to: &mut Configs,
-) -> Collection<Destination, Protocol> {
+) -> (Collection<Destination, Protocol>, Quarantine) {
     let model_of = model.clone();
     let chains = graph.derive("waypoint_chains", served, move |cx, key: &Served, ()| {
         let service = cx.get(model_of.services, &key.service)?;
-        Some((key.clone(), chains(cx, &model_of, key, service)))
+        Some((key.clone(), Arc::new(chains(cx, &model_of, key, service))))
     });
+    let quarantine = Quarantine::new(graph, chains);
+    let chains = quarantine.parts();
     let services = model.services;
-    let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Chains| {
+    let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Arc<Chains>| {
         let protocol = |destination: &Destination| {
             let service = cx.get(services, &destination.service)?;
             let port = ports(service).find(|port| port.number == destination.port)?;
@@ -78,11 +106,11 @@ pub(super) fn add_main_internal(
     });
     let model = model.clone();
     to.add(graph, "waypoint_main_listener", ResourceType::Listener, listeners, move |cx, key, ()| {
-        let mut services: Vec<&Chains> = cx.fetch(chains, &key.scope).map(|(_, chains)| chains).collect();
+        let mut services: Vec<&Chains> = cx.fetch(chains, &key.scope).map(|(_, chains)| &**chains).collect();
         services.sort_by(|a, b| a.age.cmp(&b.age));
         Some(listener(&services, direct_chains(cx, &model, &key.scope)))
     });
-    referenced
+    (referenced, quarantine)
 }
 
 /// Puts the listener together.
@@ -135,7 +163,9 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
         };
         matches.insert(port.number.to_string(), action);
     }
+    let print = rapidhash_v3(&encoded.concat());
     Chains {
+        print,
         age: (service.meta.created, key.clone()),
         ranges: ranges.collect(),
         ports: OnMatch::matcher(exact(Input::DestinationPort, matches, None)),

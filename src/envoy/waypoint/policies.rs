@@ -95,7 +95,7 @@ impl Policies {
 }
 
 /// The service of an authorizer, given as `hostname` or `namespace/hostname`.
-fn authorizer(cx: &Ctx<'_>, model: &Model, service: &str) -> Option<ServiceKey> {
+pub fn authorizer(cx: &Ctx<'_>, model: &Model, service: &str) -> Option<ServiceKey> {
     match service.split_once('/') {
         Some((namespace, hostname)) => {
             let key = ServiceKey { namespace: namespace.into(), hostname: hostname.into() };
