@@ -10,6 +10,7 @@ mod authority;
 mod cluster;
 mod edge;
 mod gateways;
+mod keys;
 mod listen;
 mod logging;
 mod statuses;
@@ -28,9 +29,10 @@ use crate::admin::{self, Admin, SharedRegistry};
 use crate::ca::metrics::CaMetrics;
 use crate::config::{self, Discovery, Environment};
 use crate::model::Settings;
+use crate::model::key_set::Fetched;
 use crate::model::mesh::MeshConfig;
 use crate::source::{self, Problems};
-use crate::writer::{self, Pace, Published};
+use crate::writer::{self, Heard, Pace, Published};
 use crate::xds::demand::Demand;
 use crate::xds::server::{Options, Xds};
 use crate::xds::verdict;
@@ -149,6 +151,7 @@ async fn start(
         revision: environment.revision.as_str().into(),
         mesh_file: mesh_file(&flags)?,
         dry_run_policies: environment.dry_run_policies,
+        keys_fetched_by: keys::fetched_by(&environment),
     });
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
     let grpc = address("grpcAddr", &flags.grpc_addr)?;
@@ -165,13 +168,10 @@ async fn start(
     let demand = Arc::<Demand>::default();
     let (verdicts, hearing) = verdict::channel();
     let (sender, events) = source::channel();
-    let (published, questions, writer_ended) = writer::start(
-        settings.clone(),
-        pace,
-        authority::node_proxies(&environment)?,
-        (demand.follow(), hearing),
-        events,
-    )?;
+    let (keys, fetched) = watch::channel(Fetched::default());
+    let node_proxies = authority::node_proxies(&environment)?;
+    let heard = Heard { wanted: demand.follow(), verdicts: hearing, keys: fetched };
+    let (published, questions, writer_ended) = writer::start(settings.clone(), pace, node_proxies, heard, events)?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
         bail!("the graph's thread ended")
@@ -189,6 +189,7 @@ async fn start(
     // What answers from the beginning.
     let registry = SharedRegistry::default();
     registry.register(|registry| admin::metrics::register(registry, published.clone(), problems.clone()));
+    keys::fetch(tasks, &environment, client.is_none(), &registry, published.wanted_keys.clone(), keys)?;
     let setup = Setup { flags: &flags, environment: &environment, settings: &settings, client: client.as_ref() };
     let trust = setup.trust_domains()?;
     let authenticator = setup.authenticator(&trust)?;

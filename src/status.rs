@@ -113,6 +113,7 @@ pub const ROWS: &[Row] = &[
     row(Kind::AuthorizationPolicy, Form::List, Says::Always),
     row(Kind::RequestAuthentication, Form::List, Says::Always),
     row(Kind::PeerAuthentication, Form::List, Says::Always),
+    row(Kind::Telemetry, Form::List, Says::WhenAsked),
     row(Kind::HTTPRoute, Form::Parents, Says::Always),
     row(Kind::GRPCRoute, Form::Parents, Says::Always),
     row(Kind::TCPRoute, Form::Parents, Says::Always),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::api::kinds::{Change, Inputs, Kind};
 use crate::envoy::{self, Configs};
 use crate::graph::{Collection, Graph, Provenance};
+use crate::model::key_set::{Fetched, KeySets};
 use crate::model::{Model, Settings};
 use crate::proxy::Scope;
 use crate::status::facts;
@@ -28,6 +29,8 @@ pub struct Translation {
     pub inputs: Inputs,
     /// What is known of objects that have a status.
     pub facts: facts::Collections,
+    /// The keys of token issuers, and who needs them.
+    pub key_sets: KeySets,
     /// The scopes of connected proxies.
     scopes: Collection<Scope, ()>,
     resources: Resources,
@@ -50,7 +53,9 @@ impl Translation {
         let scopes = graph.input("scopes");
         let configs = envoy::configs(&mut graph, &model, scopes);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
-        Self { graph, inputs, facts, scopes, resources, configs, views, rejections: Rejections::default() }
+        let key_sets = model.key_sets;
+        let rejections = Rejections::default();
+        Self { graph, inputs, facts, key_sets, scopes, resources, configs, views, rejections }
     }
 
     /// Notes a change of an object.
@@ -61,6 +66,11 @@ impl Translation {
     /// Notes which scopes have a proxy.
     pub fn want(&mut self, scopes: impl IntoIterator<Item = Scope>) {
         self.graph.reset(self.scopes, scopes.into_iter().map(|scope| (scope, ())));
+    }
+
+    /// Notes which keys of token issuers have been fetched.
+    pub fn know(&mut self, keys: Fetched) {
+        self.graph.reset(self.key_sets.fetched, keys);
     }
 
     /// Works out what has been noted. Returns whether anything changed.
@@ -74,7 +84,7 @@ impl Translation {
         let views = self.views();
         let changed = self.changed();
         let Self { rejections, graph, configs, .. } = self;
-        rejections.committed(graph, configs, changed, &self.views);
+        rejections.committed(graph, configs, changed);
         views
     }
 

@@ -21,6 +21,7 @@ use crate::api::{Inputs, Kind, ObjectKey};
 use crate::ca::node::{NodeAccount, PodFacts, Pods};
 use crate::graph::{Diagnostic, Graph, Provenance, Stats};
 use crate::model::Settings;
+use crate::model::key_set::{Fetched, KeySource};
 use crate::model::mesh::{self, MeshConfig};
 use crate::source::{Event, Receiver};
 use crate::status::{self, Statuses};
@@ -62,10 +63,25 @@ pub struct Published {
     pub statuses: watch::Receiver<Statuses>,
     /// What is to be said of what proxies rejected.
     pub rejections: watch::Receiver<Statuses>,
+    /// The keys of token issuers that are to be fetched.
+    pub wanted_keys: watch::Receiver<Arc<WantedKeys>>,
     /// The pods, for the node authorizer.
     pub pods: Arc<PodDirectory>,
     /// What the graph has cost so far.
     pub stats: Arc<ArcSwap<Vec<Stats>>>,
+}
+
+/// Where keys are that are needed, and how long fetching them may take.
+pub type WantedKeys = BTreeMap<KeySource, Duration>;
+
+/// What the writer hears besides what its sources tell.
+pub struct Heard {
+    /// Who is connected.
+    pub wanted: watch::Receiver<Wanted>,
+    /// What they make of what they were sent.
+    pub verdicts: Hearing,
+    /// The keys of token issuers that have been fetched.
+    pub keys: watch::Receiver<Fetched>,
 }
 
 /// A question to the graph, answered between commits.
@@ -88,6 +104,7 @@ struct Writer {
     mesh: watch::Sender<Arc<MeshConfig>>,
     namespaces: watch::Sender<Arc<BTreeSet<String>>>,
     book: Book,
+    wanted_keys: watch::Sender<Arc<WantedKeys>>,
     pods: Arc<PodDirectory>,
     stats: Arc<ArcSwap<Vec<Stats>>>,
     said: Vec<Diagnostic>,
@@ -103,7 +120,7 @@ pub fn start(
     settings: Arc<Settings>,
     pace: Pace,
     node_proxies: Vec<NodeAccount>,
-    (wanted, hearing): (watch::Receiver<Wanted>, Hearing),
+    heard: Heard,
     events: Receiver,
 ) -> std::io::Result<(Published, Questions, oneshot::Receiver<()>)> {
     let writer = Writer::new(settings, node_proxies);
@@ -112,7 +129,7 @@ pub fn start(
     let (ended, end) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("graph".into()).spawn(move || {
-        runtime.block_on(writer.run(pace, events, (wanted, hearing), asked));
+        runtime.block_on(writer.run(pace, events, heard, asked));
         // Nobody may be left to hear it.
         let _ = ended.send(());
     })?;
@@ -131,6 +148,7 @@ impl Writer {
             synced: watch::Sender::new(false),
             mesh: watch::Sender::new(Arc::default()),
             namespaces: watch::Sender::new(Arc::default()),
+            wanted_keys: watch::Sender::new(Arc::default()),
             pods: Arc::new(PodDirectory::new(node_proxies)),
             stats: Arc::default(),
             said: Vec::new(),
@@ -147,6 +165,7 @@ impl Writer {
             namespaces: self.namespaces.subscribe(),
             statuses: self.book.subscribe(),
             rejections: self.rejections.subscribe(),
+            wanted_keys: self.wanted_keys.subscribe(),
             pods: self.pods.clone(),
             stats: self.stats.clone(),
         }
@@ -156,7 +175,7 @@ impl Writer {
         mut self,
         pace: Pace,
         mut events: Receiver,
-        (mut wanted, mut hearing): (watch::Receiver<Wanted>, Hearing),
+        Heard { mut wanted, verdicts: mut hearing, mut keys }: Heard,
         mut asked: tokio::sync::mpsc::Receiver<Question>,
     ) {
         let mut committed: Option<Instant> = None;
@@ -166,6 +185,13 @@ impl Writer {
                 Ok(()) = wanted.changed() => {
                     let scopes = wanted.borrow_and_update().clone();
                     self.translation.want(scopes.into_iter().map(|(scope, _)| scope));
+                    if self.missing.is_empty() {
+                        self.commit();
+                    }
+                }
+                Ok(()) = keys.changed() => {
+                    let fetched = keys.borrow_and_update().clone();
+                    self.translation.know(fetched);
                     if self.missing.is_empty() {
                         self.commit();
                     }
@@ -250,6 +276,7 @@ impl Writer {
     fn publish_facts(&self) {
         self.pods.update(&self.translation.graph, self.translation.inputs);
         let map = self.translation.graph.get(self.translation.inputs.config_maps, &mesh::config_map(&self.settings));
+        self.publish_wanted_keys();
         let given = self.settings.mesh_file.clone();
         let mesh = given.or_else(|| map?.data.mesh.clone()).unwrap_or_default();
         self.mesh.send_if_modified(|current| {
@@ -273,6 +300,23 @@ impl Writer {
                 modified
             });
         }
+    }
+
+    fn publish_wanted_keys(&self) {
+        let Translation { graph, key_sets, .. } = &self.translation;
+        if graph.changes(key_sets.wanted).is_empty() {
+            return;
+        }
+        let mut wanted = WantedKeys::new();
+        for one in graph.rows(key_sets.wanted).flat_map(|(_, wanted)| wanted.iter()) {
+            let timeout = wanted.entry(one.source.clone()).or_default();
+            *timeout = one.timeout.max(*timeout);
+        }
+        self.wanted_keys.send_if_modified(|current| {
+            let modified = **current != wanted;
+            *current = Arc::new(wanted);
+            modified
+        });
     }
 
     /// Logs what is newly said about objects, and has it told to them.

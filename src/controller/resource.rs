@@ -27,6 +27,10 @@ pub enum Resource {
     Service,
     /// `apps/v1/Deployment`.
     Deployment,
+    /// `autoscaling/v2/HorizontalPodAutoscaler`.
+    HorizontalPodAutoscaler,
+    /// `policy/v1/PodDisruptionBudget`.
+    PodDisruptionBudget,
     /// `gateway.networking.k8s.io/v1/GatewayClass`.
     GatewayClass,
     /// `gateway.networking.k8s.io/v1/Gateway`.
@@ -47,6 +51,8 @@ pub enum Resource {
     RequestAuthentication,
     /// `security.istio.io/v1/PeerAuthentication`.
     PeerAuthentication,
+    /// `telemetry.istio.io/v1/Telemetry`.
+    Telemetry,
     /// `gateway.networking.k8s.io/v1/HTTPRoute`.
     HTTPRoute,
     /// `gateway.networking.k8s.io/v1/GRPCRoute`.
@@ -69,6 +75,7 @@ impl Resource {
             Kind::AuthorizationPolicy => Self::AuthorizationPolicy,
             Kind::RequestAuthentication => Self::RequestAuthentication,
             Kind::PeerAuthentication => Self::PeerAuthentication,
+            Kind::Telemetry => Self::Telemetry,
             Kind::HTTPRoute => Self::HTTPRoute,
             Kind::GRPCRoute => Self::GRPCRoute,
             Kind::TCPRoute => Self::TCPRoute,
@@ -94,6 +101,8 @@ impl Resource {
             Self::ServiceAccount => ("v1", "ServiceAccount", "serviceaccounts"),
             Self::Service => ("v1", "Service", "services"),
             Self::Deployment => ("apps/v1", "Deployment", "deployments"),
+            Self::HorizontalPodAutoscaler => ("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
+            Self::PodDisruptionBudget => ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::GatewayClass => ("gateway.networking.k8s.io/v1", "GatewayClass", "gatewayclasses"),
             Self::Gateway => ("gateway.networking.k8s.io/v1", "Gateway", "gateways"),
             Self::Event => ("v1", "Event", "events"),
@@ -104,6 +113,7 @@ impl Resource {
             Self::AuthorizationPolicy => ("security.istio.io/v1", "AuthorizationPolicy", "authorizationpolicies"),
             Self::RequestAuthentication => ("security.istio.io/v1", "RequestAuthentication", "requestauthentications"),
             Self::PeerAuthentication => ("security.istio.io/v1", "PeerAuthentication", "peerauthentications"),
+            Self::Telemetry => ("telemetry.istio.io/v1", "Telemetry", "telemetries"),
             Self::HTTPRoute => ("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes"),
             Self::GRPCRoute => ("gateway.networking.k8s.io/v1", "GRPCRoute", "grpcroutes"),
             Self::TCPRoute => ("gateway.networking.k8s.io/v1", "TCPRoute", "tcproutes"),

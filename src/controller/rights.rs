@@ -21,12 +21,14 @@ const OWN: &[&str] = &["create", "get", "list", "patch", "watch"];
 
 /// What is written anywhere in the cluster, and what is read for that.
 const WRITTEN: &[Right] = &[
-    // Root certificates, in every namespace.
-    ("", "configmaps", &["create", "list", "patch", "watch"]),
+    // Root certificates, in every namespace, and parameters of Gateways.
+    ("", "configmaps", OWN),
     // What Gateways are deployed as.
     ("", "serviceaccounts", OWN),
     ("", "services", OWN),
     ("apps", "deployments", OWN),
+    ("autoscaling", "horizontalpodautoscalers", OWN),
+    ("policy", "poddisruptionbudgets", OWN),
     ("gateway.networking.k8s.io", "gatewayclasses", &["create"]),
     ("gateway.networking.k8s.io", "gatewayclasses/status", &["patch"]),
     ("gateway.networking.k8s.io", "gateways", &["patch"]),

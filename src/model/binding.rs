@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use crate::api::Meta;
+use crate::api::{Meta, ObjectKey};
 use crate::graph::Ctx;
 
 use super::Model;
+use super::service::{ServiceKey, hostname};
 use super::waypoint::{MANAGED, TrafficType, is_gateway};
 
 const INGRESS: &str = "istio.io/ingress-use-waypoint";
@@ -26,6 +27,21 @@ pub struct Binding {
 
 /// The controller of the classes of waypoints, as GatewayClasses name it.
 pub const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
+
+/// The same for a Service, which may also have one by the account of its pods.
+pub fn binding_of_service(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
+    of_account(cx, model, &meta.key()).or_else(|| binding(cx, model, meta))
+}
+
+/// What is said of a Service that has a waypoint by the account of its pods.
+fn of_account(cx: &Ctx<'_>, model: &Model, key: &ObjectKey) -> Option<Binding> {
+    let hostname = hostname(&key.name, &key.namespace, &model.settings.domain);
+    let service = ServiceKey { namespace: key.namespace.clone(), hostname };
+    let waypoint = cx.get(model.service_waypoints, &service)?;
+    let account = cx.get(model.waypoints, waypoint)?.account.as_ref()?;
+    let message = format!("Successfully attached to waypoint {waypoint}, by the service account {account}");
+    Some(Binding { bound: true, reason: "WaypointAccepted", message: message.into() })
+}
 
 /// Whether an object has the waypoint that it asks for; none if it does not
 /// ask.

@@ -13,7 +13,7 @@ use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
 use crate::api::{Kind, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Value};
-use crate::model::binding::{Binding, binding};
+use crate::model::binding::{Binding, binding, binding_of_service};
 use crate::model::by_host::resolve;
 use crate::model::service::ServiceKey;
 use crate::model::{Model, problem};
@@ -87,7 +87,7 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
             Kind::Service,
             inputs.services,
             |service| &service.meta,
-            |cx, model, service| binding(cx, model, &service.meta).map(About::Bound),
+            |cx, model, service| binding_of_service(cx, model, &service.meta).map(About::Bound),
         ),
         add(
             (graph, model),

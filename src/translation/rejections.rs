@@ -84,7 +84,7 @@ impl Rejections {
     }
 
     /// Notes the objects that a commit changed, and forgets what is over.
-    pub fn committed(&mut self, graph: &mut Graph, configs: &Configs, changed: Vec<Object>, views: &Views) {
+    pub fn committed(&mut self, graph: &mut Graph, configs: &Configs, changed: Vec<Object>) {
         if !changed.is_empty() {
             self.recent.push_back((graph.revision(), changed));
             let surplus = self.recent.len().saturating_sub(REMEMBERED);
@@ -93,7 +93,8 @@ impl Rejections {
         if self.cases.is_empty() {
             return;
         }
-        let gone = self.cases.extract_if(.., |scope, _| !views.knows(scope.as_ref())).count();
+        let works_out = |scope: &Option<Scope>| scope.as_ref().is_none_or(|scope| configs.works_out(graph, scope));
+        let gone = self.cases.extract_if(.., |scope, _| !works_out(scope)).count();
         self.changed |= gone > 0;
         let Some(quarantine) = configs.quarantine() else { return };
         for (scope, case) in &mut self.cases {
@@ -108,18 +109,33 @@ impl Rejections {
 
     /// Takes what a proxy says. Returns whether the graph was told something.
     pub fn judge(&mut self, graph: &mut Graph, configs: &Configs, verdict: &Verdict) -> bool {
+        // Proxies of several scopes may be told the same.
+        let scope = match &verdict.scope {
+            None => None,
+            Some(connected) => match configs.shared(graph, connected) {
+                Some(shared) => Some(shared),
+                // It has gone.
+                None => return false,
+            },
+        };
         match &verdict.error {
-            Some(error) => self.rejected(graph, configs, verdict, error),
-            None => self.accepted(graph, configs, verdict),
+            Some(error) => self.rejected(graph, configs, (verdict, &scope), error),
+            None => self.accepted(graph, configs, (verdict, &scope)),
         }
     }
 
-    fn rejected(&mut self, graph: &mut Graph, configs: &Configs, verdict: &Verdict, error: &str) -> bool {
+    fn rejected(
+        &mut self,
+        graph: &mut Graph,
+        configs: &Configs,
+        (verdict, scope): (&Verdict, &Option<Scope>),
+        error: &str,
+    ) -> bool {
         let sent = config(&verdict.sent, verdict);
         let before = verdict.accepted.as_ref().and_then(|views| config(views, verdict));
-        let case = self.cases.entry(verdict.scope.clone()).or_default();
+        let case = self.cases.entry(scope.clone()).or_default();
         if let (Some(sent), Some(scope), Some(quarantine), ResourceType::Listener) =
-            (sent, &verdict.scope, configs.quarantine(), verdict.ty)
+            (sent, scope, configs.quarantine(), verdict.ty)
         {
             let none = Parts::default();
             let before = before.map_or(&none, Config::parts);
@@ -160,13 +176,19 @@ impl Rejections {
                 return true;
             }
         }
-        self.of_resources(graph, configs, verdict, error);
+        self.of_resources(graph, configs, (verdict, scope), error);
         false
     }
 
     /// Notes the resources that a message names.
-    fn of_resources(&mut self, graph: &Graph, configs: &Configs, verdict: &Verdict, error: &str) {
-        let case = self.cases.entry(verdict.scope.clone()).or_default();
+    fn of_resources(
+        &mut self,
+        graph: &Graph,
+        configs: &Configs,
+        (verdict, scope): (&Verdict, &Option<Scope>),
+        error: &str,
+    ) {
+        let case = self.cases.entry(scope.clone()).or_default();
         let layer = verdict.sent.layer(verdict.ty, verdict.scope.as_ref());
         // Everything is behind the listener of all services.
         let named = |name: &str| name != MAIN_INTERNAL && error.contains(name);
@@ -181,8 +203,8 @@ impl Rejections {
         }
     }
 
-    fn accepted(&mut self, graph: &mut Graph, configs: &Configs, verdict: &Verdict) -> bool {
-        let Some(case) = self.cases.get_mut(&verdict.scope) else { return false };
+    fn accepted(&mut self, graph: &mut Graph, configs: &Configs, (verdict, scope): (&Verdict, &Option<Scope>)) -> bool {
+        let Some(case) = self.cases.get_mut(scope) else { return false };
         let layer = verdict.sent.layer(verdict.ty, verdict.scope.as_ref());
         let sent = config(&verdict.sent, verdict);
         let mut told = false;
@@ -198,13 +220,11 @@ impl Rejections {
             *ty == verdict.ty && now != rejected.version
         });
         self.changed |= over.count() > 0;
-        if let (ResourceType::Listener, Some(scope), Some(quarantine)) =
-            (verdict.ty, &verdict.scope, configs.quarantine())
-        {
+        if let (ResourceType::Listener, Some(scope), Some(quarantine)) = (verdict.ty, scope, configs.quarantine()) {
             told = case.next_trial(graph, quarantine, scope);
         }
         if case.rejected.is_empty() && case.held.is_empty() && case.trials.is_empty() {
-            self.cases.remove(&verdict.scope);
+            self.cases.remove(scope);
         }
         told
     }

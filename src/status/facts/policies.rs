@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use crate::api::istio::PolicyTargetRef;
+use crate::api::request_authentication::JwtRule;
 use crate::api::{Kind, Meta, ObjectKey};
 use crate::envoy::authorization::provider::Provider;
 use crate::envoy::authorization::{self, Identity};
 use crate::envoy::request_authentication::{self, Keys};
 use crate::graph::{Collection, Ctx, Graph};
-use crate::model::Model;
 use crate::model::authorization::enforced;
 use crate::model::binding::WAYPOINT_CONTROLLER;
 use crate::model::service::Registry;
 use crate::model::waypoint_policy::Attachable;
+use crate::model::{Model, key_set};
 
 use super::{About, Bound, Facts};
 
@@ -41,9 +42,7 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> [(Kind, Collection<Object
                 trust_domains: &domains,
                 identity: Identity::FilterState,
                 providers: &providers,
-                cluster: &|service, _| {
-                    crate::envoy::waypoint::authorizer(cx, model, service).map(|key| key.to_string())
-                },
+                cluster: &|service, _| crate::envoy::waypoint::called(cx, model, service).map(|key| key.to_string()),
             };
             for found in authorization::http_filters(&request, &[policy]).problems {
                 cx.diagnose(found);
@@ -61,8 +60,11 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> [(Kind, Collection<Object
             if !model.scope().configures(cx, &policy.meta) {
                 return None;
             }
-            // Whether keys can be fetched is found out by whoever does.
-            let keys = |_: &_| Some(Keys::Remote { cluster: "a".into() });
+            let keys = |rule: &JwtRule| match model.key_sets.keys(cx, model.scope(), model.canonical, rule) {
+                key_set::Keys::AtService(service, _) => Keys::Remote { cluster: service.to_string() },
+                key_set::Keys::Known(keys) => Keys::Local(keys.to_string()),
+                key_set::Keys::Missing(why) => Keys::Missing(why.to_string()),
+            };
             let request = request_authentication::Request { keys: &keys, clear_route_cache: true };
             for found in request_authentication::filter(&request, &[policy]).1 {
                 cx.diagnose(found);

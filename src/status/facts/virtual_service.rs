@@ -6,6 +6,7 @@ use crate::api::virtual_service::{Destination, VirtualService};
 use crate::api::{Kind, Meta, ObjectKey};
 use crate::envoy::route::{self, ClusterRef, RouteRequest, Semantics, delegate};
 use crate::graph::{Collection, Ctx, Graph};
+use crate::model::destination_rule::Client;
 use crate::model::{Model, problem};
 
 use super::{About, Facts, NOT_FOUND, host_is_there};
@@ -85,8 +86,11 @@ fn is_there(cx: &Ctx<'_>, model: &Model, meta: &Meta, field: &str, destination: 
         cx.diagnose(problem(KIND, meta, format!("{field}.{part}"), NOT_FOUND, message));
     };
     if !destination.subset.is_empty() {
-        let rule = model.destination_rules.rule(cx, model.scope(), &meta.namespace, &key);
-        if rule.is_none_or(|rule| rule.subset(&destination.subset).is_none()) {
+        let client = Client { namespace: &meta.namespace, labels: &[] };
+        let rule = model.destination_rules.rule(cx, model.scope(), client, &key);
+        let given = rule.is_some_and(|rule| rule.subset(&destination.subset).is_some())
+            || model.destination_rules.gives_some(cx, &meta.namespace, &key, &destination.subset);
+        if !given {
             let (host, subset) = (&key.hostname, &destination.subset);
             say("subset", format!("no DestinationRule for {host} that counts here has a subset {subset}"));
         }

@@ -8,7 +8,7 @@ use super::*;
 use crate::api::Change;
 use crate::model::Settings;
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, WaypointScope};
+use crate::proxy::{Capabilities, Place, WaypointScope};
 use crate::source::documents::{Document, read};
 use crate::translation::Translation;
 use crate::xds::view::Layer;
@@ -44,6 +44,7 @@ fn scope() -> Scope {
         capabilities: Capabilities::STOCK,
         families: Families::V4,
         loopback: None,
+        place: Place::default(),
     })
 }
 
@@ -183,7 +184,7 @@ fn a_new_service_that_is_bad_is_closed() {
     world.apply(&(service("new", 9) + &answers("new", "poison")));
     world.settle();
     assert_eq!(world.rejections, 1);
-    assert!(world.has("quarantined|x/new.x.svc.cluster.local") && world.has("10.0.1.9"), "its address leads nowhere");
+    assert!(world.has("quarantined|80|x/new.x.svc.cluster.local") && world.has("10.0.1.9"), "its address leads nowhere");
     let expected = ["VirtualService x/v-new"];
     assert_eq!(world.said(), said(&expected));
     world.translation.apply(Change::Delete(Kind::VirtualService, ObjectKey::new("x", "v-new")));
@@ -222,7 +223,7 @@ fn a_waypoint_that_begins_with_something_bad() {
     world.apply(&(answers("s3", "poison") + &answers("s4", "good")));
     world.settle();
     assert!(world.has("good") && !world.has("poison"));
-    assert!(world.has("quarantined|x/s3.x.svc.cluster.local") && !world.has("quarantined|x/s4"));
+    assert!(world.has("quarantined|80|x/s3.x.svc.cluster.local") && !world.has("quarantined|80|x/s4"));
 
     // One that has something to go on with is not experimented with, unless
     // what it says makes it clear.
@@ -231,8 +232,8 @@ fn a_waypoint_that_begins_with_something_bad() {
         world.blank = false;
         world.apply(&(answers("s3", "poison") + &answers("s4", "good")));
         world.settle();
-        assert_eq!(world.has("quarantined|x/s3.x.svc.cluster.local"), held);
-        assert!(!world.has("quarantined|x/s4"));
+        assert_eq!(world.has("quarantined|80|x/s3.x.svc.cluster.local"), held);
+        assert!(!world.has("quarantined|80|x/s4"));
     }
 }
 
