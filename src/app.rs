@@ -13,6 +13,7 @@ mod gateways;
 mod keys;
 mod listen;
 mod logging;
+mod statuses;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,9 +32,10 @@ use crate::model::Settings;
 use crate::model::key_set::Fetched;
 use crate::model::mesh::MeshConfig;
 use crate::source::{self, Problems};
-use crate::writer::{self, Pace, Published};
+use crate::writer::{self, Heard, Pace, Published};
 use crate::xds::demand::Demand;
 use crate::xds::server::{Options, Xds};
+use crate::xds::verdict;
 
 use authority::Setup;
 
@@ -164,16 +166,17 @@ async fn start(
     };
     let problems = Problems::default();
     let demand = Arc::<Demand>::default();
+    let (verdicts, hearing) = verdict::channel();
     let (sender, events) = source::channel();
     let (keys, fetched) = watch::channel(Fetched::default());
     let node_proxies = authority::node_proxies(&environment)?;
-    let (published, questions, writer_ended) =
-        writer::start(settings.clone(), pace, node_proxies, demand.follow(), fetched, events)?;
+    let heard = Heard { wanted: demand.follow(), verdicts: hearing, keys: fetched };
+    let (published, questions, writer_ended) = writer::start(settings.clone(), pace, node_proxies, heard, events)?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
         bail!("the graph's thread ended")
     });
-    let client = match &flags.config_dir {
+    let cluster = match &flags.config_dir {
         Some(folder) => {
             let (folder, problems) = (folder.clone(), problems.clone());
             tasks.spawn("file source", async move { Ok(source::file::run(folder, sender, problems).await?) });
@@ -181,6 +184,7 @@ async fn start(
         }
         None => Some(cluster::watch(tasks, &flags, &environment, &settings, sender, problems.clone()).await?),
     };
+    let (client, definitions) = cluster.unzip();
 
     // What answers from the beginning.
     let registry = SharedRegistry::default();
@@ -200,8 +204,9 @@ async fn start(
         ..Options::default()
     };
     let views = published.views.clone();
-    let xds =
-        registry.register(|registry| Xds::new(views, authenticator.clone(), options, demand, drain.clone(), registry));
+    let xds = registry.register(|registry| {
+        Xds::new(views, authenticator.clone(), options, (demand, verdicts), drain.clone(), registry)
+    });
 
     let (ready, is_ready) = watch::channel(false);
     let pages = Admin {
@@ -245,9 +250,14 @@ async fn start(
     if let (Some(client), Some(signer), false) = (&client, &signer, flags.read_only) {
         cluster::write(tasks, client.clone(), &environment, &settings, signer, &published);
     }
-    if let (Some(client), true, false) = (&client, environment.deploy_gateways, flags.read_only) {
+    if let (Some(client), Some(definitions), true, false) =
+        (&client, definitions, environment.deploy_gateways, flags.read_only)
+    {
         let connections = xds.connections().clone();
-        gateways::write(tasks, client.clone(), &flags, &environment, &settings, connections, &published);
+        gateways::write(tasks, (client.clone(), definitions), &flags, &environment, &settings, connections);
+    }
+    if let (Some(client), false) = (&client, flags.read_only) {
+        statuses::write(tasks, client, &environment, &settings, &published);
     }
     let keepalive = edge::Keepalive {
         interval: flags.keepalive_interval,

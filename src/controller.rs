@@ -3,12 +3,15 @@
 //! server-side apply. One replica at a time does, under a [`lease`]; serving
 //! proxies never depends on who that is.
 
-pub mod binding;
 pub mod covers;
+pub mod event;
 pub mod gateway;
 pub mod lease;
+pub mod pace;
 pub mod resource;
+pub mod rights;
 pub mod root_config_map;
+pub mod status;
 pub mod watch;
 
 /// The name under which we own fields of objects.

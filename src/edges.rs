@@ -16,9 +16,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("xds", &["ca", "proxy"]),
     ("workload", &["api", "graph", "model", "xds"]),
     ("envoy", &["api", "graph", "model", "proxy", "xds"]),
-    ("controller", &["api", "model", "source"]),
-    ("translation", &["api", "envoy", "graph", "model", "proxy", "workload", "xds"]),
-    ("writer", &["api", "ca", "graph", "model", "source", "translation", "xds"]),
+    ("status", &["api", "envoy", "graph", "model"]),
+    ("controller", &["api", "model", "source", "status"]),
+    ("translation", &["api", "envoy", "graph", "model", "proxy", "status", "workload", "xds"]),
+    ("writer", &["api", "ca", "graph", "model", "source", "status", "translation", "xds"]),
     // What is fetched is an input of the graph; what fetches it is not in it.
     ("jwks", &["model"]),
     ("admin", &["proxy", "source", "writer", "xds"]),

@@ -27,10 +27,11 @@ use crate::graph::{Collection, Ctx, Graph, Index, Key, Provenance, Value};
 use crate::model::Model;
 use crate::proxy::Scope;
 use crate::xds::resource::{Keys, Resource, ResourceType};
-use crate::xds::view::{Config, Draft, LayerKind, Scopes};
+use crate::xds::view::{Config, Draft, LayerKind, Parts, Scopes};
 
 use encode::Message;
 use place::Places;
+pub use waypoint::quarantine::{HeldBack, Quarantine};
 
 /// The configurations of all scopes, as the graph makes them.
 pub struct Configs {
@@ -44,11 +45,14 @@ pub struct Configs {
     // The graph writes to them during a commit, `update` reads them after that.
     drafts: Arc<Mutex<Drafts>>,
     provenances: Vec<(ResourceType, Box<dyn Fn(&Graph, &str) -> Option<Provenance> + Send>)>,
+    quarantine: Option<Quarantine>,
 }
 
 #[derive(Default)]
 struct Drafts {
     layers: BTreeMap<Scope, [Draft; LayerKind::SCOPED.len()]>,
+    /// What resources are put together from.
+    parts: BTreeMap<Scope, Parts>,
     /// What they were when they were last finished.
     configs: BTreeMap<Scope, Arc<Config>>,
     /// Scopes that the commit wrote to.
@@ -62,8 +66,9 @@ pub fn configs(graph: &mut Graph, model: &Model, connected: Collection<Scope, ()
         graph.derive("placed_scopes", connected, move |cx, scope, ()| [(scope.clone(), places.placed(cx, scope))]);
     let sharers = graph.index(placed, |_: &Scope, placed: &Scope, keys| keys.push(placed.clone()));
     let scopes = graph.group("shared_scopes", sharers, |_, _| Some(()));
-    let mut configs = Configs { placed, sharers, scopes, drafts: Arc::default(), provenances: Vec::new() };
-    waypoint::add(graph, model, &mut configs);
+    let mut configs =
+        Configs { placed, sharers, scopes, drafts: Arc::default(), provenances: Vec::new(), quarantine: None };
+    configs.quarantine = Some(waypoint::add(graph, model, &mut configs));
     configs
 }
 
@@ -110,6 +115,13 @@ impl Configs {
     pub fn update(&self, graph: &Graph, old: &Scopes) -> Option<Scopes> {
         let mut drafts = lock(&self.drafts);
         let mut written = std::mem::take(&mut drafts.written);
+        for (scope, name, part) in self.quarantine.iter().flat_map(|quarantine| quarantine.changes(graph)) {
+            let parts = drafts.parts.entry(scope).or_default();
+            match part {
+                Some(part) => drop(parts.insert(name, part)),
+                None => drop(parts.remove(&name)),
+            }
+        }
         for change in graph.changes(self.scopes) {
             if change.new.is_some() {
                 // Known from now on, even if there is nothing to tell it.
@@ -118,6 +130,7 @@ impl Configs {
                 written.remove(&change.key);
                 drafts.layers.remove(&change.key);
                 drafts.configs.remove(&change.key);
+                drafts.parts.remove(&change.key);
             }
         }
         let mut scopes = old.clone();
@@ -139,7 +152,8 @@ impl Configs {
                     *layer = newer;
                 }
             }
-            drafts.configs.insert(scope.clone(), Arc::new(Config::new(all)));
+            let parts = drafts.parts.get(&scope).cloned().unwrap_or_default();
+            drafts.configs.insert(scope.clone(), Arc::new(Config::new(all).with_parts(parts)));
             renewed.insert(scope);
         }
         for scope in renewed {
@@ -150,6 +164,21 @@ impl Configs {
             }
         }
         changed.then_some(scopes)
+    }
+
+    /// The scope that the configuration of a connected proxy's is worked out for.
+    pub fn shared(&self, graph: &Graph, connected: &Scope) -> Option<Scope> {
+        graph.get(self.placed, connected).map(|placed| (**placed).clone())
+    }
+
+    /// Whether a configuration is worked out for a scope.
+    pub fn works_out(&self, graph: &Graph, scope: &Scope) -> bool {
+        graph.get(self.scopes, scope).is_some()
+    }
+
+    /// What holds back parts of resources.
+    pub fn quarantine(&self) -> Option<&Quarantine> {
+        self.quarantine.as_ref()
     }
 
     /// Where the resource of a name comes from, in any of the scopes.

@@ -18,6 +18,7 @@ pub mod proxy;
 pub mod workload;
 pub mod envoy;
 pub mod xds;
+pub mod status;
 pub mod ca;
 pub mod controller;
 pub mod translation;

@@ -17,6 +17,7 @@ pub mod key_set;
 pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
+pub mod reference_grant;
 pub mod selection;
 pub mod service;
 pub mod telemetry;
@@ -41,6 +42,7 @@ use endpoint_slice::Slices;
 use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
+use reference_grant::ReferenceGrants;
 use selection::Selection;
 use service::{Service, ServiceKey};
 use telemetry::Telemetries;
@@ -119,6 +121,8 @@ pub struct Model {
     pub destination_rules: DestinationRules,
     /// What becomes of requests to services.
     pub routes: Routes,
+    /// What may be referred to from other namespaces.
+    pub reference_grants: ReferenceGrants,
     /// Policies that are attached to waypoints and what they serve.
     pub attached_policies: AttachedPolicies<AuthorizationPolicy>,
     /// Which tokens waypoints believe.
@@ -168,6 +172,7 @@ impl Model {
             ),
             destination_rules: destination_rule::destination_rules(graph, &scope),
             routes: virtual_service::routes(graph, &scope),
+            reference_grants: reference_grant::reference_grants(graph, &scope),
             attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),
             attached_authentications: AttachedPolicies::new(graph, inputs.request_authentications),
             key_sets: KeySets::new(graph, &scope, canonical),

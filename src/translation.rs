@@ -2,20 +2,24 @@
 //! connected proxies in, resources and findings out. Whoever serves proxies and
 //! whoever only wants to see what they would be told use this one.
 
+pub mod rejections;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use crate::api::kinds::{Change, Inputs};
+use crate::api::kinds::{Change, Inputs, Kind};
 use crate::envoy::{self, Configs};
 use crate::graph::{Collection, Graph, Provenance};
 use crate::model::key_set::{Fetched, KeySets};
-use crate::model::{Model, Settings, binding};
+use crate::model::{Model, Settings};
 use crate::proxy::Scope;
+use crate::status::facts;
 use crate::workload::{self, Resources};
 use crate::xds::resource::ResourceType;
+use crate::xds::verdict::Verdict;
 use crate::xds::view::{Layer, Views};
+use rejections::Rejections;
 
 /// The tables, and what comes of them.
 pub struct Translation {
@@ -23,8 +27,8 @@ pub struct Translation {
     pub graph: Graph,
     /// The objects.
     pub inputs: Inputs,
-    /// Which objects ask for a waypoint, and whether they have it.
-    pub bound: binding::Collections,
+    /// What is known of objects that have a status.
+    pub facts: facts::Collections,
     /// The keys of token issuers, and who needs them.
     pub key_sets: KeySets,
     /// The scopes of connected proxies.
@@ -32,7 +36,11 @@ pub struct Translation {
     resources: Resources,
     configs: Configs,
     views: Arc<Views>,
+    rejections: Rejections,
 }
+
+/// How many objects a commit may change for them to be remembered one by one.
+const FEW: usize = 1024;
 
 impl Translation {
     /// Nothing yet.
@@ -41,12 +49,13 @@ impl Translation {
         let inputs = Inputs::new(&mut graph);
         let model = Model::new(&mut graph, inputs, settings);
         let resources = workload::resources(&mut graph, &model);
-        let bound = binding::bindings(&mut graph, &model);
+        let facts = facts::collections(&mut graph, &model);
         let scopes = graph.input("scopes");
         let configs = envoy::configs(&mut graph, &model, scopes);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
         let key_sets = model.key_sets;
-        Self { graph, inputs, bound, key_sets, scopes, resources, configs, views }
+        let rejections = Rejections::default();
+        Self { graph, inputs, facts, key_sets, scopes, resources, configs, views, rejections }
     }
 
     /// Notes a change of an object.
@@ -72,6 +81,43 @@ impl Translation {
     /// What proxies are told as of the last commit, if that is not what they
     /// were told before. To be asked once for each commit.
     pub fn published(&mut self) -> Option<Arc<Views>> {
+        let views = self.views();
+        let changed = self.changed();
+        let Self { rejections, graph, configs, .. } = self;
+        rejections.committed(graph, configs, changed);
+        views
+    }
+
+    /// Takes what a proxy says of what it was sent. Returns whether there is
+    /// something to work out.
+    pub fn judge(&mut self, verdict: &Verdict) -> bool {
+        self.rejections.judge(&mut self.graph, &self.configs, verdict)
+    }
+
+    /// What proxies rejected.
+    pub fn rejections(&mut self) -> &mut Rejections {
+        &mut self.rejections
+    }
+
+    /// The objects with a status that the last commit changed, if they are few.
+    fn changed(&self) -> Vec<rejections::Object> {
+        let mut all: Vec<_> = Vec::new();
+        macro_rules! changed {
+            ($($kind:ident: $input:ident),+) => { $(
+                let changes = self.graph.changes(self.inputs.$input);
+                all.extend(changes.iter().take(FEW).map(|change| (Kind::$kind, change.key.clone())));
+            )+ };
+        }
+        changed!(
+            VirtualService: virtual_services, DestinationRule: destination_rules,
+            AuthorizationPolicy: authorization_policies, RequestAuthentication: request_authentications,
+            HTTPRoute: http_routes, GRPCRoute: grpc_routes, TCPRoute: tcp_routes, TLSRoute: tls_routes,
+            Service: services, ServiceEntry: service_entries
+        );
+        if all.len() < FEW { all } else { Vec::new() }
+    }
+
+    fn views(&mut self) -> Option<Arc<Views>> {
         let addresses = self.resources.addresses.update(&self.graph);
         let authorizations = self.resources.authorizations.update(&self.graph);
         let scopes = self.configs.update(&self.graph, &self.views.scopes);

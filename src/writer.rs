@@ -6,6 +6,8 @@
 //! proxy, in bounds; a change after a quiet moment is committed at once.
 //! Nothing is published before every kind has synced.
 
+mod statuses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,14 +21,17 @@ use crate::api::{Inputs, Kind, ObjectKey};
 use crate::ca::node::{NodeAccount, PodFacts, Pods};
 use crate::graph::{Diagnostic, Graph, Provenance, Stats};
 use crate::model::Settings;
-use crate::model::binding::Binding;
 use crate::model::key_set::{Fetched, KeySource};
 use crate::model::mesh::{self, MeshConfig};
 use crate::source::{Event, Receiver};
+use crate::status::{self, Statuses};
 use crate::translation::Translation;
+use crate::translation::rejections::Object;
 use crate::xds::demand::Wanted;
 use crate::xds::resource::ResourceType;
+use crate::xds::verdict::Hearing;
 use crate::xds::view::{Layer, Views};
+use statuses::Book;
 
 /// When a commit is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +59,10 @@ pub struct Published {
     pub mesh: watch::Receiver<Arc<MeshConfig>>,
     /// The namespaces that are looked at.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
-    /// Who asks for a waypoint, and whether they have it.
-    pub bindings: watch::Receiver<Bindings>,
+    /// What is to be said of objects.
+    pub statuses: watch::Receiver<Statuses>,
+    /// What is to be said of what proxies rejected.
+    pub rejections: watch::Receiver<Statuses>,
     /// The keys of token issuers that are to be fetched.
     pub wanted_keys: watch::Receiver<Arc<WantedKeys>>,
     /// The pods, for the node authorizer.
@@ -64,11 +71,18 @@ pub struct Published {
     pub stats: Arc<ArcSwap<Vec<Stats>>>,
 }
 
-/// Objects that ask for a waypoint, by kind and name.
-pub type Bindings = imbl::OrdMap<(Kind, ObjectKey), Binding>;
-
 /// Where keys are that are needed, and how long fetching them may take.
 pub type WantedKeys = BTreeMap<KeySource, Duration>;
+
+/// What the writer hears besides what its sources tell.
+pub struct Heard {
+    /// Who is connected.
+    pub wanted: watch::Receiver<Wanted>,
+    /// What they make of what they were sent.
+    pub verdicts: Hearing,
+    /// The keys of token issuers that have been fetched.
+    pub keys: watch::Receiver<Fetched>,
+}
 
 /// A question to the graph, answered between commits.
 pub enum Question {
@@ -89,22 +103,24 @@ struct Writer {
     synced: watch::Sender<bool>,
     mesh: watch::Sender<Arc<MeshConfig>>,
     namespaces: watch::Sender<Arc<BTreeSet<String>>>,
-    bindings: watch::Sender<Bindings>,
+    book: Book,
     wanted_keys: watch::Sender<Arc<WantedKeys>>,
     pods: Arc<PodDirectory>,
     stats: Arc<ArcSwap<Vec<Stats>>>,
     said: Vec<Diagnostic>,
+    rejections: watch::Sender<Statuses>,
+    rejected: BTreeMap<Object, String>,
 }
 
 /// Starts the writer's thread. `node_proxies` are the accounts whose pods the
-/// node authorizer asks about by name. It ends when every sender of events is gone;
+/// node authorizer asks about by name. It is told who is connected, and what
+/// they make of what they were sent. It ends when every sender of events is gone;
 /// the returned receiver then tells so.
 pub fn start(
     settings: Arc<Settings>,
     pace: Pace,
     node_proxies: Vec<NodeAccount>,
-    wanted: watch::Receiver<Wanted>,
-    keys: watch::Receiver<Fetched>,
+    heard: Heard,
     events: Receiver,
 ) -> std::io::Result<(Published, Questions, oneshot::Receiver<()>)> {
     let writer = Writer::new(settings, node_proxies);
@@ -113,7 +129,7 @@ pub fn start(
     let (ended, end) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("graph".into()).spawn(move || {
-        runtime.block_on(writer.run(pace, events, wanted, keys, asked));
+        runtime.block_on(writer.run(pace, events, heard, asked));
         // Nobody may be left to hear it.
         let _ = ended.send(());
     })?;
@@ -122,19 +138,22 @@ pub fn start(
 
 impl Writer {
     fn new(settings: Arc<Settings>, node_proxies: Vec<NodeAccount>) -> Self {
+        let translation = Translation::new(settings.clone());
         Self {
-            translation: Translation::new(settings.clone()),
+            book: Book::new(&translation.facts),
+            translation,
             settings,
             missing: Kind::ALL.iter().copied().collect(),
             views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
             synced: watch::Sender::new(false),
             mesh: watch::Sender::new(Arc::default()),
             namespaces: watch::Sender::new(Arc::default()),
-            bindings: watch::Sender::new(Bindings::new()),
             wanted_keys: watch::Sender::new(Arc::default()),
             pods: Arc::new(PodDirectory::new(node_proxies)),
             stats: Arc::default(),
             said: Vec::new(),
+            rejections: watch::Sender::new(Statuses::new()),
+            rejected: BTreeMap::new(),
         }
     }
 
@@ -144,7 +163,8 @@ impl Writer {
             synced: self.synced.subscribe(),
             mesh: self.mesh.subscribe(),
             namespaces: self.namespaces.subscribe(),
-            bindings: self.bindings.subscribe(),
+            statuses: self.book.subscribe(),
+            rejections: self.rejections.subscribe(),
             wanted_keys: self.wanted_keys.subscribe(),
             pods: self.pods.clone(),
             stats: self.stats.clone(),
@@ -155,8 +175,7 @@ impl Writer {
         mut self,
         pace: Pace,
         mut events: Receiver,
-        mut wanted: watch::Receiver<Wanted>,
-        mut keys: watch::Receiver<Fetched>,
+        Heard { mut wanted, verdicts: mut hearing, mut keys }: Heard,
         mut asked: tokio::sync::mpsc::Receiver<Question>,
     ) {
         let mut committed: Option<Instant> = None;
@@ -185,6 +204,13 @@ impl Writer {
                         self.commit();
                         committed = Some(Instant::now());
                     }
+                }
+                verdict = hearing.next() => {
+                    if self.translation.judge(&verdict) {
+                        self.commit();
+                    }
+                    self.publish_rejections();
+                    hearing.set_open(self.translation.rejections().open());
                 }
                 Some(question) = asked.recv() => self.answer(question),
             }
@@ -242,6 +268,7 @@ impl Writer {
         if first {
             self.synced.send_replace(true);
         }
+        self.publish_rejections();
         self.translation.graph.settle();
     }
 
@@ -249,7 +276,6 @@ impl Writer {
     fn publish_facts(&self) {
         self.pods.update(&self.translation.graph, self.translation.inputs);
         let map = self.translation.graph.get(self.translation.inputs.config_maps, &mesh::config_map(&self.settings));
-        self.publish_bindings();
         self.publish_wanted_keys();
         let given = self.settings.mesh_file.clone();
         let mesh = given.or_else(|| map?.data.mesh.clone()).unwrap_or_default();
@@ -276,25 +302,6 @@ impl Writer {
         }
     }
 
-    fn publish_bindings(&self) {
-        let changes =
-            self.translation.bound.map(|(kind, collection)| (kind, self.translation.graph.changes(collection)));
-        if changes.iter().all(|(_, changes)| changes.is_empty()) {
-            return;
-        }
-        self.bindings.send_modify(|bindings| {
-            for (kind, changes) in changes {
-                for change in changes {
-                    let key = (kind, change.key.clone());
-                    match &change.new {
-                        Some(new) => _ = bindings.insert(key, (**new).clone()),
-                        None => _ = bindings.remove(&key),
-                    }
-                }
-            }
-        });
-    }
-
     fn publish_wanted_keys(&self) {
         let Translation { graph, key_sets, .. } = &self.translation;
         if graph.changes(key_sets.wanted).is_empty() {
@@ -312,24 +319,51 @@ impl Writer {
         });
     }
 
-    /// Logs what is newly said about objects.
+    /// Logs what is newly said about objects, and has it told to them.
     fn report(&mut self) {
-        if !self.translation.graph.diagnostics_changed() {
-            return;
-        }
-        let said = self.translation.graph.diagnostics();
-        for one in said.iter().filter(|one| self.said.binary_search(one).is_err()) {
+        let graph = &self.translation.graph;
+        let before = match graph.diagnostics_changed() {
+            true => Some(std::mem::replace(&mut self.said, graph.diagnostics())),
+            false => None,
+        };
+        let before = before.as_ref().unwrap_or(&self.said);
+        for one in self.said.iter().filter(|one| before.binary_search(one).is_err()) {
             tracing::warn!(
                 object = %one.subject, field = one.field, reason = one.reason, message = one.message, "object has a problem"
             );
         }
-        self.said = said;
+        self.book.update(graph, before, &self.said);
+    }
+
+    /// Has what proxies rejected told to the objects it came from.
+    fn publish_rejections(&mut self) {
+        match self.translation.rejections().news() {
+            Some(news) => self.rejected = news,
+            None if self.rejected.is_empty() => return,
+            // An object may have changed without a change of what is made of it.
+            None => {}
+        }
+        let graph = &self.translation.graph;
+        let status = |(object, message): (&Object, &String)| {
+            let status = status::rejected(object.0, self.book.facts(graph, object), message)?;
+            Some((object.clone(), Arc::new(status)))
+        };
+        let statuses: Statuses = self.rejected.iter().filter_map(status).collect();
+        self.rejections.send_if_modified(|known| {
+            let modified = *known != statuses;
+            *known = statuses;
+            modified
+        });
     }
 
     fn answer(&self, question: Question) {
         // Whoever asked may have gone.
         match question {
-            Question::Diagnostics(answer) => drop(answer.send(self.translation.graph.diagnostics())),
+            Question::Diagnostics(answer) => {
+                let mut all = self.translation.graph.diagnostics();
+                all.extend(self.rejected.iter().map(|(object, message)| status::diagnostic(object, message)));
+                drop(answer.send(all));
+            }
             Question::Provenance(ty, name, answer) => drop(answer.send(self.translation.provenance(ty, &name))),
         }
     }

@@ -16,4 +16,5 @@ pub mod reflection;
 pub mod resource;
 pub mod server;
 pub mod stream;
+pub mod verdict;
 pub mod view;

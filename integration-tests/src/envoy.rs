@@ -103,11 +103,26 @@ impl Envoy {
 
     /// The status and body of a GET of its administration.
     pub async fn get(&self, path: &str) -> Result<(u16, String), String> {
+        self.ask("GET", path).await
+    }
+
+    /// Has its administration do something.
+    pub async fn post(&self, path: &str) {
+        match self.ask("POST", path).await {
+            Ok((200, _)) => {}
+            other => panic!("POST {path}: {other:?}"),
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str) -> Result<(u16, String), String> {
         let get = async {
             let mut stream = TcpStream::connect(self.admin).await?;
             // Envoy knows no HTTP/1.0, and an answer without chunks is easier
             // to read: a client that wants to close gets one.
-            let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                self.admin
+            );
             stream.write_all(request.as_bytes()).await?;
             let mut answer = vec![];
             stream.read_to_end(&mut answer).await?;

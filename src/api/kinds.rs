@@ -51,7 +51,10 @@ macro_rules! kinds {
         pub struct Inputs { $(
             #[doc = concat!("`", $plural, "`.")]
             pub $field: Collection<ObjectKey, $module::$kind>,
-        )+ }
+        )+
+            /// Objects that cannot be read.
+            pub unreadable: Collection<(Kind, ObjectKey), DecodeError>,
+        }
 
         impl Kind {
             /// All watched kinds.
@@ -102,7 +105,7 @@ macro_rules! kinds {
         impl Inputs {
             /// Creates the inputs.
             pub fn new(graph: &mut Graph) -> Self {
-                Self { $( $field: graph.input($plural), )+ }
+                Self { $( $field: graph.input($plural), )+ unreadable: graph.input("unreadable") }
             }
 
             /// Hands a change to the graph. It takes effect with the next commit.
@@ -117,6 +120,8 @@ macro_rules! kinds {
                         });
                         graph.reset(self.$field, rows);
                     } )+
+                    Change::Unreadable(kind, key, Some(error)) => graph.put(self.unreadable, (kind, key), error),
+                    Change::Unreadable(kind, key, None) => graph.delete(self.unreadable, (kind, key)),
                 }
             }
         }
@@ -163,6 +168,9 @@ pub enum Change {
     Delete(Kind, ObjectKey),
     /// These are all the objects of the kind.
     Reset(Kind, Vec<Object>),
+    /// An object is there and cannot be read; without an error, it can again,
+    /// or is gone.
+    Unreadable(Kind, ObjectKey, Option<DecodeError>),
 }
 
 /// Why an object could not be read. It costs that object only.

@@ -71,6 +71,8 @@ pub struct Meta {
     pub controller: Option<Arc<Owner>>,
     /// The state of the object on the API server.
     pub resource_version: ResourceVersion,
+    /// Which of the user's changes this is.
+    pub generation: Generation,
 }
 
 impl Meta {
@@ -114,6 +116,25 @@ impl<'de> Deserialize<'de> for ResourceVersion {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Option::<std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         Ok(Self(text.and_then(|text| text.parse().ok()).unwrap_or(0)))
+    }
+}
+
+/// The end of an object's `metadata.generation`, which counts changes of its
+/// spec. That is enough to tell whether what was judged is what the API server
+/// has now, and has room between the other fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Generation(u16);
+
+impl Generation {
+    /// The end of a number.
+    pub const fn of(number: i64) -> Self {
+        Self(number as u16)
+    }
+}
+
+impl<'de> Deserialize<'de> for Generation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::of(Option::deserialize(deserializer)?.unwrap_or_default()))
     }
 }
 

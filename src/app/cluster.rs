@@ -15,7 +15,8 @@ use crate::source::kube::{self as source, Options};
 use crate::source::{Problems, Sender};
 use crate::writer::Published;
 
-/// Starts watching the cluster, and returns the client for everything else.
+/// Starts watching the cluster, and returns the client for everything else, and
+/// what changes when a kind is defined.
 pub(super) async fn watch(
     tasks: &mut Tasks,
     flags: &Discovery,
@@ -23,7 +24,7 @@ pub(super) async fn watch(
     settings: &Settings,
     sender: Sender,
     problems: Problems,
-) -> anyhow::Result<kube::Client> {
+) -> anyhow::Result<(kube::Client, watch::Receiver<()>)> {
     // istiod's chart names a file that is only there for a remote cluster, so
     // one that is not there, or empty, means the cluster around us.
     let there = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
@@ -32,14 +33,13 @@ pub(super) async fn watch(
     let client =
         source::client(path.as_deref()).await.context("cannot reach a cluster; --configDir serves a folder")?;
     let options = Options { system_namespace: settings.system_namespace.clone() };
-    tasks.spawn("Kubernetes source", {
-        let client = client.clone();
-        async move {
-            source::run(client, options, sender, problems).await;
-            Ok(())
-        }
+    let server = source::Server::new(client.clone());
+    let definitions = server.definitions();
+    tasks.spawn("Kubernetes source", async move {
+        source::run(server, options, sender, problems).await;
+        Ok(())
     });
-    Ok(client)
+    Ok((client, definitions))
 }
 
 /// Starts what writes to the cluster.

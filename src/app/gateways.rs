@@ -8,13 +8,11 @@ use tokio::sync::watch;
 
 use crate::api::ObjectKey;
 use crate::config::{Discovery, Environment};
-use crate::controller::binding::BindingController;
 use crate::controller::gateway::Proxies;
 use crate::controller::gateway::run::{GatewayController, ProxyTable};
 use crate::controller::gateway::settings::Settings as GatewaySettings;
 use crate::model::Settings;
 use crate::proxy::NodeKind;
-use crate::writer::Published;
 use crate::xds::resource::ResourceType;
 use crate::xds::server::connections::{Connections, Status};
 
@@ -27,12 +25,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Starts what deploys Gateways and writes their status.
 pub(super) fn write(
     tasks: &mut Tasks,
-    client: kube::Client,
+    (client, definitions): (kube::Client, watch::Receiver<()>),
     flags: &Discovery,
     environment: &Environment,
     settings: &Settings,
     connections: Arc<Connections>,
-    published: &Published,
 ) {
     let (table, proxies) = watch::channel(ProxyTable::default());
     tasks.spawn("proxies of Gateways", async move {
@@ -50,17 +47,6 @@ pub(super) fn write(
             });
         }
     });
-    let bindings = BindingController {
-        client: client.clone(),
-        system_namespace: settings.system_namespace.clone(),
-        identity: environment.pod_name.as_str().into(),
-        bindings: published.bindings.clone(),
-    };
-    let stop = tasks.stop.clone();
-    tasks.serve("waypoint bindings", async move {
-        bindings.run(stop).await;
-        Ok(())
-    });
     let controller = GatewayController {
         client,
         settings: Arc::new(GatewaySettings {
@@ -75,6 +61,7 @@ pub(super) fn write(
         }),
         identity: environment.pod_name.as_str().into(),
         proxies,
+        definitions,
     };
     let stop = tasks.stop.clone();
     tasks.serve("Gateways", async move {

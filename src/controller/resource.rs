@@ -9,6 +9,8 @@ use http::{Request, header};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::api::Kind;
+
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -33,11 +35,55 @@ pub enum Resource {
     GatewayClass,
     /// `gateway.networking.k8s.io/v1/Gateway`.
     Gateway,
+    /// `v1/Event`.
+    Event,
     /// `networking.istio.io/v1/ServiceEntry`.
     ServiceEntry,
+    /// `networking.istio.io/v1/WorkloadEntry`.
+    WorkloadEntry,
+    /// `networking.istio.io/v1/VirtualService`.
+    VirtualService,
+    /// `networking.istio.io/v1/DestinationRule`.
+    DestinationRule,
+    /// `security.istio.io/v1/AuthorizationPolicy`.
+    AuthorizationPolicy,
+    /// `security.istio.io/v1/RequestAuthentication`.
+    RequestAuthentication,
+    /// `security.istio.io/v1/PeerAuthentication`.
+    PeerAuthentication,
+    /// `telemetry.istio.io/v1/Telemetry`.
+    Telemetry,
+    /// `gateway.networking.k8s.io/v1/HTTPRoute`.
+    HTTPRoute,
+    /// `gateway.networking.k8s.io/v1/GRPCRoute`.
+    GRPCRoute,
+    /// `gateway.networking.k8s.io/v1/TCPRoute`.
+    TCPRoute,
+    /// `gateway.networking.k8s.io/v1/TLSRoute`.
+    TLSRoute,
 }
 
 impl Resource {
+    /// The kind of objects with a status of ours.
+    pub const fn of(kind: Kind) -> Option<Self> {
+        Some(match kind {
+            Kind::Service => Self::Service,
+            Kind::ServiceEntry => Self::ServiceEntry,
+            Kind::WorkloadEntry => Self::WorkloadEntry,
+            Kind::VirtualService => Self::VirtualService,
+            Kind::DestinationRule => Self::DestinationRule,
+            Kind::AuthorizationPolicy => Self::AuthorizationPolicy,
+            Kind::RequestAuthentication => Self::RequestAuthentication,
+            Kind::PeerAuthentication => Self::PeerAuthentication,
+            Kind::Telemetry => Self::Telemetry,
+            Kind::HTTPRoute => Self::HTTPRoute,
+            Kind::GRPCRoute => Self::GRPCRoute,
+            Kind::TCPRoute => Self::TCPRoute,
+            Kind::TLSRoute => Self::TLSRoute,
+            _ => return None,
+        })
+    }
+
     /// The kind as objects name it.
     pub const fn kind(self) -> &'static str {
         self.names().1
@@ -59,7 +105,19 @@ impl Resource {
             Self::PodDisruptionBudget => ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::GatewayClass => ("gateway.networking.k8s.io/v1", "GatewayClass", "gatewayclasses"),
             Self::Gateway => ("gateway.networking.k8s.io/v1", "Gateway", "gateways"),
+            Self::Event => ("v1", "Event", "events"),
             Self::ServiceEntry => ("networking.istio.io/v1", "ServiceEntry", "serviceentries"),
+            Self::WorkloadEntry => ("networking.istio.io/v1", "WorkloadEntry", "workloadentries"),
+            Self::VirtualService => ("networking.istio.io/v1", "VirtualService", "virtualservices"),
+            Self::DestinationRule => ("networking.istio.io/v1", "DestinationRule", "destinationrules"),
+            Self::AuthorizationPolicy => ("security.istio.io/v1", "AuthorizationPolicy", "authorizationpolicies"),
+            Self::RequestAuthentication => ("security.istio.io/v1", "RequestAuthentication", "requestauthentications"),
+            Self::PeerAuthentication => ("security.istio.io/v1", "PeerAuthentication", "peerauthentications"),
+            Self::Telemetry => ("telemetry.istio.io/v1", "Telemetry", "telemetries"),
+            Self::HTTPRoute => ("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes"),
+            Self::GRPCRoute => ("gateway.networking.k8s.io/v1", "GRPCRoute", "grpcroutes"),
+            Self::TCPRoute => ("gateway.networking.k8s.io/v1", "TCPRoute", "tcproutes"),
+            Self::TLSRoute => ("gateway.networking.k8s.io/v1", "TLSRoute", "tlsroutes"),
         }
     }
 

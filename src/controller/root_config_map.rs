@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Change, Kind, Object};
 use crate::source::kube::Server;
-use crate::source::kube::backoff::Backoff;
 use crate::source::kube::reflector::Reflector;
 use crate::source::kube::requests::Selection;
 use crate::source::{Event, Problems, channel};
 
 use super::FIELD_MANAGER;
 use super::lease::run_while_leader;
+use super::pace::Due;
 
 /// istiod's Lease for this work.
 const LEASE: &str = "istio-namespace-controller-election";
@@ -41,9 +41,6 @@ const PACE: Duration = Duration::from_millis(20);
 /// How many writes are under way at a time.
 const WRITES: usize = 8;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// After this time, an attempt no longer makes the next one wait.
-const CALM: Duration = Duration::from_secs(60);
-
 /// What is published, and where.
 #[derive(Clone)]
 pub struct RootConfigMap {
@@ -116,16 +113,8 @@ fn note(present: &mut BTreeMap<Arc<str>, Content>, change: Change) -> Option<Arc
             present.remove(&key.namespace);
             Some(key.namespace)
         }
-        Change::Put(_) | Change::Reset(..) => None,
+        Change::Put(_) | Change::Reset(..) | Change::Unreadable(..) => None,
     }
-}
-
-/// The attempts to write in one namespace.
-struct Attempts {
-    backoff: Backoff,
-    last: Instant,
-    /// When the next may be.
-    next: Instant,
 }
 
 /// Compares and writes.
@@ -135,8 +124,7 @@ struct Repair {
     root: Arc<str>,
     present: BTreeMap<Arc<str>, Content>,
     /// The namespaces that are not as they should be.
-    due: BTreeSet<Arc<str>>,
-    attempts: BTreeMap<Arc<str>, Attempts>,
+    due: Due<Arc<str>>,
     /// They end with the leadership, as the set does.
     writes: JoinSet<Arc<str>>,
     writing: BTreeSet<Arc<str>>,
@@ -152,8 +140,7 @@ impl Repair {
             root,
             config,
             present,
-            due: BTreeSet::new(),
-            attempts: BTreeMap::new(),
+            due: Due::new(Duration::from_secs(1), Duration::from_secs(30)),
             writes: JoinSet::new(),
             writing: BTreeSet::new(),
             last_write: Instant::now(),
@@ -211,8 +198,7 @@ impl Repair {
         for namespace in self.wanted.clone().iter() {
             self.compare(namespace.as_str().into());
         }
-        let now = Instant::now();
-        self.attempts.retain(|_, attempts| now < attempts.last + CALM);
+        self.due.forget_calm();
     }
 
     fn compare(&mut self, namespace: Arc<str>) {
@@ -230,10 +216,7 @@ impl Repair {
         if self.writing.len() >= WRITES {
             return None;
         }
-        let earliest = self.last_write + PACE;
-        let at = |namespace: &Arc<str>| self.attempts.get(namespace).map_or(earliest, |one| one.next.max(earliest));
-        let free = self.due.iter().filter(|namespace| !self.writing.contains(*namespace));
-        free.map(|namespace| (at(namespace), namespace)).min().map(|(at, namespace)| (at, namespace.clone()))
+        self.due.next(self.last_write + PACE, |namespace| self.writing.contains(namespace))
     }
 
     /// Writes in a namespace. Whatever comes of it, the next attempt there
@@ -241,18 +224,8 @@ impl Repair {
     /// error to go away (such as that the namespace is being deleted), or for
     /// somebody else to give up undoing it.
     fn write(&mut self, namespace: Arc<str>) {
-        let now = Instant::now();
-        let attempts = self.attempts.entry(namespace.clone()).or_insert_with(|| Attempts {
-            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
-            last: now,
-            next: now,
-        });
-        if now >= attempts.last + CALM {
-            attempts.backoff.reset();
-        }
-        attempts.last = now;
-        attempts.next = now + attempts.backoff.delay();
-        self.last_write = now;
+        self.due.attempted(namespace.clone());
+        self.last_write = Instant::now();
         self.writing.insert(namespace.clone());
         let write = apply(self.config.client.clone(), namespace, self.config.name.clone(), self.root.clone());
         self.writes.spawn(write);

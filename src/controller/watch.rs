@@ -2,6 +2,9 @@
 //! leads, and are narrow: a label or a name says which objects. What a mesh is
 //! made from is read elsewhere, by [`crate::source`].
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -9,7 +12,8 @@ use http::Request;
 use kube::core::WatchEvent;
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::source::kube::backoff::{Backoff, jittered};
 
@@ -19,8 +23,11 @@ use super::resource::{RequestError, Resource, list};
 const PAGE: usize = 500;
 /// How long a watch is open at most.
 const OPEN: Duration = Duration::from_secs(300);
-/// How often a kind is looked for that is not installed.
-const ABSENT: Duration = Duration::from_secs(10);
+/// How often a kind is looked for that is not installed, if nobody tells that it
+/// is.
+const ABSENT: Duration = Duration::from_secs(30);
+/// How long it takes until a kind is served whose definition is there.
+const DEFINED: Duration = Duration::from_millis(500);
 
 /// Which objects are watched.
 #[derive(Clone, Debug)]
@@ -43,20 +50,35 @@ pub enum Seen {
     Put(usize, Value),
     /// An object is gone, or no longer selected.
     Gone(usize, Value),
+    /// The kind of the selection is not installed.
+    Absent(usize),
 }
 
-/// Watches for ever. A kind that is not installed has no objects; of an API
-/// server that cannot be asked, nothing is concluded.
-pub async fn follow(client: kube::Client, number: usize, selection: Selection, sender: Sender<Seen>) {
+/// Watches for ever. A kind that is not installed is looked for when the
+/// definition of one changes; of an API server that cannot be asked, nothing is
+/// concluded.
+pub async fn follow(
+    client: kube::Client,
+    number: usize,
+    selection: Selection,
+    sender: Sender<Seen>,
+    mut definitions: watch::Receiver<()>,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+    let mut absence = Backoff::new(DEFINED, ABSENT);
     loop {
+        definitions.mark_unchanged();
         match turn(&client, number, &selection, &sender, &mut backoff).await {
-            Ok(()) => {}
+            Ok(()) => absence.reset(),
             Err(error) if error.code() == Some(404) => {
-                if sender.send(Seen::All(number, Vec::new())).await.is_err() {
+                if sender.send(Seen::Absent(number)).await.is_err() {
                     return;
                 }
-                sleep(jittered(ABSENT)).await;
+                // The API server serves a kind some time after it is defined.
+                if let Ok(Ok(())) = timeout(absence.delay(), definitions.changed()).await {
+                    absence.reset();
+                    sleep(absence.delay()).await;
+                }
             }
             Err(error) => {
                 if error.code() != Some(410) {

@@ -9,8 +9,11 @@
 mod chain;
 mod connections;
 mod policies;
+pub mod quarantine;
 mod routes;
 mod telemetry;
+
+pub use policies::called;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -137,7 +140,7 @@ fn trust_domains(mesh: &MeshConfig) -> Vec<&str> {
 const HBONE_IDLE: Duration = Duration::from_secs(3600);
 
 /// Adds the tables.
-pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
+pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) -> quarantine::Quarantine {
     let scopes = to.scopes;
     add_fixtures(graph, model, to);
 
@@ -166,9 +169,10 @@ pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
     });
     add_clusters(graph, "waypoint_clusters", model, destinations, to);
     add_endpoints(graph, "waypoint_endpoints", model, destinations, to);
-    let referenced = chain::add_main_internal(graph, model, served, to);
+    let (referenced, quarantine) = chain::add_main_internal(graph, model, served, to);
     add_clusters(graph, "waypoint_other_clusters", model, referenced, to);
     add_endpoints(graph, "waypoint_other_endpoints", model, referenced, to);
+    quarantine
 }
 
 fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::api::{Kind, Meta, ObjectKey};
-use crate::graph::{Collection, Ctx, Graph};
+use crate::api::{Meta, ObjectKey};
+use crate::graph::Ctx;
 
 use super::Model;
 use super::service::{ServiceKey, hostname};
@@ -25,21 +25,12 @@ pub struct Binding {
     pub message: Arc<str>,
 }
 
-/// The bindings of all objects that ask for a waypoint, with their kinds.
-pub type Collections = [(Kind, Collection<ObjectKey, Binding>); 2];
+/// The controller of the classes of waypoints, as GatewayClasses name it.
+pub const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
 
-/// Declares the bindings.
-pub fn bindings(graph: &mut Graph, model: &Model) -> Collections {
-    let of_services = model.clone();
-    let services = graph.derive("service_bindings", model.inputs.services, move |cx, key, service| {
-        let found = of_account(cx, &of_services, key).or_else(|| binding(cx, &of_services, &service.meta));
-        found.map(|binding| (key.clone(), binding))
-    });
-    let of_entries = model.clone();
-    let entries = graph.derive("service_entry_bindings", model.inputs.service_entries, move |cx, key, entry| {
-        binding(cx, &of_entries, &entry.meta).map(|binding| (key.clone(), binding))
-    });
-    [(Kind::Service, services), (Kind::ServiceEntry, entries)]
+/// The same for a Service, which may also have one by the account of its pods.
+pub fn binding_of_service(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
+    of_account(cx, model, &meta.key()).or_else(|| binding(cx, model, meta))
 }
 
 /// What is said of a Service that has a waypoint by the account of its pods.
@@ -52,7 +43,9 @@ fn of_account(cx: &Ctx<'_>, model: &Model, key: &ObjectKey) -> Option<Binding> {
     Some(Binding { bound: true, reason: "WaypointAccepted", message: message.into() })
 }
 
-fn binding(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
+/// Whether an object has the waypoint that it asks for; none if it does not
+/// ask.
+pub fn binding(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
     if is_gateway(meta.label(MANAGED)) || !model.scope().discovers(cx, &meta.namespace) {
         return None;
     }

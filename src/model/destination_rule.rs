@@ -93,6 +93,17 @@ impl DestinationRules {
         rule.or_else(|| self.in_namespace(cx, scope, root, client, service, |rule| everybody(root, rule)))
     }
 
+    /// Whether a rule in a namespace gives some of its clients, which it selects
+    /// by labels, a subset of a service.
+    pub fn gives_some(&self, cx: &Ctx<'_>, namespace: &Arc<str>, service: &ServiceKey, subset: &str) -> bool {
+        let wide =
+            self.by_host.wide(cx, namespace).into_iter().filter(|rule| covers(&rule.spec.host, &service.hostname));
+        let mut rules = self.by_host.exact(cx, namespace, &service.hostname).into_iter().chain(wide);
+        rules.any(|rule| {
+            rule.spec.workload_selector.is_some() && rule.spec.subsets.iter().any(|one| &*one.name == subset)
+        })
+    }
+
     fn in_namespace(
         &self,
         cx: &Ctx<'_>,

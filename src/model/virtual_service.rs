@@ -70,7 +70,7 @@ fn by_parent<R: Value>(
 ) -> Index<Parent, ObjectKey, R> {
     graph.index(routes, move |key: &ObjectKey, route, keys| {
         for parent in parents(route) {
-            if let Some(parent) = service(parent, &key.namespace)
+            if let Some(parent) = parent_service(parent, &key.namespace)
                 && !keys.contains(&parent)
             {
                 keys.push(parent);
@@ -80,7 +80,7 @@ fn by_parent<R: Value>(
 }
 
 /// The service that a reference is to, for a route in a namespace.
-fn service(parent: &ParentReference, namespace: &Arc<str>) -> Option<Parent> {
+pub fn parent_service(parent: &ParentReference, namespace: &Arc<str>) -> Option<Parent> {
     let registry = match (&*parent.group, &*parent.kind) {
         ("", "Service") => Registry::Kubernetes,
         ("networking.istio.io", "ServiceEntry") => Registry::ServiceEntry,
@@ -96,7 +96,7 @@ fn attached(parents: &[ParentReference], namespace: &Arc<str>, service_of: &Serv
     let own = (service_of.registry, service_of.meta.key());
     let named = |name: &str| service_of.ports.iter().any(|one| one.number == port && *one.name == *name);
     parents.iter().any(|parent| {
-        service(parent, namespace).as_ref() == Some(&own)
+        parent_service(parent, namespace).as_ref() == Some(&own)
             && parent.port.is_none_or(|number| number == port)
             && (parent.section_name.is_empty() || named(&parent.section_name))
     })
@@ -138,6 +138,33 @@ impl Routes {
             (std::cmp::Reverse(*specific), *created, name.clone(), namespace.clone())
         });
         found.into_iter().map(|(_, one)| one).collect()
+    }
+
+    /// The virtual services beside another one whose rules for one of its hosts
+    /// come before its own.
+    pub fn older<'g>(
+        &self,
+        cx: &Ctx<'g>,
+        scope: &Scope,
+        one: &VirtualService,
+        host: &Arc<str>,
+    ) -> Vec<&'g VirtualService> {
+        let host = resolve(host, &one.meta.namespace, &scope.settings.domain);
+        let age = |one: &VirtualService| (one.meta.created, one.meta.name.clone());
+        let own = age(one);
+        let mut all = match host.contains('*') {
+            true => self.by_host.wide(cx, &one.meta.namespace),
+            false => self.by_host.exact(cx, &one.meta.namespace, &host),
+        };
+        all.retain(|other| {
+            let mesh = other.spec.gateways.is_empty() || other.spec.gateways.iter().any(|gateway| &**gateway == "mesh");
+            let same = || {
+                let mut hosts = other.spec.hosts.iter();
+                hosts.any(|other_host| resolve(other_host, &other.meta.namespace, &scope.settings.domain) == host)
+            };
+            mesh && age(other) < own && same() && scope.configures(cx, &other.meta)
+        });
+        all
     }
 
     /// A virtual service that another one in `from` may delegate to.

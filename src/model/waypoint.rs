@@ -20,6 +20,8 @@ use account::AccountWaypoints;
 pub const PORT: u16 = 15008;
 
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+/// The field that problems with it are about.
+pub const USE_WAYPOINT_FIELD: &str = "metadata.labels[istio.io/use-waypoint]";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 const INBOUND_BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
@@ -215,8 +217,7 @@ pub struct Unattached {
 impl Unattached {
     /// Says it about an object.
     pub fn diagnose(&self, cx: &Ctx<'_>, kind: &'static str, meta: &Meta) {
-        let field = format!("metadata.labels[{USE_WAYPOINT}]");
-        cx.diagnose(problem(kind, meta, field, self.reason, &*self.message));
+        cx.diagnose(problem(kind, meta, USE_WAYPOINT_FIELD, self.reason, &*self.message));
     }
 }
 

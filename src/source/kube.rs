@@ -56,6 +56,11 @@ impl Server {
     pub fn new(client: kube::Client) -> Self {
         Self { client, definitions: watch::Sender::new(()) }
     }
+
+    /// Changes when a definition of a kind that is watched does.
+    pub fn definitions(&self) -> watch::Receiver<()> {
+        self.definitions.subscribe()
+    }
 }
 
 /// Why there is no client for an API server.
@@ -89,8 +94,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, ClientErr
 }
 
 /// Watches every kind until the receiver is gone.
-pub async fn run(client: kube::Client, options: Options, sender: Sender, problems: Problems) {
-    let server = Server::new(client);
+pub async fn run(server: Server, options: Options, sender: Sender, problems: Problems) {
     let mut reflectors = JoinSet::new();
     for &kind in Kind::ALL {
         let selection = Selection::of(kind, &options.system_namespace);

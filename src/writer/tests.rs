@@ -27,8 +27,9 @@ impl World {
         let demand = Arc::<Demand>::default();
         let proxies = vec!["x/one".parse().unwrap()];
         let (keys, fetched) = watch::channel(Fetched::new());
-        let (published, questions, end) =
-            start(Arc::default(), pace, proxies, demand.follow(), fetched, events).unwrap();
+        let verdicts = crate::xds::verdict::channel().1;
+        let heard = Heard { wanted: demand.follow(), verdicts, keys: fetched };
+        let (published, questions, end) = start(Arc::default(), pace, proxies, heard, events).unwrap();
         Self { sender, published, questions, end, keys, _demand: demand }
     }
 

@@ -557,6 +557,11 @@ fn field_start(field: &[u8]) -> usize {
 const VERSION_DIGITS: usize = 16;
 
 impl Version {
+    /// The hash itself.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
     /// Reads what [`Display`](fmt::Display) writes.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let text: &[u8; VERSION_DIGITS] = text.try_into().ok()?;

@@ -29,6 +29,7 @@ use tracing::info;
 use super::codec::reader::{Reader, RequestBody};
 use super::demand::Demand;
 use super::stream::Variant;
+use super::verdict::Verdicts;
 use super::view::Views;
 use crate::ca::authenticate::{Authenticate, Caller, Peer};
 use crate::proxy::{Node, NodeKind};
@@ -106,6 +107,7 @@ struct Shared {
     options: Options,
     connections: Arc<Connections>,
     demand: Arc<Demand>,
+    verdicts: Verdicts,
     metrics: Metrics,
     drain: CancellationToken,
     /// For large requests, see [`Reader`].
@@ -118,12 +120,13 @@ const LARGE_REQUESTS: usize = 8;
 impl Xds {
     /// Serves what is published through `views` until `drain` is cancelled. To
     /// be started only when the first view is complete. Which scopes those have
-    /// to contain is told through `demand`.
+    /// to contain is told through `demand`, and what clients reject through
+    /// `verdicts`.
     pub fn new(
         views: watch::Receiver<Arc<Views>>,
         authenticate: Arc<dyn Authenticate>,
         options: Options,
-        demand: Arc<Demand>,
+        (demand, verdicts): (Arc<Demand>, Verdicts),
         drain: CancellationToken,
         registry: &mut Registry,
     ) -> Self {
@@ -136,6 +139,7 @@ impl Xds {
                 options,
                 connections,
                 demand,
+                verdicts,
                 metrics,
                 drain,
                 places: Arc::new(Semaphore::new(LARGE_REQUESTS)),

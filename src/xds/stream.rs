@@ -32,6 +32,7 @@ use smallvec::SmallVec;
 use tonic::Status;
 
 use super::resource::{Family, Framing, Resource, ResourceType};
+use super::verdict::Verdict;
 use super::view::{Layer, Step, Views};
 use crate::proxy::{Node, NodeKind, Scope};
 use subscription::{Answer, Outcome, Subscription};
@@ -190,6 +191,14 @@ impl Stream {
     /// What has been sent and acknowledged, by type.
     pub fn progress(&self) -> impl Iterator<Item = Progress> {
         self.subscriptions.iter().map(Subscription::progress)
+    }
+
+    /// What the client makes of the latest response of a type.
+    pub fn verdict(&self, ty: ResourceType, error: Option<Arc<str>>) -> Option<Verdict> {
+        let subscription = self.subscriptions.iter().find(|subscription| subscription.ty == ty)?;
+        let (accepted, sent, blank) = subscription.exchange()?;
+        let proxy = self.node.as_ref()?.name.clone();
+        Some(Verdict { scope: self.scope.clone(), proxy, ty, error, accepted, sent, blank })
     }
 
     /// The next response, if anything is due and may be sent now. To be asked

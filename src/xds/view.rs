@@ -18,6 +18,7 @@ mod index;
 mod initial;
 mod trie;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -79,13 +80,38 @@ pub struct Config {
     layers: [Layer; LayerKind::SCOPED.len()],
     /// For each layer, what leads to it from the one most streams are at.
     steps: [OnceLock<Arc<Step>>; LayerKind::SCOPED.len()],
+    /// What resources are put together from that many objects share.
+    parts: Parts,
+}
+
+/// Parts of a resource, by names that tell them apart.
+pub type Parts = imbl::OrdMap<Arc<str>, Part>;
+
+/// A part of a resource. It is of no interest to clients, who see the whole,
+/// but when they reject that.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// A hash of the content.
+    pub print: u64,
+    /// The content, for whoever made it.
+    pub content: Arc<dyn Any + Send + Sync>,
 }
 
 impl Config {
     /// These layers, in the order of [`LayerKind::SCOPED`], published now.
     pub fn new(mut layers: [Layer; LayerKind::SCOPED.len()]) -> Self {
         layers.iter_mut().for_each(|layer| layer.published = true);
-        Self { layers, steps: Default::default() }
+        Self { layers, steps: Default::default(), parts: Parts::default() }
+    }
+
+    /// The same with the parts that some of it was put together from.
+    pub fn with_parts(self, parts: Parts) -> Self {
+        Self { parts, ..self }
+    }
+
+    /// The parts that some of it was put together from.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// Its layers, in the order of [`LayerKind::SCOPED`].

@@ -12,7 +12,7 @@ use crate::outage::spare;
 
 const GATEWAY: &str = "gateway.networking.k8s.io/v1";
 
-fn gateway(name: &str, class: &str) -> Value {
+pub fn gateway(name: &str, class: &str) -> Value {
     json!({
         "apiVersion": GATEWAY, "kind": "Gateway", "metadata": { "name": name },
         "spec": { "gatewayClassName": class, "listeners": [{ "name": "mesh", "port": 15008, "protocol": "HBONE" }] },
@@ -25,14 +25,16 @@ fn version(kind: &str) -> &'static str {
         "HorizontalPodAutoscaler" => "autoscaling/v2",
         "PodDisruptionBudget" => "policy/v1",
         "Gateway" | "GatewayClass" => GATEWAY,
-        "ServiceEntry" => "networking.istio.io/v1",
+        "HTTPRoute" => GATEWAY,
+        "ServiceEntry" | "VirtualService" | "DestinationRule" => "networking.istio.io/v1",
+        "AuthorizationPolicy" => "security.istio.io/v1",
         _ => "v1",
     }
 }
 
 impl Namespace {
     /// An object of this namespace, once it is as it should be.
-    async fn until(&self, kind: &str, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, kind: &str, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("{kind} {name}: {what}"), || async {
             let object =
                 self.api.get(version(kind), kind, &self.name, name).await.map_err(|refused| refused.message)?;
@@ -47,12 +49,12 @@ impl Namespace {
     }
 }
 
-fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
+pub fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
     let conditions = object["status"]["conditions"].as_array();
     conditions.and_then(|all| all.iter().find(|one| one["type"] == kind)).unwrap_or(&Value::Null)
 }
 
-fn is(object: &Value, kind: &str, status: &str, reason: &str) -> bool {
+pub fn is(object: &Value, kind: &str, status: &str, reason: &str) -> bool {
     let condition = condition(object, kind);
     condition["status"] == status && condition["reason"] == reason
 }

@@ -9,6 +9,7 @@ mod deployment;
 mod encoding;
 mod envoy;
 mod gateways;
+mod status;
 mod policy;
 mod protocol;
 mod certificates;
@@ -31,7 +32,7 @@ use stage::{pods as stage_pods, walkthrough};
 use waypoint::{
     changes as waypoint_changes, connections as waypoint_connections, endpoints as waypoint_endpoints,
     gateway_api as waypoint_gateway_api, policies as waypoint_policies, protocols as waypoint_protocols,
-    requests as waypoint_requests, routes as waypoint_routes,
+    rejected as waypoint_rejected, requests as waypoint_requests, routes as waypoint_routes,
 };
 
 fn main() -> ExitCode {
@@ -53,12 +54,15 @@ fn run() -> ExitCode {
         undecodable("spare"): service_entry, mesh_config;
         read_only("spare"): nothing_is_written;
         gateways("spare"): read_only;
+        status("spare"): with_the_rights_of_the_chart;
         gateways(""): classes, waypoint, overlays, of_others, bound;
+        status(""): bad_objects;
         replica(""): versions_agree, restart_resends_nothing;
         root(""): config_maps, new_root, continued_root;
         deployment(""): roll, namespace_deleted;
         encoding(""): protobuf_is_json;
         waypoint_changes(""): under_load;
+        waypoint_rejected(""): others_go_on;
         waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset;
         waypoint_requests(""): conditions, answers, cors, shares, attempts, delegates;
         waypoint_connections(""): weights, matches, names, gateway_api;

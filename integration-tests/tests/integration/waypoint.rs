@@ -12,6 +12,7 @@ pub mod policies;
 pub mod protocols;
 pub mod endpoints;
 pub mod changes;
+pub mod rejected;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -43,7 +44,7 @@ const PROXY: &str = "waypoint-1.default";
 static SHARED: OnceCell<World> = OnceCell::const_new();
 
 async fn shared() -> &'static World {
-    let world = SHARED.get_or_init(World::start).await;
+    let world = SHARED.get_or_init(|| World::start("waypoint")).await;
     runner::show_on_failure("waypoint's fairway", world.fairway.log_path().into());
     runner::show_on_failure("waypoint", world.waypoint.log_path().into());
     world
@@ -67,8 +68,10 @@ fn network() -> u8 {
 }
 
 impl World {
-    async fn start() -> Self {
-        let (config, state) = (runner::folder().join("waypoint-mesh"), runner::folder().join("waypoint-state"));
+    /// One with folders of this name.
+    async fn start(name: &str) -> Self {
+        let folder = |what: &str| runner::folder().join(format!("{name}-{what}"));
+        let (config, state) = (folder("mesh"), folder("state"));
         std::fs::create_dir_all(&config).unwrap();
         let network = network();
         let mesh = format!(
@@ -119,8 +122,13 @@ pub struct Scene {
 
 impl Scene {
     pub async fn new(name: &str) -> Self {
+        Self::of(shared().await, name)
+    }
+
+    /// One in a world of its own.
+    pub fn of(world: &'static World, name: &str) -> Self {
         static COUNT: AtomicU8 = AtomicU8::new(1);
-        let (world, number) = (shared().await, COUNT.fetch_add(1, Ordering::Relaxed));
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{name}-{number}");
         Self { world, name, number, revision: AtomicUsize::new(0), backends: Default::default() }
     }

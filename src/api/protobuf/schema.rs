@@ -38,6 +38,7 @@ pub(super) static META: Message = Message(&[
     (3, "namespace", Text),
     (5, "uid", Text),
     (6, "resourceVersion", Text),
+    (7, "generation", Int),
     (8, "creationTimestamp", Time),
     (9, "deletionTimestamp", Time),
     (11, "labels", Map),

@@ -1,13 +1,6 @@
 //! The edge of the Gateway controller: watches, a clock, and requests. It
-//! works under the Lease that istiod uses for the same.
-//!
-//! It needs the rights to list and watch `gateways`, `gatewayclasses`,
-//! `namespaces`, and in the namespace of the control plane `configmaps`; to get
-//! `configmaps` that Gateways have as parameters; to get, list, watch, create
-//! and patch `serviceaccounts`, `services`, `deployments`,
-//! `horizontalpodautoscalers` and `poddisruptionbudgets`; to create
-//! `gatewayclasses`; and to patch `gateways`, `gateways/status` and
-//! `gatewayclasses/status`.
+//! works under the Lease that istiod uses for the same. The rights it needs are
+//! in [`crate::controller::rights`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::ObjectKey;
 use crate::controller::lease::run_while_leader;
+use crate::controller::pace::Due;
 use crate::controller::resource::{self, Manner, Reference, RequestError, Resource, Write};
 use crate::controller::watch::{Seen, Selection, follow};
-use crate::source::kube::backoff::Backoff;
 
 use super::overlay::DEFAULTS;
 use super::settings::Settings;
@@ -33,8 +26,6 @@ use super::{MANAGED, MANAGER, Proxies, REVISION, World, class, plan};
 
 /// The time between two writes.
 const PACE: Duration = Duration::from_millis(20);
-/// After this time, an attempt no longer makes the next one wait.
-const CALM: Duration = Duration::from_secs(60);
 /// How old what was looked up may become, as no watch tells when it changes.
 const LOOKED_UP: Duration = Duration::from_secs(30);
 /// How often one Gateway is planned anew before others get their turn.
@@ -54,6 +45,8 @@ pub struct GatewayController {
     pub identity: Arc<str>,
     /// Who is connected to it.
     pub proxies: watch::Receiver<ProxyTable>,
+    /// Changes when a kind is defined.
+    pub definitions: watch::Receiver<()>,
 }
 
 /// What is planned in one piece.
@@ -121,21 +114,16 @@ enum Part {
     Mesh,
 }
 
-/// The attempts to write for one subject.
-struct Attempts {
-    backoff: Backoff,
-    last: Instant,
-    next: Instant,
-}
-
 struct Leader {
     controller: GatewayController,
     world: World,
     parts: Vec<Part>,
     /// The watches that have not said anything yet. Nothing is done before.
     unheard: BTreeSet<usize>,
-    due: BTreeSet<Subject>,
-    attempts: BTreeMap<Subject, Attempts>,
+    /// Whether there are classes: none can be made where nobody knows what one
+    /// is.
+    classes: bool,
+    due: Due<Subject>,
     looked_up: BTreeMap<Reference, Instant>,
 }
 
@@ -146,8 +134,8 @@ impl Leader {
             world: World::default(),
             parts: Vec::new(),
             unheard: BTreeSet::new(),
-            due: BTreeSet::new(),
-            attempts: BTreeMap::new(),
+            classes: false,
+            due: Due::new(Duration::from_millis(500), Duration::from_secs(30)),
             looked_up: BTreeMap::new(),
         }
     }
@@ -159,7 +147,8 @@ impl Leader {
         for (number, (part, selection)) in selections(&self.controller.settings).into_iter().enumerate() {
             self.parts.push(part);
             self.unheard.insert(number);
-            watches.spawn(follow(self.controller.client.clone(), number, selection, sender.clone()));
+            let definitions = self.controller.definitions.clone();
+            watches.spawn(follow(self.controller.client.clone(), number, selection, sender.clone(), definitions));
         }
         drop(sender);
         self.world.proxies = self.controller.proxies.borrow_and_update().clone();
@@ -198,12 +187,8 @@ impl Leader {
     /// Notes what a watch says, and whom it concerns.
     fn note(&mut self, seen: Seen) {
         match seen {
-            Seen::All(number, objects) => {
-                self.unheard.remove(&number);
-                let Some(part) = self.parts.get(number).copied() else { return };
-                self.replace(part, objects);
-                self.everything_is_due();
-            }
+            Seen::All(number, objects) => self.note_all(number, objects, true),
+            Seen::Absent(number) => self.note_all(number, Vec::new(), false),
             Seen::Put(number, object) => {
                 if let Some(part) = self.parts.get(number).copied() {
                     self.change(part, object, true);
@@ -214,6 +199,20 @@ impl Leader {
                     self.change(part, object, false);
                 }
             }
+        }
+    }
+
+    /// Notes all objects of a part, and whether their kind is installed.
+    fn note_all(&mut self, number: usize, objects: Vec<Value>, installed: bool) {
+        let first = self.unheard.remove(&number);
+        let Some(part) = self.parts.get(number).copied() else { return };
+        if part == Part::Classes {
+            self.classes = installed;
+        }
+        self.replace(part, objects);
+        // That a kind is still not there is no news.
+        if installed || first {
+            self.everything_is_due();
         }
     }
 
@@ -291,11 +290,12 @@ impl Leader {
     }
 
     fn everything_is_due(&mut self) {
-        let classes = class::CLASSES.iter().map(|one| one.name.to_owned()).chain(self.world.classes.keys().cloned());
-        self.due.extend(classes.map(Subject::Class));
+        if self.classes {
+            let ours = class::CLASSES.iter().map(|one| one.name.to_owned());
+            self.due.extend(ours.chain(self.world.classes.keys().cloned()).map(Subject::Class));
+        }
         self.due.extend(self.world.gateways.keys().cloned().map(Subject::Gateway));
-        let now = Instant::now();
-        self.attempts.retain(|_, attempts| now < attempts.last + CALM);
+        self.due.forget_calm();
     }
 
     fn namespace_is_due(&mut self, namespace: &str) {
@@ -323,9 +323,7 @@ impl Leader {
         if !self.unheard.is_empty() {
             return None;
         }
-        let now = Instant::now();
-        let at = |subject: &Subject| self.attempts.get(subject).map_or(now, |attempts| attempts.next.max(now));
-        self.due.iter().map(|subject| (at(subject), subject)).min().map(|(at, subject)| (at, subject.clone()))
+        self.due.next(Instant::now(), |_| false)
     }
 
     /// Does what there is to do for a subject. If anything was written or
@@ -340,17 +338,7 @@ impl Leader {
         if !busy {
             return;
         }
-        let now = Instant::now();
-        let attempts = self.attempts.entry(subject.clone()).or_insert_with(|| Attempts {
-            backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
-            last: now,
-            next: now,
-        });
-        if now >= attempts.last + CALM {
-            attempts.backoff.reset();
-        }
-        attempts.last = now;
-        attempts.next = now + attempts.backoff.delay();
+        self.due.attempted(subject.clone());
         self.due.insert(subject);
     }
 

@@ -8,6 +8,7 @@
 mod backends;
 mod filters;
 mod matches;
+pub mod references;
 
 use std::cmp::Reverse;
 

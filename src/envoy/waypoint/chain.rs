@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
@@ -14,6 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProx
 use envoy_types::pb::xds::core::v3::CidrRange;
 use ipnet::IpNet;
 use prost::encoding::{WireType, encode_key, encode_varint};
+use rapidhash::v3::rapidhash_v3;
 
 use crate::api::virtual_service::HttpRetry;
 use crate::envoy::Configs;
@@ -25,7 +27,7 @@ use crate::envoy::listener::{
 };
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
-use crate::envoy::route::{self, ClusterRef};
+use crate::envoy::route::{self, ClusterRef, UNKNOWN_SERVICE};
 use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
@@ -35,13 +37,14 @@ use crate::xds::resource::ResourceType;
 
 use super::connections::Connections;
 use super::policies::Policies;
+use super::quarantine::Quarantine;
 use super::routes::Routing;
 use super::telemetry::{listener_logs, telemetry};
 use super::{Destination, Fixture, Served, by_scope, gateway, handlings, ports, waypoint};
 
 /// A service's part of the listener.
 #[derive(PartialEq)]
-struct Chains {
+pub(super) struct Chains {
     /// Who was first decides whose chain an address belongs to.
     age: (u32, Served),
     /// The addresses of the service.
@@ -50,6 +53,38 @@ struct Chains {
     ports: Vec<PortChains>,
     /// Where its routes lead that the waypoint does not serve.
     references: BTreeSet<Destination>,
+    /// A hash of all that an Envoy might reject.
+    pub(super) print: u64,
+}
+
+impl Chains {
+    /// Whether a text is in what an Envoy is told.
+    pub(super) fn contains(&self, text: &[u8]) -> bool {
+        let mut chains = self.ports.iter().flat_map(|port| &port.chains);
+        chains.any(|chain| memchr::memmem::find(chain, text).is_some())
+    }
+
+    /// What a service has that can be told to no Envoy: its connections end.
+    pub(super) fn closed(&self) -> Self {
+        let port = |port: &PortChains| {
+            let name = format!("quarantined|{}|{}", port.number, self.age.1.service);
+            let chain = listener::tcp_chain(&name, Vec::new(), &tcp_proxy(UNKNOWN_SERVICE));
+            PortChains {
+                number: port.number,
+                protocol: port.protocol,
+                tls: port.tls,
+                on_match: matcher::chain(&name),
+                chains: vec![encode::bytes(&chain)],
+            }
+        };
+        Self {
+            age: self.age.clone(),
+            ranges: self.ranges.clone(),
+            ports: self.ports.iter().map(port).collect(),
+            references: BTreeSet::new(),
+            print: 0,
+        }
+    }
 }
 
 /// A port's part of the listener.
@@ -84,14 +119,16 @@ pub(super) fn add_main_internal(
     model: &Model,
     served: Collection<Served, ()>,
     to: &mut Configs,
-) -> Collection<Destination, Protocol> {
+) -> (Collection<Destination, Protocol>, Quarantine) {
     let model_of = model.clone();
     let chains = graph.derive("waypoint_chains", served, move |cx, key: &Served, ()| {
         let service = cx.get(model_of.services, &key.service)?;
-        Some((key.clone(), chains(cx, &model_of, key, service)))
+        Some((key.clone(), Arc::new(chains(cx, &model_of, key, service))))
     });
+    let quarantine = Quarantine::new(graph, chains);
+    let chains = quarantine.parts();
     let services = model.services;
-    let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Chains| {
+    let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Arc<Chains>| {
         let protocol = |destination: &Destination| {
             let service = cx.get(services, &destination.service)?;
             let port = ports(service).find(|port| port.number == destination.port)?;
@@ -101,7 +138,7 @@ pub(super) fn add_main_internal(
     });
     let chains = by_scope(graph, chains);
     let elsewhere = graph.derive("waypoint_inspections", to.scopes, move |cx, scope: &Scope, ()| {
-        let ports = elsewhere(cx.fetch(chains, scope).map(|(_, chains)| chains));
+        let ports = elsewhere(cx.fetch(chains, scope).map(|(_, chains)| &**chains));
         (!ports.is_empty()).then(|| (Fixture { scope: scope.clone(), name: INSPECTED }, ports))
     });
     to.add(graph, "waypoint_inspection_clusters", ResourceType::Cluster, elsewhere, move |_, key, _| {
@@ -111,7 +148,7 @@ pub(super) fn add_main_internal(
         [(Fixture { scope: scope.clone(), name: MAIN_INTERNAL }, ())]
     });
     let oldest_first = move |cx: &Ctx<'_>, scope: &Scope, listener: &dyn Fn(&[&Chains]) -> Message| {
-        let mut services: Vec<&Chains> = cx.fetch(chains, scope).map(|(_, chains)| chains).collect();
+        let mut services: Vec<&Chains> = cx.fetch(chains, scope).map(|(_, chains)| &**chains).collect();
         services.sort_by(|a, b| a.age.cmp(&b.age));
         listener(&services)
     };
@@ -133,7 +170,7 @@ pub(super) fn add_main_internal(
     to.add(graph, "waypoint_inspection_listeners", ResourceType::Listener, elsewhere, move |cx, key, ports| {
         Some(oldest_first(cx, &key.scope, &|services| inspected(services, ports)))
     });
-    referenced
+    (referenced, quarantine)
 }
 
 /// The ports that one service declares to be TCP, in which the server may speak
@@ -240,8 +277,11 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
         let routing = Routing { cx, model, key, service, port, references: &references };
         port_chains(&routing, &common)
     };
-    let ports = ports(service).map(port).collect();
+    let ports: Vec<PortChains> = ports(service).map(port).collect();
+    let chains = ports.iter().flat_map(|port| &port.chains);
+    let print = rapidhash_v3(&chains.flatten().copied().collect::<Vec<u8>>());
     Chains {
+        print,
         age: (service.meta.created, key.clone()),
         ranges: service.addresses.iter().map(range).collect(),
         ports,

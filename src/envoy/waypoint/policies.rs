@@ -120,7 +120,7 @@ fn outbound(scope: &Scope, service: ServiceKey, port: u16, references: &RefCell<
 }
 
 /// A service that is given as `hostname` or `namespace/hostname`.
-fn called(cx: &Ctx<'_>, model: &Model, service: &str) -> Option<ServiceKey> {
+pub fn called(cx: &Ctx<'_>, model: &Model, service: &str) -> Option<ServiceKey> {
     match service.split_once('/') {
         Some((namespace, hostname)) => {
             let key = ServiceKey { namespace: namespace.into(), hostname: hostname.into() };

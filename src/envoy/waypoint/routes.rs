@@ -12,7 +12,7 @@ use crate::api::virtual_service::{Destination as ApiDestination, PortSelector, V
 use crate::api::{Meta, ObjectKey};
 use crate::envoy::Scoped;
 use crate::envoy::name::{self, Handling};
-use crate::envoy::route::gateway_api::{self, Backends, Invalid};
+use crate::envoy::route::gateway_api::{self, Backends, references};
 use crate::envoy::route::{self, ClusterRef, Problem, RouteRequest, Semantics, delegate};
 use crate::graph::Ctx;
 use crate::model::destination_rule::Rule;
@@ -182,12 +182,14 @@ impl Routing<'_> {
         }
         let mut lowered = Vec::new();
         for route in http {
-            let (rules, problems) = self.backends(&route.meta, |backends| gateway_api::http_rules(route, backends));
+            let (rules, problems) =
+                self.backends("HTTPRoute", &route.meta, |backends| gateway_api::http_rules(route, backends));
             lowered.extend(rules.into_iter().map(|one| ("HTTPRoute", one)));
             problems.iter().for_each(|found| self.say("HTTPRoute", &route.meta, found, "spec.rules"));
         }
         for route in grpc {
-            let (rules, problems) = self.backends(&route.meta, |backends| gateway_api::grpc_rules(route, backends));
+            let (rules, problems) =
+                self.backends("GRPCRoute", &route.meta, |backends| gateway_api::grpc_rules(route, backends));
             lowered.extend(rules.into_iter().map(|one| ("GRPCRoute", one)));
             problems.iter().for_each(|found| self.say("GRPCRoute", &route.meta, found, "spec.rules"));
         }
@@ -211,12 +213,10 @@ impl Routing<'_> {
         Some(routes)
     }
 
-    pub(super) fn backends<T>(&self, meta: &Meta, then: impl FnOnce(&Backends<'_>) -> T) -> T {
-        let valid = |_: &BackendRef, destination: &ApiDestination| match self.service_of(&destination.host) {
-            Some(_) => Ok(()),
-            None => {
-                Err(Invalid { reason: "BackendNotFound", message: format!("there is no service {}", destination.host) })
-            }
+    pub(super) fn backends<T>(&self, kind: &str, meta: &Meta, then: impl FnOnce(&Backends<'_>) -> T) -> T {
+        let there = |host: &_| self.service_of(host).is_some();
+        let valid = |backend: &BackendRef, to: &ApiDestination| {
+            references::check(self.cx, self.model, (kind, &meta.namespace), (backend, to), there)
         };
         then(&Backends { namespace: &meta.namespace, domain: &self.model.settings.domain, valid: &valid })
     }

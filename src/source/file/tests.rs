@@ -30,6 +30,7 @@ impl World {
             Change::Put(object) => format!("put {}", object.meta().name),
             Change::Delete(_, key) => format!("delete {}", key.name),
             Change::Reset(..) => "reset".into(),
+            Change::Unreadable(_, key, _) => format!("unreadable {}", key.name),
         };
         let mut changes = Vec::new();
         self.folder

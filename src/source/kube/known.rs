@@ -98,7 +98,7 @@ impl Known {
                     self.objects.insert(object.meta().key(), Seen { version, list });
                 }
                 Change::Delete(_, key) => drop(self.objects.remove(key)),
-                Change::Reset(..) => {}
+                Change::Reset(..) | Change::Unreadable(..) => {}
             }
         }
         self.newest = version;

@@ -308,11 +308,11 @@ impl Reflector {
         let difference = self.known.finish(news, version, keep_all);
         self.changes.extend(difference);
         if !keep_all {
-            let name = &self.name;
-            self.problems.close(&format!("{name}/"));
-            self.broken.extract_if(.., |_, confirmed| !*confirmed).for_each(|(key, _)| {
-                self.problems.close(&format!("{name}/{key}"));
-            });
+            self.problems.close(&format!("{}/", self.name));
+            let gone = self.broken.iter().filter(|(_, confirmed)| !**confirmed).map(|(key, _)| key.clone());
+            for key in gone.collect::<Vec<_>>() {
+                self.mend(&key);
+            }
         }
         self.listed = true;
         self.flush().await;
@@ -392,6 +392,8 @@ impl Reflector {
         let key = meta.key();
         self.known.newest = self.known.newest.max(if self.listed { meta.resource_version.0 } else { 0 });
         self.known.keep(&key);
+        let error = DecodeError { field: field.clone(), reason: reason.clone() };
+        self.changes.push(Change::Unreadable(self.selection.kind, key.clone(), Some(error)));
         self.problems.open(format!("{}/{key}", self.name), Problem { place: format!("{kind} {key}"), field, reason });
         self.broken.insert(key, true);
     }
@@ -399,6 +401,7 @@ impl Reflector {
     /// An object can be read, or is gone.
     fn mend(&mut self, key: &ObjectKey) {
         if self.broken.remove(key).is_some() {
+            self.changes.push(Change::Unreadable(self.selection.kind, key.clone(), None));
             self.problems.close(&format!("{}/{key}", self.name));
         }
     }
@@ -424,6 +427,7 @@ fn defines(change: &Change) -> bool {
         Change::Put(object) => object.meta().key(),
         Change::Delete(_, key) => key.clone(),
         Change::Reset(..) => return true,
+        Change::Unreadable(..) => return false,
     };
     Kind::ALL.iter().map(|kind| kind.info()).any(|info| {
         let group = key.name.strip_prefix(info.plural).and_then(|rest| rest.strip_prefix('.'));

@@ -80,6 +80,8 @@ fn say(change: &Change) -> String {
         Change::Put(object) => format!("+{}@{}", object.meta().key(), object.meta().resource_version.0),
         Change::Delete(_, key) => format!("-{key}"),
         Change::Reset(..) => "reset".into(),
+        Change::Unreadable(_, key, Some(_)) => format!("?{key}"),
+        Change::Unreadable(_, key, None) => format!("!{key}"),
     }
 }
 
@@ -333,7 +335,7 @@ async fn an_object_that_cannot_be_read_keeps_its_last_good_version() {
     stream.event("MODIFIED", &broken("x", 8));
     stream.event("ADDED", &broken("new", 9));
     stream.event("MODIFIED", &object("y", 10));
-    assert_eq!(test.said().await, ["+a/y@10"]);
+    assert_eq!(test.said().await, ["+a/y@10", "?a/new", "?a/x"]);
     let problems = test.problems.list();
     assert_eq!(problems.iter().map(|problem| &*problem.place).collect::<Vec<_>>(), ["Pod a/new", "Pod a/x"]);
     assert_eq!(problems[0].field, "spec.serviceAccountName");
@@ -342,16 +344,16 @@ async fn an_object_that_cannot_be_read_keeps_its_last_good_version() {
     stream.event("ERROR", &status(410, "expired"));
     newest(test.api.next().await, 20);
     test.api.next().await.list(20, "", &[broken("x", 8), object("z", 19)]);
-    assert_eq!(test.said().await, ["+a/z@19", "-a/y"]);
+    assert_eq!(test.said().await, ["!a/new", "+a/z@19", "-a/y", "?a/x"]);
     assert_eq!(test.problems.list().len(), 1, "{}", test.reasons());
     let stream = test.api.watch(20).await;
 
     stream.event("MODIFIED", &object("x", 21));
-    assert_eq!(test.said().await, ["+a/x@21"]);
+    assert_eq!(test.said().await, ["!a/x", "+a/x@21"]);
     assert_eq!(test.reasons(), "");
     stream.event("MODIFIED", &broken("x", 22));
     stream.event("DELETED", &broken("x", 23));
-    assert_eq!(test.said().await, ["-a/x"]);
+    assert_eq!(test.said().await, ["!a/x", "-a/x", "?a/x"]);
     assert_eq!(test.reasons(), "");
 }
 
@@ -675,6 +677,7 @@ async fn converge(steps: Vec<Step>, protobuf: bool) {
                 }
                 Change::Delete(_, key) => drop(seen.remove(&key.to_string())),
                 Change::Reset(..) => seen.clear(),
+                Change::Unreadable(..) => {}
             }
         }
     }

@@ -165,11 +165,18 @@ impl<B: RequestBody> StreamBody<B> {
             }
             Received::Request { ty, reply } => {
                 match &reply {
-                    Reply::Nothing | Reply::Ack => {}
+                    Reply::Nothing => {}
+                    Reply::Ack => {
+                        if self.shared.verdicts.open() {
+                            self.stream.verdict(ty, None).into_iter().for_each(|one| self.shared.verdicts.tell(one));
+                        }
+                    }
                     Reply::Stale => metrics.expired_nonce(ty),
                     Reply::Nack(error) => {
                         metrics.reject(ty);
                         warn!(connection = %connection.id, ty = ty.label(), error = clip(error), "NACK");
+                        let verdict = self.stream.verdict(ty, Some(error.clone()));
+                        verdict.into_iter().for_each(|one| self.shared.verdicts.tell(one));
                     }
                 }
                 connection.update(self.stream.progress());

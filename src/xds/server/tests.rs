@@ -23,6 +23,7 @@ use super::*;
 use crate::ca::authenticate::{Denial, Proof};
 use crate::xds::resource::{Keys, Resource, ResourceType};
 use crate::xds::stream::tests::node;
+use crate::xds::verdict;
 use crate::xds::view::Layer;
 use ResourceType::{Address, Authorization, Workload};
 
@@ -62,7 +63,14 @@ impl Mesh {
     async fn new(encrypted: bool, addresses: Layer, options: Options) -> Self {
         let (publisher, views) = watch::channel(Arc::new(Views::new(1, addresses, Layer::default())));
         let (drain, mut registry) = (CancellationToken::new(), Registry::default());
-        let xds = Xds::new(views, Arc::new(Tokens), options, Arc::default(), drain.clone(), &mut registry);
+        let xds = Xds::new(
+            views,
+            Arc::new(Tokens),
+            options,
+            (Arc::default(), verdict::channel().0),
+            drain.clone(),
+            &mut registry,
+        );
         let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let url = format!("http://{}", incoming.local_addr().unwrap());
         let peer = tower::util::MapRequestLayer::new(move |mut request: http::Request<_>| {
@@ -306,7 +314,14 @@ async fn answer(path: &str, peer: Option<Peer>, body: Vec<u8>) -> (Option<Header
     let views = watch::channel(Arc::new(Views::new(1, Layer::default(), Layer::default())));
     let options = Options { max_message: 1 << 16, max_message_unauthenticated: 1 << 10, ..options() };
     let drain = CancellationToken::new();
-    let xds = Xds::new(views.1, Arc::new(Tokens), options, Arc::default(), drain, &mut Registry::default());
+    let xds = Xds::new(
+        views.1,
+        Arc::new(Tokens),
+        options,
+        (Arc::default(), verdict::channel().0),
+        drain,
+        &mut Registry::default(),
+    );
     let mut server = xds.server();
     let mut request = http::Request::post(path).body(Full::new(Bytes::from(body))).unwrap();
     if let Some(peer) = peer {

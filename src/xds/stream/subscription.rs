@@ -47,6 +47,8 @@ pub(super) struct Subscription {
     resend: bool,
     /// Whether the client has listed what it holds, and was not answered yet.
     resumed: bool,
+    /// Whether the client came with nothing.
+    blank: bool,
     /// The view of which all additions and changes have been sent.
     reached: Option<Arc<Views>>,
     /// The view of which the removals have been sent as well.
@@ -105,6 +107,7 @@ impl Subscription {
             answer_due: false,
             resend: false,
             resumed: false,
+            blank: true,
             reached: None,
             completed: None,
             applied: None,
@@ -123,6 +126,12 @@ impl Subscription {
     /// Why the client rejected the latest response, if it did.
     pub(super) fn error(&self) -> Option<&Arc<str>> {
         self.error.as_ref()
+    }
+
+    /// What the client accepted last, what it was sent last, and whether it came
+    /// with nothing.
+    pub(super) fn exchange(&self) -> Option<(Option<Arc<Views>>, Arc<Views>, bool)> {
+        Some((self.applied.clone(), self.reached.clone()?, self.blank))
     }
 
     /// Whether those who refer to resources of this type wait until they have
@@ -289,6 +298,7 @@ impl Subscription {
             }
         }
         self.resumed = true;
+        self.blank = self.held.is_empty();
         Ok(())
     }
 

@@ -1,0 +1,36 @@
+//! What is written back to the objects that the mesh is made from.
+
+use crate::config::Environment;
+use crate::controller::status::{OF_OBJECTS, OF_PROXIES, StatusController};
+use crate::model::Settings;
+use crate::writer::Published;
+
+use super::Tasks;
+
+/// Starts what writes statuses.
+pub(super) fn write(
+    tasks: &mut Tasks,
+    client: &kube::Client,
+    environment: &Environment,
+    settings: &Settings,
+    published: &Published,
+) {
+    for (name, part, statuses) in [
+        ("statuses", OF_OBJECTS, published.statuses.clone()),
+        ("statuses of what was rejected", OF_PROXIES, published.rejections.clone()),
+    ] {
+        let controller = StatusController {
+            client: client.clone(),
+            part,
+            system_namespace: settings.system_namespace.clone(),
+            identity: environment.pod_name.as_str().into(),
+            revision: settings.revision.clone(),
+            statuses,
+        };
+        let stop = tasks.stop.clone();
+        tasks.serve(name, async move {
+            controller.run(stop).await;
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,261 @@
+//! The edge of the engine: a clock and requests.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::ordmap::DiffItem;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Kind, ObjectKey};
+use crate::controller::event::{self, Complaint};
+use crate::controller::lease::run_while_leader;
+use crate::controller::pace::Due;
+use crate::controller::resource::{self, Reference, RequestError, Resource};
+use crate::controller::watch::everything;
+use crate::source::kube::backoff::Backoff;
+use crate::status::{Conditions, PROGRAMMED, ROWS, Row, Status, Statuses};
+
+use super::{Part, Plan, of_another_revision, plan};
+
+/// The least time between two writes.
+const PACE: Duration = Duration::from_millis(10);
+/// How many objects are written at a time.
+const WRITES: usize = 4;
+/// How long changes are collected: a burst of them, such as a waypoint with all
+/// that use it, is one step.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// How often what only this replica knows is looked at again.
+const AGAIN: Duration = Duration::from_secs(60);
+/// How many requests one object may need at a time.
+const STEPS: usize = 4;
+
+type Object = (Kind, ObjectKey);
+
+/// One instance of the engine.
+#[derive(Clone)]
+pub struct StatusController {
+    /// The API server.
+    pub client: kube::Client,
+    /// What it writes.
+    pub part: Part,
+    /// The namespace of the control plane, where the Lease is.
+    pub system_namespace: Arc<str>,
+    /// The name of this replica.
+    pub identity: Arc<str>,
+    /// The revision; objects of another one are not ours.
+    pub revision: Arc<str>,
+    /// What is to be said.
+    pub statuses: watch::Receiver<Statuses>,
+}
+
+impl StatusController {
+    /// Writes until cancelled; with a Lease, whenever this replica leads.
+    pub async fn run(self, cancel: CancellationToken) {
+        let Some(lease) = self.part.lease else {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = Box::pin(Leader::new(self).run()) => {}
+            }
+            return;
+        };
+        let (client, identity) = (self.client.clone(), self.identity.clone());
+        let namespace = self.system_namespace.clone();
+        let work = || Box::pin(Leader::new(self.clone()).run());
+        run_while_leader(client, &namespace, lease, &identity, cancel, work).await;
+    }
+}
+
+struct Leader {
+    controller: StatusController,
+    /// What was to be said when it was last compared.
+    known: Statuses,
+    due: Due<Object>,
+    /// They end with the leadership, as the set does.
+    writes: JoinSet<(Object, bool)>,
+    writing: BTreeSet<Object>,
+    last: Instant,
+}
+
+impl Leader {
+    fn new(controller: StatusController) -> Self {
+        Self {
+            controller,
+            known: Statuses::new(),
+            due: Due::new(Duration::from_millis(500), Duration::from_secs(30)),
+            writes: JoinSet::new(),
+            writing: BTreeSet::new(),
+            last: Instant::now(),
+        }
+    }
+
+    async fn run(mut self) {
+        self.known = self.controller.statuses.borrow_and_update().clone();
+        self.due.extend(self.known.keys().cloned());
+        if self.controller.part.lease.is_some() {
+            let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+            while let Err(error) = self.look_at_everything().await {
+                tracing::warn!(%error, "cannot list what has a status");
+                sleep(backoff.delay()).await;
+            }
+        }
+        let mut again = interval(AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let next = match self.writing.len() < WRITES {
+                true => self.due.next(self.last + PACE, |object| self.writing.contains(object)),
+                false => None,
+            };
+            let due = async {
+                match &next {
+                    Some((at, _)) => sleep_until(*at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {
+                    if let Some((_, object)) = next {
+                        self.begin(object);
+                    }
+                }
+                Some(done) = self.writes.join_next() => match done {
+                    Ok((object, done)) => {
+                        self.writing.remove(&object);
+                        if !done {
+                            self.due.attempted(object.clone());
+                            self.due.insert(object);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the write of a status panicked");
+                        return;
+                    }
+                },
+                changed = self.controller.statuses.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    sleep(TOGETHER).await;
+                    self.compare();
+                }
+                _ = again.tick() => {
+                    self.due.forget_calm();
+                    if self.controller.part.lease.is_none() {
+                        self.due.extend(self.known.keys().cloned());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds what has changed.
+    fn compare(&mut self) {
+        let new = self.controller.statuses.borrow_and_update().clone();
+        for change in self.known.diff(&new) {
+            self.due.insert(match change {
+                DiffItem::Add(object, _) | DiffItem::Remove(object, _) => object.clone(),
+                DiffItem::Update { new: (object, _), .. } => object.clone(),
+            });
+        }
+        self.known = new;
+    }
+
+    /// Finds, among all objects, those that are not as they should be.
+    async fn look_at_everything(&mut self) -> Result<(), RequestError> {
+        for row in ROWS {
+            let Some(resource) = Resource::of(row.kind) else { continue };
+            let objects = match everything(&self.controller.client, &resource.path(""), "").await {
+                Ok((objects, _)) => objects,
+                // Not installed, so there are none.
+                Err(error) if error.code() == Some(404) => continue,
+                Err(error) => return Err(error),
+            };
+            for live in objects {
+                if of_another_revision(&live, &self.controller.revision) {
+                    continue;
+                }
+                let Reference { namespace, name, .. } = Reference::of(resource, &live);
+                let object = (row.kind, ObjectKey::new(&namespace, &name));
+                let status = self.known.get(&object).map(|status| &**status);
+                match plan(&self.controller.part, row, &live, status, "") {
+                    Plan::Nothing => self.due.remove(&object),
+                    Plan::Later | Plan::Write(_) => self.due.insert(object),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, object: Object) {
+        self.due.remove(&object);
+        self.last = Instant::now();
+        self.writing.insert(object.clone());
+        let status = self.known.get(&object).cloned();
+        let controller = self.controller.clone();
+        self.writes.spawn(async move {
+            let done = write(&controller, &object, status.as_deref()).await;
+            (object, done)
+        });
+    }
+}
+
+/// Brings one object up to date. Returns whether it is, or is gone.
+async fn write(controller: &StatusController, (kind, key): &Object, status: Option<&Status>) -> bool {
+    let (Some(row), Some(resource)) = (Row::of(*kind), Resource::of(*kind)) else { return true };
+    let object = Reference::new(resource, &*key.namespace, &*key.name);
+    let StatusController { client, part, .. } = controller;
+    let now = format!("{:.0}", Timestamp::now());
+    let steps = async {
+        let Some(mut live) = resource::get(client, &object).await? else { return Ok(true) };
+        if of_another_revision(&live, &controller.revision) {
+            return Ok(true);
+        }
+        for _ in 0..STEPS {
+            match plan(part, row, &live, status, &now) {
+                Plan::Nothing => return Ok(true),
+                Plan::Later => return Ok(false),
+                Plan::Write(write) => {
+                    live = resource::write(client, &write, part.manager).await?;
+                    complain(controller, &object, &live, status).await;
+                }
+            }
+        }
+        Ok(false)
+    };
+    let result: Result<bool, RequestError> = steps.await;
+    match result {
+        Ok(done) => done,
+        Err(error) if error.code() == Some(404) => true,
+        // Somebody else wrote in between.
+        Err(error) if matches!(error.code(), Some(409 | 422)) => {
+            tracing::debug!(%object, %error, "its status has changed meanwhile");
+            false
+        }
+        Err(error) => {
+            let error = error.to_string();
+            tracing::warn!(%object, error, "its status cannot be written");
+            false
+        }
+    }
+}
+
+/// Has an Event say what a proxy rejected, when its condition has been written.
+async fn complain(
+    controller: &StatusController,
+    object: &Reference,
+    live: &serde_json::Value,
+    status: Option<&Status>,
+) {
+    let rejections = match status.map(|status| &status.conditions) {
+        Some(Conditions::OfObject(conditions)) => conditions.iter().collect::<Vec<_>>(),
+        Some(Conditions::OfParents(parents)) => parents.iter().flat_map(|(_, conditions)| conditions).collect(),
+        None => Vec::new(),
+    };
+    let Some(rejection) = rejections.into_iter().find(|one| one.kind == PROGRAMMED) else { return };
+    let complaint = Complaint { object, live, reason: rejection.reason, message: &rejection.message };
+    event::write(&controller.client, &complaint, &controller.identity).await;
+}

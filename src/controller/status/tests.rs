@@ -1,0 +1,210 @@
+mod engine;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::Kind;
+use crate::api::meta::Generation;
+use crate::api::route::ParentReference;
+use crate::controller::resource::Manner;
+use crate::status::{Condition, Conditions, PROGRAMMED, REJECTED, Row, Status};
+
+const NOW: &str = "2026-01-02T00:00:00Z";
+const OLD: &str = "2025-01-01T00:00:00Z";
+
+fn object(kind: &str, status: Value) -> Value {
+    json!({
+        "kind": kind, "metadata": { "name": "a", "namespace": "x", "resourceVersion": "7", "generation": 3 },
+        "status": status,
+    })
+}
+
+fn said(kind: &'static str, holds: bool, reason: &'static str) -> Condition {
+    Condition { kind, holds, reason, message: "m".into() }
+}
+
+fn of_object(conditions: impl Into<Vec<Condition>>) -> Status {
+    Status { generation: Some(Generation::of(3)), conditions: Conditions::OfObject(conditions.into()) }
+}
+
+fn condition(kind: &str, status: &str, reason: &str, since: &str) -> Value {
+    json!({
+        "type": kind, "status": status, "reason": reason, "message": "m", "lastTransitionTime": since,
+        "observedGeneration": 3,
+    })
+}
+
+fn planned(part: &Part, kind: Kind, live: &Value, status: Option<&Status>) -> Plan {
+    plan(part, Row::of(kind).expect("it has a row"), live, status, NOW)
+}
+
+/// What is applied as the status.
+#[track_caller]
+fn applied(part: &Part, kind: Kind, live: &Value, status: Option<&Status>) -> Value {
+    match planned(part, kind, live, status) {
+        Plan::Write(write) => {
+            assert_eq!(write.manner, Manner::ApplyStatus, "{write:?}");
+            let metadata = &write.body["metadata"];
+            assert_eq!((&metadata["name"], &metadata["namespace"]), (&json!("a"), &json!("x")));
+            // Where others' conditions are written too, nobody may come between.
+            assert_eq!(metadata["resourceVersion"].is_string(), kind != Kind::Service, "{write:?}");
+            write.body["status"].clone()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_one_value_keeps_the_conditions_of_others() {
+    let theirs = json!({ "type": "theirs", "status": "True" });
+    let wanted = of_object([said("Accepted", false, "Conflict")]);
+    let fresh = condition("Accepted", "False", "Conflict", NOW);
+    let kind = Kind::VirtualService;
+    for (status, expected) in [
+        (Value::Null, json!([fresh])),
+        (json!({ "conditions": [theirs] }), json!([theirs, fresh])),
+        // The time is that of the status, not that of the reason.
+        (
+            json!({ "conditions": [condition("Accepted", "False", "Other", OLD), theirs] }),
+            json!([condition("Accepted", "False", "Conflict", OLD), theirs]),
+        ),
+        (json!({ "conditions": [condition("Accepted", "True", "Accepted", OLD), theirs] }), json!([fresh, theirs])),
+    ] {
+        let live = object("VirtualService", status);
+        assert_eq!(applied(&OF_OBJECTS, kind, &live, Some(&wanted)), json!({ "conditions": expected }));
+    }
+    // A condition of ours that is no longer wanted goes, theirs stays.
+    let live =
+        object("VirtualService", json!({ "conditions": [theirs, condition("Accepted", "True", "Accepted", OLD)] }));
+    assert_eq!(applied(&OF_OBJECTS, kind, &live, None), json!({ "conditions": [theirs] }));
+}
+
+#[test]
+fn when_all_is_as_it_should_be_nothing_is_written() {
+    let wanted = of_object([said("Accepted", false, "Conflict")]);
+    let mut known = condition("Accepted", "False", "Conflict", OLD);
+    let live = |known: &Value| object("VirtualService", json!({ "conditions": [known] }));
+    assert_eq!(planned(&OF_OBJECTS, Kind::VirtualService, &live(&known), Some(&wanted)), Plan::Nothing);
+    // Istio's own way to write a number, and a field of its own.
+    known["observedGeneration"] = json!("3");
+    known["lastProbeTime"] = json!(OLD);
+    assert_eq!(planned(&OF_OBJECTS, Kind::VirtualService, &live(&known), Some(&wanted)), Plan::Nothing);
+    let live = object("VirtualService", Value::Null);
+    assert_eq!(planned(&OF_OBJECTS, Kind::VirtualService, &live, None), Plan::Nothing);
+}
+
+#[test]
+fn another_state_than_the_one_that_was_judged_is_not_spoken_about() {
+    let mut live = object("VirtualService", Value::Null);
+    live["metadata"]["generation"] = json!(4);
+    let wanted = of_object([said("Accepted", true, "Accepted")]);
+    assert_eq!(planned(&OF_OBJECTS, Kind::VirtualService, &live, Some(&wanted)), Plan::Later);
+    // Only the end of the number is compared.
+    live["metadata"]["generation"] = json!(3 + (1 << 16));
+    assert_eq!(
+        applied(&OF_OBJECTS, Kind::VirtualService, &live, Some(&wanted))["conditions"][0]["observedGeneration"],
+        3 + (1 << 16)
+    );
+}
+
+#[test]
+fn what_is_merged_by_type_is_written_alone_and_removed_by_name() {
+    const BOUND: &str = crate::status::WAYPOINT_BOUND;
+    let theirs = json!({ "type": "Accepted", "status": "True" });
+    let wanted = of_object([said(BOUND, true, "WaypointAccepted")]);
+    let live = object("Service", json!({ "loadBalancer": {}, "conditions": [theirs] }));
+    let expected = json!({ "conditions": [condition(BOUND, "True", "WaypointAccepted", NOW)] });
+    assert_eq!(applied(&OF_OBJECTS, Kind::Service, &live, Some(&wanted)), expected);
+
+    let live = object("Service", json!({ "conditions": [theirs, condition(BOUND, "True", "WaypointAccepted", OLD)] }));
+    assert_eq!(planned(&OF_OBJECTS, Kind::Service, &live, Some(&wanted)), Plan::Nothing);
+    let Plan::Write(write) = planned(&OF_OBJECTS, Kind::Service, &live, None) else { panic!("it is to be removed") };
+    assert_eq!(write.manner, Manner::PatchStatus);
+    let guard = json!({ "op": "test", "path": "/metadata/resourceVersion", "value": "7" });
+    assert_eq!(write.body, json!([guard, { "op": "remove", "path": "/status/conditions/1" }]));
+}
+
+fn parent(name: &str) -> ParentReference {
+    ParentReference { group: "".into(), kind: "Service".into(), name: name.into(), ..ParentReference::default() }
+}
+
+fn entry(name: &str, controller: &str, conditions: Value) -> Value {
+    json!({
+        "parentRef": { "group": "", "kind": "Service", "name": name }, "controllerName": controller,
+        "conditions": conditions,
+    })
+}
+
+fn of_parents(parents: &[(&str, Condition)]) -> Status {
+    let parents = parents.iter().map(|(name, condition)| (parent(name), vec![condition.clone()])).collect();
+    Status { generation: Some(Generation::of(3)), conditions: Conditions::OfParents(parents) }
+}
+
+const OURS: &str = "istio.io/gateway-controller";
+
+#[test]
+fn parents_of_other_controllers_stay() {
+    let good = || condition("Accepted", "True", "Accepted", OLD);
+    let theirs = entry("a", "example.com/other", json!([good()]));
+    let wanted = of_parents(&[("a", said("Accepted", true, "Accepted")), ("b", said("Accepted", false, "Why"))]);
+    let live = object(
+        "HTTPRoute",
+        json!({ "parents": [
+            entry("gone", OURS, json!([good()])), theirs,
+            entry("a", OURS, json!([good(), { "type": "theirs", "status": "True" }])),
+        ] }),
+    );
+    let expected = json!({ "parents": [
+        theirs,
+        entry("a", OURS, json!([good(), { "type": "theirs", "status": "True" }])),
+        entry("b", OURS, json!([condition("Accepted", "False", "Why", NOW)])),
+    ] });
+    assert_eq!(applied(&OF_OBJECTS, Kind::HTTPRoute, &live, Some(&wanted)), expected);
+    // The namespace of a parent may be written or not.
+    let mut same = object("HTTPRoute", expected);
+    same["status"]["parents"][1]["parentRef"]["namespace"] = json!("x");
+    assert_eq!(planned(&OF_OBJECTS, Kind::HTTPRoute, &same, Some(&wanted)), Plan::Nothing);
+    assert_eq!(applied(&OF_OBJECTS, Kind::HTTPRoute, &same, None), json!({ "parents": [theirs] }));
+
+    // An istiod may serve a Gateway under the same name, for as long as the
+    // route is attached to it.
+    let mut edge = entry("edge", OURS, json!([good()]));
+    edge["parentRef"] = json!({ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge" });
+    let mut live = object("HTTPRoute", json!({ "parents": [edge] }));
+    assert_eq!(applied(&OF_OBJECTS, Kind::HTTPRoute, &live, None), json!({ "parents": [] }));
+    live["spec"] = json!({ "parentRefs": [{ "name": "edge" }] });
+    assert_eq!(planned(&OF_OBJECTS, Kind::HTTPRoute, &live, None), Plan::Nothing);
+}
+
+#[test]
+fn what_a_proxy_says_is_beside_what_the_object_says() {
+    let good = condition("Accepted", "True", "Accepted", OLD);
+    let bad = condition(PROGRAMMED, "False", REJECTED, NOW);
+    let wanted = of_object([said(PROGRAMMED, false, REJECTED)]);
+    let kind = Kind::VirtualService;
+    let live = object("VirtualService", json!({ "conditions": [good] }));
+    assert_eq!(applied(&OF_PROXIES, kind, &live, Some(&wanted)), json!({ "conditions": [good, bad] }));
+    let both = object("VirtualService", json!({ "conditions": [good, bad] }));
+    let own = of_object([said("Accepted", true, "Accepted")]);
+    assert_eq!(planned(&OF_OBJECTS, kind, &both, Some(&own)), Plan::Nothing);
+    assert_eq!(applied(&OF_PROXIES, kind, &both, None), json!({ "conditions": [good] }));
+    // What was rejected is not what there is now, so nobody vouches for it.
+    let mut changed = both.clone();
+    changed["metadata"]["generation"] = json!(4);
+    let own = Status { generation: Some(Generation::of(4)), ..own };
+    let conditions = applied(&OF_OBJECTS, kind, &changed, Some(&own));
+    assert_eq!(conditions["conditions"].as_array().map(Vec::len), Some(1), "{conditions}");
+
+    // The same for each parent of a route.
+    let live = object("HTTPRoute", json!({ "parents": [entry("a", OURS, json!([good]))] }));
+    let wanted = of_parents(&[("a", said(PROGRAMMED, false, REJECTED))]);
+    let expected = json!({ "parents": [entry("a", OURS, json!([good, bad]))] });
+    assert_eq!(applied(&OF_PROXIES, Kind::HTTPRoute, &live, Some(&wanted)), expected);
+    let both = object("HTTPRoute", expected);
+    let own = of_parents(&[("a", said("Accepted", true, "Accepted"))]);
+    assert_eq!(planned(&OF_OBJECTS, Kind::HTTPRoute, &both, Some(&own)), Plan::Nothing);
+    assert_eq!(
+        applied(&OF_PROXIES, Kind::HTTPRoute, &both, None),
+        json!({ "parents": [entry("a", OURS, json!([good]))] })
+    );
+}

@@ -1,0 +1,182 @@
+//! From what is known of an object to its conditions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::api::Kind;
+use crate::graph::Diagnostic;
+use crate::model::waypoint::USE_WAYPOINT_FIELD;
+
+use super::facts::{About, Bound, Facts, Parent};
+use super::{Condition, Conditions, PROGRAMMED, REJECTED, Row, Says, Status, UNREADABLE, WAYPOINT_BOUND};
+
+/// How many problems a message names.
+const NAMED: usize = 8;
+/// The longest message. Gateway API and Kubernetes allow 32 KiB.
+const LONGEST: usize = 4096;
+
+fn condition(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<Arc<str>>) -> Condition {
+    Condition { kind, holds, reason, message: message.into() }
+}
+
+/// What is said of an object, given what is wrong with it. Nothing is said of
+/// objects that are not ours.
+pub fn status(kind: Kind, facts: Option<&Facts>, found: &[Diagnostic]) -> Option<Status> {
+    let row = Row::of(kind)?;
+    // Of what cannot be read, an older state may be in force.
+    if let Some(unread) = found.iter().find(|one| one.reason == UNREADABLE) {
+        let message = said(&[unread]);
+        return match facts.map(|facts| &facts.about) {
+            Some(About::Route { parents, .. }) => {
+                let each = |parent: &Parent| {
+                    (parent.reference.clone(), vec![condition("Accepted", false, UNREADABLE, message.clone())])
+                };
+                Some(Status { generation: None, conditions: Conditions::OfParents(parents.iter().map(each).collect()) })
+            }
+            None if row.form == super::Form::Parents => None,
+            Some(_) | None => of_object(None, vec![condition("Accepted", false, UNREADABLE, message)]),
+        };
+    }
+    // Whether there is a waypoint has a condition of its own.
+    let found: Vec<_> = found.iter().filter(|one| one.field != USE_WAYPOINT_FIELD).collect();
+    let Some(Facts { generation, about }) = facts else {
+        return match row.says {
+            Says::WhenAsked if kind != Kind::Service && !found.is_empty() => of_object(None, vec![accepted(&found)]),
+            Says::WhenAsked | Says::Always => None,
+        };
+    };
+    let generation = Some(*generation);
+    match about {
+        About::Route { rules, parents } => {
+            let each = |parent: &Parent| (parent.reference.clone(), of_parent(kind, *rules, parent, &found));
+            let conditions = Conditions::OfParents(parents.iter().map(each).collect());
+            Some(Status { generation, conditions })
+        }
+        About::Ztunnel { enforced } => {
+            let (reason, message) = match found.first() {
+                Some(first) => (first.reason, said(&found)),
+                None => ("Accepted", "attached to ztunnel".into()),
+            };
+            of_object(generation, vec![condition("ZtunnelAccepted", *enforced, reason, message)])
+        }
+        About::Attached(targets) => of_object(generation, vec![attached(targets, &found)]),
+        About::Bound(binding) => {
+            let bound = condition(WAYPOINT_BOUND, binding.bound, binding.reason, binding.message.clone());
+            let problems = (kind != Kind::Service && !found.is_empty()).then(|| accepted(&found));
+            of_object(generation, [Some(bound), problems].into_iter().flatten().collect())
+        }
+        About::Plain => of_object(generation, vec![accepted(&found)]),
+    }
+}
+
+/// What is said of an object that a proxy rejected.
+pub fn rejected(kind: Kind, facts: Option<&Facts>, message: &str) -> Option<Status> {
+    Row::of(kind)?;
+    let facts = facts?;
+    let condition = condition(PROGRAMMED, false, REJECTED, clipped(message.to_owned()));
+    let conditions = match &facts.about {
+        About::Route { parents, .. } => {
+            let each = |parent: &Parent| (parent.reference.clone(), vec![condition.clone()]);
+            Conditions::OfParents(parents.iter().map(each).collect())
+        }
+        _ => Conditions::OfObject(vec![condition]),
+    };
+    Some(Status { generation: Some(facts.generation), conditions })
+}
+
+fn of_object(generation: Option<crate::api::meta::Generation>, conditions: Vec<Condition>) -> Option<Status> {
+    Some(Status { generation, conditions: Conditions::OfObject(conditions) })
+}
+
+/// `Accepted` of Istio's kinds, which have no such condition in istiod.
+fn accepted(found: &[&Diagnostic]) -> Condition {
+    match found.first() {
+        None => condition("Accepted", true, "Accepted", "No problems found"),
+        Some(first) => condition("Accepted", false, first.reason, said(found)),
+    }
+}
+
+/// `WaypointAccepted`, as istiod puts several targets together. A policy with
+/// problems is in force and lets less through than was meant.
+fn attached(targets: &[Bound], found: &[&Diagnostic]) -> Condition {
+    const KIND: &str = "WaypointAccepted";
+    let unbound: Vec<_> = targets.iter().filter(|target| !target.bound).map(|target| &*target.ancestor).collect();
+    let bound = unbound.len() < targets.len();
+    let (reason, mut message) = match targets {
+        [only] => (only.reason, only.message.to_string()),
+        _ if unbound.is_empty() => ("Accepted", String::new()),
+        _ => {
+            let reason = if bound { "PartiallyInvalid" } else { "Invalid" };
+            (reason, format!("Invalid targetRefs: {}", unbound.join(", ")))
+        }
+    };
+    if found.is_empty() {
+        return condition(KIND, bound, reason, message);
+    }
+    if !message.is_empty() {
+        message += "; ";
+    }
+    let reason = if bound { "PartiallyInvalid" } else { reason };
+    condition(KIND, bound, reason, clipped(message + &said(found)))
+}
+
+/// Reasons that are about what a route refers to.
+const REFERENCES: [&str; 4] = ["RefNotPermitted", "InvalidKind", "BackendNotFound", "UnsupportedProtocol"];
+
+/// The conditions of a route at one of its parents.
+fn of_parent(kind: Kind, rules: usize, parent: &Parent, found: &[&Diagnostic]) -> Vec<Condition> {
+    let (references, others): (Vec<_>, Vec<_>) =
+        found.iter().copied().partition(|one| REFERENCES.contains(&one.reason));
+    // A field that is ignored costs no rule.
+    let (ignored, dropped): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|one| one.reason == "UnknownField" && !one.field.contains(".matches["));
+    let concerned: BTreeSet<_> = dropped.iter().map(|one| rule(&one.field)).collect();
+    let all = !dropped.is_empty() && (concerned.contains(&None) || concerned.len() >= rules);
+    let accepted = match (&parent.denied, all, ignored.is_empty()) {
+        (Some((reason, message)), ..) => condition("Accepted", false, reason, message.clone()),
+        (None, true, _) => condition("Accepted", false, "UnsupportedValue", said(&dropped)),
+        (None, false, true) => condition("Accepted", true, "Accepted", "Route was valid"),
+        (None, false, false) => condition("Accepted", true, "Accepted", said(&ignored)),
+    };
+    let mut conditions = vec![accepted];
+    if !dropped.is_empty() && !all && parent.denied.is_none() {
+        // "the message must start with the prefix "Dropped Rule"".
+        let message = clipped(format!("Dropped Rule or part of one: {}", said(&dropped)));
+        conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", message));
+    }
+    let reason = REFERENCES.iter().find(|reason| references.iter().any(|one| one.reason == **reason));
+    conditions.push(match reason {
+        Some(reason) => condition("ResolvedRefs", false, reason, said(&references)),
+        None => condition("ResolvedRefs", true, "ResolvedRefs", "All references resolved"),
+    });
+    if kind == Kind::HTTPRoute {
+        conditions.push(match &parent.waypoint {
+            Ok(()) => condition("ResolvedWaypoints", true, "ResolvedWaypoints", "All waypoints resolved"),
+            Err((reason, message)) => condition("ResolvedWaypoints", false, reason, message.clone()),
+        });
+    }
+    conditions
+}
+
+/// The rule that a field is in; none if it is in no rule.
+fn rule(field: &str) -> Option<usize> {
+    field.strip_prefix("spec.rules[")?.split(']').next()?.parse().ok()
+}
+
+/// Problems as one text that names their fields.
+fn said(found: &[&Diagnostic]) -> Arc<str> {
+    let one = |one: &&Diagnostic| match one.field.is_empty() {
+        true => one.message.clone(),
+        false => format!("{}: {}", one.field, one.message),
+    };
+    let mut text = found.iter().take(NAMED).map(one).collect::<Vec<_>>().join("; ");
+    if found.len() > NAMED {
+        text += &format!("; and {} more", found.len() - NAMED);
+    }
+    clipped(text)
+}
+
+fn clipped(mut text: String) -> Arc<str> {
+    text.truncate(text.floor_char_boundary(LONGEST));
+    text.into()
+}

@@ -1,0 +1,210 @@
+//! What the graph knows of objects that have a status, besides what is wrong
+//! with them. None of it depends on which proxies are connected to which
+//! replica, so all replicas say the same.
+
+mod policies;
+mod routes;
+mod virtual_service;
+
+use std::sync::Arc;
+
+use crate::api::istio::ServiceEntry;
+use crate::api::meta::Generation;
+use crate::api::route::ParentReference;
+use crate::api::{Kind, Meta, ObjectKey};
+use crate::graph::{Collection, Ctx, Graph, Value};
+use crate::model::binding::{Binding, binding, binding_of_service};
+use crate::model::by_host::resolve;
+use crate::model::service::ServiceKey;
+use crate::model::{Model, problem};
+
+/// What is known of an object that is ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// Which of the user's changes was judged.
+    pub generation: Generation,
+    /// What its conditions depend on.
+    pub about: About,
+}
+
+/// What the conditions of an object depend on, besides its problems.
+#[derive(Clone, Debug, PartialEq)]
+pub enum About {
+    /// Nothing.
+    Plain,
+    /// It is a route.
+    Route {
+        /// The number of its rules.
+        rules: usize,
+        /// Its parents, as far as they are ours to speak about.
+        parents: Vec<Parent>,
+    },
+    /// It is a policy for ztunnel.
+    Ztunnel {
+        /// Whether it has an effect.
+        enforced: bool,
+    },
+    /// It is a policy that names what it is for.
+    Attached(Vec<Bound>),
+    /// It asks for a waypoint.
+    Bound(Binding),
+}
+
+/// A parent of a route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parent {
+    /// As the route writes it.
+    pub reference: ParentReference,
+    /// Why the route is not attached to it, if it is not.
+    pub denied: Option<(&'static str, Arc<str>)>,
+    /// Whether there is a waypoint that serves it.
+    pub waypoint: Result<(), (&'static str, Arc<str>)>,
+}
+
+/// A target of a policy, and whether the policy is bound to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bound {
+    /// The target: `KIND.GROUP:NAMESPACE/NAME`.
+    pub ancestor: Arc<str>,
+    /// Whether it is.
+    pub bound: bool,
+    /// Why, in one word.
+    pub reason: &'static str,
+    /// Why, for people.
+    pub message: Arc<str>,
+}
+
+/// What is known, by kind.
+pub type Collections = Vec<(Kind, Collection<ObjectKey, Facts>)>;
+
+/// Declares what is known of objects that have a status.
+pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
+    let inputs = model.inputs;
+    let mut all = vec![
+        add(
+            (graph, model),
+            "service_facts",
+            Kind::Service,
+            inputs.services,
+            |service| &service.meta,
+            |cx, model, service| binding_of_service(cx, model, &service.meta).map(About::Bound),
+        ),
+        add(
+            (graph, model),
+            "service_entry_facts",
+            Kind::ServiceEntry,
+            inputs.service_entries,
+            |entry| &entry.meta,
+            |cx, model, entry| {
+                conflicts(cx, model, entry);
+                binding(cx, model, &entry.meta).map(About::Bound)
+            },
+        ),
+        add(
+            (graph, model),
+            "destination_rule_facts",
+            Kind::DestinationRule,
+            inputs.destination_rules,
+            |rule| &rule.meta,
+            |cx, model, rule| {
+                if !model.scope().configures(cx, &rule.meta) {
+                    return None;
+                }
+                host_is_there(cx, model, "DestinationRule", &rule.meta, "spec.host", &rule.spec.host);
+                Some(About::Plain)
+            },
+        ),
+        add(
+            (graph, model),
+            "peer_authentication_facts",
+            Kind::PeerAuthentication,
+            inputs.peer_authentications,
+            |policy| &policy.meta,
+            |cx, model, policy| model.scope().configures(cx, &policy.meta).then_some(About::Plain),
+        ),
+    ];
+    all.push(virtual_service::add(graph, model));
+    all.extend(policies::add(graph, model));
+    all.extend(routes::add(graph, model));
+    unreadable(graph, model);
+    all
+}
+
+/// Objects that do not decode have a diagnostic too.
+fn unreadable(graph: &mut Graph, model: &Model) {
+    graph.derive("unreadable_objects", model.inputs.unreadable, |cx, (kind, key): &(Kind, ObjectKey), error| {
+        let meta = Meta { namespace: key.namespace.clone(), name: key.name.clone(), ..Meta::default() };
+        let message = format!("cannot be read: {}; its last good state stays, if there was one", error.reason);
+        cx.diagnose(problem(kind.info().kind, &meta, &*error.field, super::UNREADABLE, message));
+        None::<((), ())>
+    });
+}
+
+/// Declares what `about` says of the objects of one kind.
+fn add<V: Value>(
+    (graph, model): (&mut Graph, &Model),
+    name: &'static str,
+    kind: Kind,
+    objects: Collection<ObjectKey, V>,
+    meta: fn(&V) -> &Meta,
+    about: impl Fn(&Ctx<'_>, &Model, &V) -> Option<About> + Send + 'static,
+) -> (Kind, Collection<ObjectKey, Facts>) {
+    let model = model.clone();
+    let facts = graph.derive(name, objects, move |cx, key: &ObjectKey, object| {
+        let about = about(cx, &model, object)?;
+        Some((key.clone(), Facts { generation: meta(object).generation, about }))
+    });
+    (kind, facts)
+}
+
+/// The service of a host, as an object in a namespace writes it.
+fn service_of(cx: &Ctx<'_>, model: &Model, namespace: &Arc<str>, host: &Arc<str>) -> Option<ServiceKey> {
+    let host = resolve(host, namespace, &model.settings.domain);
+    let own = ServiceKey { namespace: namespace.clone(), hostname: host.clone() };
+    match cx.get(model.services, &own) {
+        Some(_) => Some(own),
+        None => cx.get(model.canonical, &host).cloned(),
+    }
+}
+
+/// Says that there is no service of a host, if there is none. Returns the one
+/// there is.
+fn host_is_there(
+    cx: &Ctx<'_>,
+    model: &Model,
+    kind: &'static str,
+    meta: &Meta,
+    field: &str,
+    host: &Arc<str>,
+) -> Option<ServiceKey> {
+    if host.is_empty() || host.contains('*') {
+        return None;
+    }
+    let found = service_of(cx, model, &meta.namespace, host);
+    if found.is_none() {
+        let host = resolve(host, &meta.namespace, &model.settings.domain);
+        cx.diagnose(problem(kind, meta, field, NOT_FOUND, format!("there is no service {host}")));
+    }
+    found
+}
+
+/// The reason for which something has no effect that refers to what is not
+/// there, by the name that Istio's analyzers have for it.
+const NOT_FOUND: &str = "ReferencedResourceNotFound";
+
+/// Hosts that are somebody else's already.
+fn conflicts(cx: &Ctx<'_>, model: &Model, entry: &ServiceEntry) {
+    if !model.scope().configures(cx, &entry.meta) {
+        return;
+    }
+    for (at, host) in entry.spec.hosts.iter().enumerate() {
+        let key = ServiceKey { namespace: entry.meta.namespace.clone(), hostname: host.clone() };
+        let Some(service) = cx.get(model.services, &key) else { continue };
+        let own = service.registry.kind() == "ServiceEntry" && service.meta.name == entry.meta.name;
+        if !own {
+            let (kind, name) = (service.registry.kind(), service.meta.key());
+            let message = format!("{host} is the host of {kind} {name}; this one does not count");
+            cx.diagnose(problem("ServiceEntry", &entry.meta, format!("spec.hosts[{at}]"), "ConflictingHosts", message));
+        }
+    }
+}
