@@ -26,6 +26,7 @@ export FAIRWAY_CONTROLPLANE ?= $(tools)/bin/controlplane
 export FAIRWAY_ENVOY ?= $(tools)/bin/envoy
 export FAIRWAY_CRDS ?= $(tools)/crds
 export FAIRWAY_KUBECTL ?= $(tools)/bin/kubectl
+export FAIRWAY_GRPCURL ?= $(tools)/bin/grpcurl
 export PYTHONDONTWRITEBYTECODE := 1
 
 ##@ Start here

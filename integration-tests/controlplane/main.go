@@ -1,5 +1,6 @@
 // Command controlplane is etcd, kube-apiserver, kube-controller-manager and
-// kube-proxy in one binary, chosen by the first argument. The integration tests start it as
+// kube-proxy in one binary, and the part of a kubelet that kubectl talks to,
+// chosen by the first argument. The integration tests start it as
 // a real Kubernetes API on loopback; nothing else uses it.
 package main
 
@@ -34,6 +35,11 @@ func main() {
 		run(controllermanager.NewControllerManagerCommand())
 	case "kube-proxy":
 		run(proxy.NewProxyCommand())
+	case "kubelet-streaming":
+		if err := stream(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	default:
 		usage()
 	}
@@ -42,6 +48,6 @@ func main() {
 func run(command *cobra.Command) { os.Exit(cli.Run(command)) }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: controlplane etcd|kube-apiserver|kube-controller-manager|kube-proxy [flags]")
+	fmt.Fprintln(os.Stderr, "usage: controlplane etcd|kube-apiserver|kube-controller-manager|kube-proxy|kubelet-streaming [flags]")
 	os.Exit(2)
 }

@@ -129,10 +129,8 @@ impl Cluster {
     /// Starts what leads connections to the addresses of Services to their
     /// endpoints, as a node that must be there.
     pub fn start_kube_proxy(&self, node: &str, pods: &str) {
-        let mut proxy = Command::new(controlplane());
-        proxy.args([
-            "kube-proxy".into(),
-            format!("--kubeconfig={}", self.folder.join("admin.kubeconfig").display()),
+        let arguments = [
+            format!("--kubeconfig={}", self.kubeconfig().display()),
             format!("--hostname-override={node}"),
             format!("--cluster-cidr={pods}"),
             "--proxy-mode=nftables".into(),
@@ -143,26 +141,40 @@ impl Cluster {
             "--conntrack-tcp-timeout-close-wait=0s".into(),
             format!("--healthz-bind-address={}", free_address()),
             format!("--metrics-bind-address={}", free_address()),
-        ]);
-        let proxy = Child::start("kube-proxy", &mut proxy, &self.folder.join("kube-proxy.log"));
-        self.children.lock().unwrap().push(("kube-proxy", proxy));
+        ];
+        self.start_component("kube-proxy", &arguments);
+    }
+
+    /// Starts what kubectl's exec, logs and port-forward talk to, for the pods of
+    /// a folder, at a node's address.
+    pub fn start_kubelet_streaming(&self, address: SocketAddr, folder: &Path) {
+        let arguments = [format!("--address={address}"), format!("--folder={}", folder.display())];
+        self.start_component("kubelet-streaming", &arguments);
+    }
+
+    fn start_component(&self, name: &'static str, arguments: &[String]) {
+        let mut command = Command::new(controlplane());
+        command.arg(name).args(arguments);
+        let child = Child::start(name, &mut command, &self.folder.join(format!("{name}.log")));
+        self.children.lock().unwrap().push((name, child));
+    }
+
+    /// Panics if a part of it has ended.
+    pub fn assert_running(&self) {
+        self.children.lock().unwrap().iter().for_each(|(_, child)| child.assert_running());
     }
 
     async fn start_controllers(&self, controllers: &str) {
-        let mut manager = Command::new(controlplane());
-        manager.args([
-            "kube-controller-manager".into(),
-            format!("--kubeconfig={}", self.folder.join("admin.kubeconfig").display()),
+        let arguments = [
+            format!("--kubeconfig={}", self.kubeconfig().display()),
             format!("--controllers={controllers}"),
             "--use-service-account-credentials=true".into(),
             format!("--service-account-private-key-file={}", self.folder.join("service-account.key").display()),
             format!("--root-ca-file={}", self.certificate().display()),
             "--leader-elect=false".into(),
             "--secure-port=0".into(),
-        ]);
-        let log = self.folder.join("kube-controller-manager.log");
-        let manager = Child::start("kube-controller-manager", &mut manager, &log);
-        self.children.lock().unwrap().push(("kube-controller-manager", manager));
+        ];
+        self.start_component("kube-controller-manager", &arguments);
         eventually("the controllers", || self.api.get("v1", "ServiceAccount", "default", "default")).await;
     }
 
@@ -254,11 +266,10 @@ impl Cluster {
 
     /// Ends everything, users of etcd first.
     pub async fn stop(&self) {
-        for name in ["kube-controller-manager", "kube-proxy", "kube-apiserver", "etcd"] {
-            if let Some(child) = self.take(name) {
-                // Nothing here is worth a graceful end: the data is thrown away.
-                child.kill().await;
-            }
+        let children: Vec<_> = self.children.lock().unwrap().drain(..).collect();
+        for (_, child) in children.into_iter().rev() {
+            // Nothing here is worth a graceful end: the data is thrown away.
+            child.kill().await;
         }
     }
 

@@ -22,7 +22,6 @@ pub mod identity;
 pub mod tls;
 pub mod echo;
 pub mod hbone;
-pub mod tls;
 pub mod waypoint;
 pub mod expected;
 pub mod stage;

@@ -43,6 +43,9 @@ pub use ztunnel::{Access, NodeProxy};
 /// Nodes of the stage, in two zones.
 const NODES: [&str; 2] = ["node-a", "node-b"];
 
+/// Where a kubelet listens.
+const KUBELET: u16 = 10250;
+
 /// A node.
 #[derive(Clone)]
 struct Node {
@@ -115,6 +118,9 @@ impl Stage {
         cluster.start_kube_proxy(NODES[0], network::PODS);
         let folder = runner::folder().join("stage");
         std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        for node in &nodes {
+            cluster.start_kubelet_streaming((node.ip, KUBELET).into(), &folder);
+        }
         let log = std::fs::File::create(folder.join("log")).unwrap();
         let watch = |version, kind| Watch::start(&cluster.api, version, kind);
         let world = Arc::new(World {
@@ -264,6 +270,7 @@ impl Stage {
 
     /// Panics if a part of the stage itself has ended.
     fn assert_running(&self) {
+        self.cluster.assert_running();
         if let Some(ended) = self.tasks.lock().unwrap().try_join_next() {
             panic!("a task of the stage ended: {ended:?}");
         }
@@ -289,7 +296,9 @@ async fn make_node(api: &Api, node: &Node) {
     // A new node is tainted until a controller of nodes has seen it.
     let object = api.patch(&object, json!({ "spec": { "taints": null } })).await;
     let status = json!({
-        "addresses": [{ "type": "InternalIP", "address": node.ip }, { "type": "Hostname", "address": node.name }],
+        // A name would be asked of DNS.
+        "addresses": [{ "type": "InternalIP", "address": node.ip }],
+        "daemonEndpoints": { "kubeletEndpoint": { "Port": KUBELET } },
         "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "it is on the stage" }],
         "nodeInfo": { "operatingSystem": "linux", "architecture": "amd64" },
     });

@@ -5,6 +5,9 @@
 //! client says is not proof; the server compares it with the identity the
 //! client authenticated as.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -293,3 +293,73 @@ fn difference(expected: &str, output: &str) -> String {
     let came = new.iter().filter(|line| !old.contains(line)).map(|line| format!("+ {line}"));
     gone.chain(came).collect::<Vec<_>>().join("\n")
 }
+
+/// What the proxies of a waypoint on these nodes are told, by node.
+struct Placed {
+    translation: Translation,
+    scopes: Vec<Scope>,
+    views: Arc<Views>,
+}
+
+impl Placed {
+    fn new(nodes: &[&str]) -> Self {
+        let scope = |node: &&str| match proxy(&format!("# Proxy: waypoint ns/wp\n# Place: // on {node}")) {
+            Some(scope) => scope,
+            None => panic!("it names one"),
+        };
+        let scopes: Vec<_> = nodes.iter().map(scope).collect();
+        let mut translation = Translation::new(Arc::default());
+        translation.want(scopes.clone());
+        Self { translation, scopes, views: Arc::new(Views::new(0, Layer::default(), Layer::default())) }
+    }
+
+    fn apply(&mut self, text: &str) {
+        objects(text).into_iter().for_each(|object| self.translation.apply(Change::Put(object)));
+        self.translation.commit();
+        if let Some(views) = self.translation.published() {
+            self.views = views;
+        }
+    }
+
+    /// Which of the proxies share what they are told: for each the first that
+    /// is told the same.
+    fn shared(&self) -> Vec<usize> {
+        let of = |scope: &Scope| self.views.scopes.get(scope).expect("it is served");
+        let first = |scope| self.scopes.iter().position(|other| Arc::ptr_eq(of(other), of(scope)));
+        self.scopes.iter().filter_map(first).collect()
+    }
+}
+
+#[test]
+fn proxies_in_one_zone_share_what_they_are_told() {
+    let node = |name: &str, zone: &str| {
+        let labels = format!("topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: {zone}");
+        format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n---\n")
+    };
+    let service = |distribution: &str| {
+        let labels = "labels: {istio.io/use-waypoint: wp}";
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: ns, {labels}}}\n\
+             spec: {{clusterIP: 10.96.0.1, trafficDistribution: {distribution}, ports: [{{name: tcp, port: 90}}]}}\n---\n"
+        )
+    };
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: wp, namespace: ns}\n\
+                   spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n\
+                   status: {addresses: [{type: IPAddress, value: 10.96.0.9}]}\n---\n";
+    let mut world = Placed::new(&["a", "b", "c", "unknown"]);
+    world.apply("");
+    assert_eq!(world.shared(), [0, 0, 0, 0], "nothing is known of any node");
+    world.apply(&[node("a", "eu-1"), node("b", "eu-1"), node("c", "eu-2")].concat());
+    assert_eq!(world.shared(), [0, 0, 2, 3]);
+    world.apply(&[gateway, &service("PreferClose")].concat());
+    assert_eq!(world.shared(), [0, 0, 2, 3]);
+    world.apply(&service("PreferSameNode"));
+    assert_eq!(world.shared(), [0, 1, 2, 3], "a service goes by nodes");
+    world.apply(&[service("PreferClose"), node("c", "eu-1")].concat());
+    assert_eq!(world.shared(), [0, 0, 0, 3], "a node has moved");
+    let leaving = world.scopes.pop();
+    world.translation.want(world.scopes.clone());
+    world.apply("");
+    assert!(leaving.is_some_and(|scope| !world.views.scopes.contains_key(&scope)));
+    assert_eq!(world.shared(), [0, 0, 0]);
+}

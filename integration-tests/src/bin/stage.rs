@@ -33,12 +33,7 @@ async fn run() {
         let kubectl = cluster::tool("FAIRWAY_KUBECTL", ".cache/bin/kubectl");
         let bin = kubectl.parent().unwrap().display();
         let environment = format!("env KUBECONFIG={} PATH={bin}:\"$PATH\"", kubeconfig.display());
-        let exec = format!(
-            "sh -c 'pod=$1; shift; process=$(cat {}/$pod*/*/process | head -n 1); \
-             exec nsenter --target $process --net --mount --pid --uts --root --wd \"$@\"' exec",
-            folder.display()
-        );
-        for (name, program) in [("kubectl", "kubectl"), ("shell", "${SHELL:-/bin/sh}"), ("exec", &exec)] {
+        for (name, program) in [("kubectl", "kubectl"), ("shell", "${SHELL:-/bin/sh}")] {
             let path = folder.join(name);
             std::fs::write(&path, enter::from_outside(&format!("{environment} {program}"))).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -47,10 +42,9 @@ async fn run() {
             "\nIt is there. In another terminal, as root:\n\n\
                {folder}/kubectl get pods --all-namespaces\n\
                {folder}/kubectl apply -f {examples}/bookinfo.yaml\n\
-               {folder}/exec default.sleep curl -sS http://productpage:9080/\n\
+               {folder}/kubectl exec deploy/sleep -- curl -sS http://productpage:9080/\n\
                {folder}/shell\n\n\
-             The last is a shell on the network of the nodes, with KUBECONFIG set. exec takes the\n\
-             beginning of NAMESPACE.POD; that of kubectl would need a kubelet's own server.\n\
+             The last is a shell on the network of the nodes, with KUBECONFIG set.\n\
              What happens is written to {folder}/log, what pods print to the folders beside it.\n\
              Images: {images}. Ctrl-C ends it.\n",
             folder = folder.display(),

@@ -88,7 +88,7 @@ impl Container {
         while container.child.ended().is_none() && !container.has_root() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // For people: everything else asks.
+        // For what kubectl talks to.
         let process = container.process().map(|process| process.to_string()).unwrap_or_default();
         std::fs::write(folder.join("process"), process)?;
         Ok(container)

@@ -113,6 +113,15 @@ spec:
     })
     .await;
 
+    // kubectl finds its way in, too.
+    let exec = |command: &'static str| ["exec", "-i", "-n", "life", "waits", "--", "sh", "-c", command];
+    let said = stage.cluster.kubectl_with(&exec("cat; cat /etc/some/map/other"), "what is said to it, ").await;
+    assert_eq!(said.as_deref(), Ok("what is said to it, value"));
+    let failed = stage.cluster.kubectl_with(&exec("exit 5"), "").await;
+    assert!(failed.clone().is_err_and(|error| error.contains("exit code 5")), "{failed:?}");
+    let log = stage.kubectl("logs -n istio-system deploy/istiod").await;
+    assert!(log.contains("everything has been read"), "{log}");
+
     stage.kubectl("delete namespace life --wait=false").await;
     stage
         .wait_for("all of it ends", |stage| {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use fairway_integration_tests::child::free_address;
 use fairway_integration_tests::stage::{Access, Stage, is_ready};
 use fairway_integration_tests::{cluster, eventually, runner};
 use serde_json::Value;
@@ -345,6 +346,22 @@ async fn operated(scene: &Scene) {
     let table = ask(&["-d", request, &address, method]).await;
     assert!(table.contains("productpage.default.svc.cluster.local"), "{table}");
 
+    // Debug pages are only for the pod itself.
+    let port = free_address().port();
+    let forward = ["port-forward", "-n", "istio-system", "deploy/istiod", &format!("{port}:15014")];
+    let page = async {
+        eventually("a page through kubectl port-forward", || async {
+            let url = format!("http://127.0.0.1:{port}/debug/syncz");
+            let curl = tokio::process::Command::new("curl").args(["-sSf", "-m", "5", &url]).output().await;
+            let curl = curl.map_err(|error| error.to_string())?;
+            if curl.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&curl.stderr).into_owned()) }
+        })
+        .await;
+    };
+    tokio::select! {
+        () = page => {}
+        ended = scene.stage.cluster.kubectl_with(&forward, "") => panic!("it ended: {ended:?}"),
+    }
     eventually("all proxies are in sync", || async {
         let proxies = proxies(scene.stage).await?;
         let waypoints: Vec<_> = proxies.iter().filter(|it| it["types"]["LDS"].is_object()).collect();

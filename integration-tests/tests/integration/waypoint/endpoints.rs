@@ -9,7 +9,7 @@ use fairway_integration_tests::runner;
 use fairway_integration_tests::tls::Authority;
 use fairway_integration_tests::waypoint::PORT;
 
-use super::protocols::line;
+use super::protocols::{line, lines};
 use super::{Scene, count, get, get_with, pod};
 
 /// The ServiceEntry `$name` at `127.$n.1`.
@@ -248,7 +248,7 @@ spec: {{host: $name.example.com, trafficPolicy: {{tls: {{caCertificates: {}, {tl
 /// A header that says who calls comes before everything else.
 pub async fn proxy_protocol() {
     let scene = Scene::new("header").await;
-    scene.keep(Backend::line(SocketAddr::new(scene.ip(11).into(), 9091), "v11").await);
+    scene.keep(Backend::tcp(SocketAddr::new(scene.ip(11).into(), 9091), "v11").await);
     let entry = service_entry(
         "$name.example.com",
         "  resolution: STATIC
@@ -262,8 +262,8 @@ spec: {host: $name.example.com, trafficPolicy: {proxyProtocol: {version: V1}}}",
     );
     scene.apply(&entry).await;
     let client = scene.world.client("caller").await;
-    let answer = line(&client, &scene.at(1, 90), "hello\n").await.unwrap();
-    assert!(answer.starts_with("v11 PROXY TCP4 127.0.0.1 "), "{answer}");
+    let answer = lines(&client, &scene.at(1, 90), "hello\n", 3).await.unwrap();
+    assert!(answer.starts_with("v11\nPROXY TCP4 127.0.0.1 ") && answer.ends_with("\r\nhello\n"), "{answer:?}");
     scene.end().await;
 }
 

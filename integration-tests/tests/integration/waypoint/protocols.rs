@@ -28,12 +28,19 @@ spec:
 
 /// Says a line and reads one.
 pub async fn line(client: &Client, destination: &str, say: &str) -> Result<String, String> {
+    lines(client, destination, say, 1).await
+}
+
+/// Says a line and reads several, while the connection is open.
+pub async fn lines(client: &Client, destination: &str, say: &str, count: usize) -> Result<String, String> {
     let talk = async {
         let tunnel = client.tunnel(destination).await?;
         let mut stream = BufReader::new(hyper_util::rt::TokioIo::new(tunnel.into_inner()));
         stream.write_all(say.as_bytes()).await.map_err(|error| error.to_string())?;
         let mut answer = String::new();
-        stream.read_line(&mut answer).await.map_err(|error| error.to_string())?;
+        for _ in 0..count {
+            stream.read_line(&mut answer).await.map_err(|error| error.to_string())?;
+        }
         Ok(answer)
     };
     tokio::time::timeout(Duration::from_secs(10), talk).await.unwrap_or_else(|_| Err("no answer".into()))
