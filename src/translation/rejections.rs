@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::api::{Kind, ObjectKey};
 use crate::envoy::cluster::MAIN_INTERNAL;
+use crate::envoy::listener::INSPECTED;
 use crate::envoy::{Configs, HeldBack, Quarantine};
 use crate::graph::{Graph, Provenance};
 use crate::proxy::Scope;
@@ -134,8 +135,8 @@ impl Rejections {
         let sent = config(&verdict.sent, verdict);
         let before = verdict.accepted.as_ref().and_then(|views| config(views, verdict));
         let case = self.cases.entry(scope.clone()).or_default();
-        if let (Some(sent), Some(scope), Some(quarantine), ResourceType::Listener) =
-            (sent, scope, configs.quarantine(), verdict.ty)
+        if let (Some(sent), Some(scope), Some(quarantine), true) =
+            (sent, scope, configs.quarantine(), is_about_services(verdict, error))
         {
             let none = Parts::default();
             let before = before.map_or(&none, Config::parts);
@@ -190,8 +191,8 @@ impl Rejections {
     ) {
         let case = self.cases.entry(scope.clone()).or_default();
         let layer = verdict.sent.layer(verdict.ty, verdict.scope.as_ref());
-        // Everything is behind the listener of all services.
-        let named = |name: &str| name != MAIN_INTERNAL && error.contains(name);
+        // Everything is behind the listeners of all services.
+        let named = |name: &str| name != MAIN_INTERNAL && name != INSPECTED && error.contains(name);
         for resource in layer.iter().filter(|resource| named(resource.name())) {
             let name: Arc<str> = resource.name().into();
             let Some(provenance) = configs.provenance(graph, verdict.ty, &name) else { continue };
@@ -247,6 +248,14 @@ impl Case {
         }
         told
     }
+}
+
+/// Whether a message is about a listener that is put together from services.
+fn is_about_services(verdict: &Verdict, error: &str) -> bool {
+    let layer = verdict.sent.layer(ResourceType::Listener, verdict.scope.as_ref());
+    let of_services = |name: &str| name == MAIN_INTERNAL || name == INSPECTED;
+    let names = |wanted: bool| layer.iter().any(|one| of_services(one.name()) == wanted && error.contains(one.name()));
+    verdict.ty == ResourceType::Listener && (names(true) || !names(false))
 }
 
 fn config<'a>(views: &'a Views, verdict: &Verdict) -> Option<&'a Config> {

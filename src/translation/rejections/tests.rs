@@ -238,6 +238,24 @@ fn a_waypoint_that_begins_with_something_bad() {
 }
 
 #[test]
+fn another_listener_is_not_the_services_fault() {
+    let mut world = world(Words::Vague, 2);
+    world.settle();
+    world.apply(&answers("s1", "new"));
+    let verdict = Verdict {
+        scope: Some(scope()),
+        proxy: "w-1.x".into(),
+        ty: ResourceType::Listener,
+        accepted: world.accepted.clone(),
+        sent: world.views.clone(),
+        blank: true,
+        error: Some("Error adding/updating listener(s) connect_terminate: no".into()),
+    };
+    assert!(!world.translation.judge(&verdict), "nothing is held back");
+    assert!(world.has("new"));
+}
+
+#[test]
 fn a_resource_of_its_own_is_named() {
     let mut world = world(Words::Vague, 2);
     world.apply(
