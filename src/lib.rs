@@ -11,6 +11,7 @@
 //! ```
 
 pub mod intern;
+pub mod wire;
 pub mod graph;
 pub mod api;
 pub mod source;
