@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 
 use envoy_types::pb::google::protobuf::{Any, StringValue};
 use envoy_types::pb::xds::core::v3::{CidrRange, TypedExtensionConfig};
-use prost::{Message, Name};
 
-use super::encode;
+use super::encode::{self, Message};
 
 /// `xds.type.matcher.v3.Matcher`, as a tree.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Matcher {
     /// What is looked at, and what follows.
     #[prost(message, optional, tag = "2")]
@@ -22,7 +21,7 @@ pub struct Matcher {
 }
 
 /// `Matcher.MatcherTree`.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct MatcherTree {
     /// What is looked at.
     #[prost(message, optional, tag = "1")]
@@ -36,7 +35,7 @@ pub struct MatcherTree {
 }
 
 /// `Matcher.MatcherTree.MatchMap`.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct MatchMap {
     /// What follows for each value.
     #[prost(btree_map = "string, message", tag = "1")]
@@ -44,7 +43,7 @@ pub struct MatchMap {
 }
 
 /// `Matcher.OnMatch`: one of two.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct OnMatch {
     /// To look further.
     #[prost(message, optional, boxed, tag = "1")]
@@ -54,22 +53,8 @@ pub struct OnMatch {
     pub action: Option<TypedExtensionConfig>,
 }
 
-/// `xds.type.matcher.v3.IPMatcher`: the most specific range that contains an
-/// address counts.
-#[derive(Clone, PartialEq, Message)]
-pub struct IpMatcher {
-    /// What follows for each set of ranges.
-    #[prost(message, repeated, tag = "1")]
-    pub range_matchers: Vec<IpRangeMatcher>,
-}
-
-impl Name for IpMatcher {
-    const NAME: &'static str = "IPMatcher";
-    const PACKAGE: &'static str = "xds.type.matcher.v3";
-}
-
 /// `IPMatcher.IPRangeMatcher`.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct IpRangeMatcher {
     /// The ranges.
     #[prost(message, repeated, tag = "1")]
@@ -122,9 +107,24 @@ pub fn exact(input: Input, map: BTreeMap<String, OnMatch>, on_no_match: Option<O
     Matcher { matcher_tree: Some(tree), on_no_match: on_no_match.map(Box::new) }
 }
 
-/// What follows for the address a connection is for.
-pub fn destination(range_matchers: Vec<IpRangeMatcher>) -> Matcher {
-    let typed_config = Some(encode::any(&IpMatcher { range_matchers }));
+impl IpRangeMatcher {
+    /// A field of `xds.type.matcher.v3.IPMatcher`, in which the most specific
+    /// range that contains an address counts.
+    pub fn field(&self) -> Message {
+        let mut field = Message::new();
+        prost::encoding::message::encode(RANGE_MATCHERS, self, &mut field);
+        field
+    }
+}
+
+/// `IPMatcher.range_matchers`.
+const RANGE_MATCHERS: u32 = 1;
+
+/// What follows for the address a connection is for: an `IPMatcher` of these
+/// fields, which are encoded already.
+pub fn destination(range_matchers: Message) -> Matcher {
+    let type_url = "type.googleapis.com/xds.type.matcher.v3.IPMatcher".to_owned();
+    let typed_config = Some(Any { type_url, value: range_matchers });
     let custom_match = Some(TypedExtensionConfig { name: "ip".into(), typed_config });
     let tree = MatcherTree { input: Some(Input::DestinationIp.config()), exact_match_map: None, custom_match };
     Matcher { matcher_tree: Some(tree), on_no_match: None }

@@ -142,7 +142,7 @@ impl Step {
         }
         // Layers have an order of their own; people read names.
         removed.sort();
-        let len = upserts.iter().map(|resource: &Resource| resource.parts().0.len()).sum();
+        let len = upserts.iter().map(Resource::frame_len).sum();
         Self { from: from.id, upserts: upserts.into(), removed: removed.into(), len, frames: OnceLock::new() }
     }
 
@@ -157,13 +157,17 @@ impl Step {
     pub fn frames(&self, size: usize) -> &[Bytes] {
         self.frames.get_or_init(|| {
             let (mut pieces, mut piece) = (Vec::new(), Vec::with_capacity(size));
-            for resource in &self.upserts {
-                let (frame, _) = resource.parts();
-                if piece.len() + frame.len() > size && !piece.is_empty() {
+            for frame in self.upserts.iter().flat_map(Resource::frames) {
+                // Nothing is gained from another copy of what is large.
+                let large = frame.len() >= size / 2;
+                if !piece.is_empty() && (large || piece.len() + frame.len() > size) {
                     let full = std::mem::replace(&mut piece, Vec::with_capacity(size));
                     pieces.push(full.into());
                 }
-                piece.extend_from_slice(frame);
+                match large {
+                    true => pieces.push(frame),
+                    false => piece.extend_from_slice(&frame),
+                }
             }
             pieces.push(piece.into());
             pieces.into()
@@ -398,7 +402,7 @@ impl Layer {
     }
 
     /// The frames of a chunk as they are kept.
-    pub fn frames(&self, number: usize) -> Option<&Bytes> {
+    pub fn frames(&self, number: usize) -> Option<impl Iterator<Item = Bytes>> {
         self.chunks.at(number).map(|chunk| chunk.frames())
     }
 

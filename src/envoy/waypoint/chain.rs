@@ -9,8 +9,8 @@ use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, Virtu
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::xds::core::v3::CidrRange;
+use ipnet::IpNet;
 use prost::Message as _;
-use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::envoy::cluster::{ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
@@ -23,7 +23,7 @@ use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
 use crate::model::service::{Protocol, Service};
 use crate::proxy::Scope;
-use crate::xds::resource::ResourceType;
+use crate::xds::resource::{Piece, ResourceType};
 
 use super::policies::Policies;
 use super::routes::Routing;
@@ -33,13 +33,11 @@ use super::{Destination, Fixture, Served, by_scope, handlings, ports};
 #[derive(PartialEq)]
 struct Chains {
     /// Who was first decides whose chain an address belongs to.
-    age: (u32, Served),
-    /// The addresses of the service.
-    ranges: Vec<CidrRange>,
-    /// What follows for its ports.
-    ports: OnMatch,
+    created: u32,
+    /// What follows for its addresses, encoded; empty if it has none.
+    matcher: Message,
     /// Encoded filter chains.
-    chains: Vec<Message>,
+    chains: Vec<Piece>,
     /// What its ports declare.
     inspected: Inspected,
     /// Where its routes lead that the waypoint does not serve.
@@ -79,46 +77,36 @@ pub(super) fn add_main_internal(
     let model = model.clone();
     to.add(graph, "waypoint_main_listener", ResourceType::Listener, listeners, move |cx, key, ()| {
         let mut services: Vec<&Chains> = cx.fetch(chains, &key.scope).map(|(_, chains)| chains).collect();
-        services.sort_by(|a, b| a.age.cmp(&b.age));
+        // Of one age they stay in the order of their names.
+        services.sort_by_key(|service| service.created);
         Some(listener(&services, direct_chains(cx, &model, &key.scope)))
     });
     referenced
 }
 
-/// Puts the listener together.
-fn listener(services: &[&Chains], direct: [FilterChain; 2]) -> Message {
+/// Puts the listener together, of pieces that services have made.
+fn listener(services: &[&Chains], direct: [FilterChain; 2]) -> Vec<Piece> {
     let mut inspected = Inspected::default();
     for service in services {
         inspected.declared.extend(&service.inspected.declared);
         inspected.undeclared.extend(&service.inspected.undeclared);
         inspected.tls.extend(&service.inspected.tls);
     }
-    let mut message = encode::bytes(&listener::main_internal(&inspected));
-    for chain in services.iter().flat_map(|service| &service.chains) {
-        put(&mut message, FILTER_CHAINS, chain);
-    }
-    for chain in direct {
-        put(&mut message, FILTER_CHAINS, &encode::bytes(&chain));
-    }
-    let ranges = services.iter().filter(|service| !service.ranges.is_empty());
-    let matchers = ranges
-        .map(|service| IpRangeMatcher { ranges: service.ranges.clone(), on_match: Some(service.ports.clone()) })
-        .collect();
-    put(&mut message, FILTER_CHAIN_MATCHER, &matcher::destination(matchers).encode_to_vec());
-    message
-}
-
-fn put(message: &mut Message, field: u32, value: &[u8]) {
-    encode_key(field, WireType::LengthDelimited, message);
-    encode_varint(value.len() as u64, message);
-    message.extend_from_slice(value);
+    let mut pieces = vec![Piece::new(encode::bytes(&listener::main_internal(&inspected)))];
+    pieces.extend(services.iter().flat_map(|service| service.chains.iter().cloned()));
+    pieces.extend(direct.iter().map(|chain| Piece::field(FILTER_CHAINS, &encode::bytes(chain))));
+    let matchers: Vec<_> = services.iter().map(|service| &*service.matcher).collect();
+    let matcher = matcher::destination(matchers.concat());
+    pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher.encode_to_vec()));
+    pieces
 }
 
 fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
-    let ranges = service.addresses.iter().map(|range| CidrRange {
+    let range = |range: &IpNet| CidrRange {
         address_prefix: range.addr().to_string(),
         prefix_len: uint32(range.prefix_len().into()),
-    });
+    };
+    let ranges: Vec<_> = service.addresses.iter().map(range).collect();
     let references = RefCell::default();
     let policies = Policies::of(cx, model, &key.scope, Some(service), &references);
     let mut encoded = Vec::new();
@@ -127,7 +115,7 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
         let chain = |handling: &Handling| name::inbound_vip(port.number, *handling, "", &service.key);
         for handling in handlings(port.protocol) {
             let routing = Routing { cx, model, key, service, port, references: &references };
-            encoded.push(filter_chain(&routing, &policies, *handling));
+            encoded.push(Piece::field(FILTER_CHAINS, &filter_chain(&routing, &policies, *handling)));
         }
         let action = match handlings(port.protocol) {
             [Handling::Http, Handling::Tcp] => OnMatch::matcher(sniff(&chain(&Handling::Http), &chain(&Handling::Tcp))),
@@ -135,10 +123,14 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
         };
         matches.insert(port.number.to_string(), action);
     }
+    let on_match = OnMatch::matcher(exact(Input::DestinationPort, matches, None));
+    let matcher = match ranges.is_empty() {
+        true => Message::new(),
+        false => IpRangeMatcher { ranges, on_match: Some(on_match) }.field(),
+    };
     Chains {
-        age: (service.meta.created, key.clone()),
-        ranges: ranges.collect(),
-        ports: OnMatch::matcher(exact(Input::DestinationPort, matches, None)),
+        created: service.meta.created,
+        matcher,
         chains: encoded,
         inspected: inspected(service),
         references: references.into_inner(),
