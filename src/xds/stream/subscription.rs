@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
+use crate::intern::intern;
 use crate::proxy::Scope;
 use crate::xds::codec::request::Rejection;
 use crate::xds::resource::{Family, Resource, ResourceType};
@@ -68,6 +69,13 @@ pub(super) struct Subscription {
 struct Selection {
     base: Layer,
     chosen: Layer,
+}
+
+impl Selection {
+    /// Whether it is all of a layer, found without looking inside.
+    fn is_all_of(&self, layer: &Layer) -> bool {
+        self.base.same_as(layer) && self.chosen.same_as(layer)
+    }
 }
 
 /// What [`Subscription::step`] did.
@@ -142,12 +150,13 @@ impl Subscription {
     pub(super) fn covered(&mut self, scope: Option<&Scope>, ceiling: &Arc<Views>) -> Option<Arc<Views>> {
         let views = if self.outstanding { self.applied.as_ref()? } else { ceiling };
         let layer = views.layer(self.ty, scope);
-        let has = |name: &str| {
-            let unsure = self.owed.contains(name) || self.answering.iter().any(|one| **one == *name);
-            self.names.contains(name) && !unsure
+        let unsure = || self.owed.iter().chain(&self.answering).any(|name| layer.contains(name));
+        let named = || {
+            let selected = self.selection.as_ref().is_some_and(|selection| selection.is_all_of(layer));
+            selected || layer.iter().all(|resource| self.names.contains(resource.name()))
         };
         let known = self.covered.as_ref().is_some_and(|covered| covered.layer(self.ty, scope).same_as(layer));
-        if known || self.wildcard || layer.iter().all(|resource| has(resource.name())) {
+        if known || self.wildcard || (!unsure() && named()) {
             self.covered = Some(views.clone());
         }
         self.covered.clone()
@@ -235,7 +244,9 @@ impl Subscription {
 
     /// Adds a name without answering it.
     pub(super) fn follow(&mut self, name: Arc<str>) -> Result<(), Status> {
-        if self.names.insert(name) {
+        if !self.names.contains(&name) {
+            // The proxies of a Gateway all ask for the same.
+            self.names.insert(intern(&name));
             self.selection = None;
         }
         if self.names.len() > MAX_NAMES {
@@ -376,7 +387,7 @@ impl Subscription {
         asked: bool,
     ) -> Outcome {
         let (mut added, mut removed) = (false, false);
-        if let Some(step) = self.shared_step(&views, None) {
+        if let Some(step) = self.shared_step(&views, None, &layer) {
             added = !step.upserts.is_empty();
             removed = step.removed.iter().any(|name| floor.confirms(self.ty, name));
         } else {
@@ -406,7 +417,7 @@ impl Subscription {
     /// Sorts the differences between what the client has and `layer`.
     fn change(&self, views: &Views, scope: Option<&Scope>, layer: &Layer, floor: &Floor) -> Change {
         let mut change = Change::default();
-        if let Some(step) = self.shared_step(views, scope) {
+        if let Some(step) = self.shared_step(views, scope, layer) {
             change.contents = Contents::Step(step.clone());
             change.removed = step.removed.clone();
             let kept = |name: &&Arc<str>| !floor.confirms(self.ty, name);
@@ -432,9 +443,12 @@ impl Subscription {
         change
     }
 
-    /// The way from what the client has to these views, if others take it too.
-    fn shared_step<'a>(&self, views: &'a Views, scope: Option<&Scope>) -> Option<&'a Arc<Step>> {
-        if self.wildcard { views.step(self.ty, scope, &self.held) } else { None }
+    /// The way from what the client has to what it is to have of these views, if
+    /// others take it too.
+    fn shared_step<'a>(&self, views: &'a Views, scope: Option<&Scope>, layer: &Layer) -> Option<&'a Arc<Step>> {
+        // Aliases are told to those who ask by name, and Envoys know none.
+        let shared = self.wildcard || (self.strict() && layer.same_as(views.layer(self.ty, scope)));
+        if shared { views.step(self.ty, scope, &self.held) } else { None }
     }
 
     fn classify(&self, difference: Difference, floor: &Floor) -> Option<Due> {
@@ -487,11 +501,21 @@ impl Subscription {
         if self.wildcard {
             return layer.clone();
         }
-        if let Some(mut selection) = self.selection.take()
-            && !layer.diff(&selection.base).any(|difference| self.concerns(&selection, difference))
-        {
-            selection.base = layer.clone();
-            return self.selection.insert(selection).chosen.clone();
+        if let Some(mut selection) = self.selection.take() {
+            // Whoever has asked for everything shares the layer with all others.
+            let everything = selection.is_all_of(&selection.base)
+                && layer.count(self.ty) == layer.len()
+                && layer.diff(&selection.base).all(|difference| match difference {
+                    Difference::Added(new) | Difference::Updated { new, .. } => self.names.contains(new.name()),
+                    Difference::Removed(_) => true,
+                });
+            if everything {
+                selection.chosen = layer.clone();
+            }
+            if everything || !layer.diff(&selection.base).any(|difference| self.concerns(&selection, difference)) {
+                selection.base = layer.clone();
+                return self.selection.insert(selection).chosen.clone();
+            }
         }
         let chosen = self.chosen(layer);
         self.selection = Some(Selection { base: layer.clone(), chosen: chosen.clone() });
@@ -532,6 +556,10 @@ impl Subscription {
     }
 
     fn chosen(&self, layer: &Layer) -> Layer {
+        let all_named = || layer.iter().all(|resource| self.names.contains(resource.name()));
+        if self.names.len() >= layer.len() && layer.count(self.ty) == layer.len() && all_named() {
+            return layer.clone();
+        }
         let local = self.local.iter().flat_map(|node| layer.on_node(node));
         let named = self.names.iter().flat_map(|name| layer.lookup(name));
         named.chain(local).filter(|resource| self.ty.carries(resource)).collect()
