@@ -323,6 +323,8 @@ impl Stream {
                 }
                 _ => None,
             };
+            // Few types, many streams: no room for types that never come.
+            self.subscriptions.reserve_exact(1);
             self.subscriptions.insert(at, Subscription::new(ty, local));
         }
         (&mut self.subscriptions[at], begins)

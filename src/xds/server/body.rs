@@ -48,7 +48,8 @@ pub struct StreamBody<B> {
     half_closed: bool,
     views: Arc<Views>,
     listener: Listener,
-    sending: Option<Sending>,
+    /// In a box, for the same reason.
+    sending: Option<Box<Sending>>,
     age: Option<Pin<Box<Sleep>>>,
     caller: Option<Caller>,
     address: Option<SocketAddr>,
@@ -185,7 +186,7 @@ impl<B: RequestBody> StreamBody<B> {
             let (ty, bytes) = (encoder.response().ty.label(), encoder.encoded_len());
             warn!(ty, bytes, "a response comes near to the 200 MiB that ztunnel accepts");
         }
-        self.sending = Some(Sending { encoder, started: Instant::now() });
+        self.sending = Some(Box::new(Sending { encoder, started: Instant::now() }));
         Ok(())
     }
 

@@ -36,8 +36,9 @@ pub(super) struct Subscription {
     local: Option<Arc<str>>,
     /// What the client has, as far as it was told.
     held: Layer,
-    /// The part of a view that the names select, kept while it cannot change.
-    selection: Option<Selection>,
+    /// The part of a view that the names select, kept while it cannot change. In
+    /// a box, as those who want everything have none.
+    selection: Option<Box<Selection>>,
     /// Keys to answer in the next response even if nothing changed.
     owed: BTreeSet<Arc<str>>,
     /// Keys that the outstanding response answers.
@@ -518,7 +519,7 @@ impl Subscription {
             }
         }
         let chosen = self.chosen(layer);
-        self.selection = Some(Selection { base: layer.clone(), chosen: chosen.clone() });
+        self.selection = Some(Box::new(Selection { base: layer.clone(), chosen: chosen.clone() }));
         chosen
     }
 
