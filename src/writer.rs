@@ -6,6 +6,8 @@
 //! proxy, in bounds; a change after a quiet moment is committed at once.
 //! Nothing is published before every kind has synced.
 
+mod pace;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,21 +28,8 @@ use crate::translation::Translation;
 use crate::xds::demand::Wanted;
 use crate::xds::resource::ResourceType;
 use crate::xds::view::{Layer, Views};
-
-/// When a commit is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// At once after a quiet moment, else at most once in this time.
-    Window(Duration),
-    /// When nothing has come for `quiet`, or after `most`: istiod's debounce,
-    /// for those who set it.
-    Debounce {
-        /// The quiet time.
-        quiet: Duration,
-        /// The longest wait.
-        most: Duration,
-    },
-}
+use pace::Cost;
+pub use pace::Pace;
 
 /// What the rest of the process learns from the writer.
 #[derive(Clone)]
@@ -87,6 +76,7 @@ struct Writer {
     pods: Arc<PodDirectory>,
     stats: Arc<ArcSwap<Vec<Stats>>>,
     said: Vec<Diagnostic>,
+    cost: Cost,
 }
 
 /// Starts the writer's thread. `node_proxies` are the accounts whose pods the
@@ -126,6 +116,7 @@ impl Writer {
             pods: Arc::new(PodDirectory::new(node_proxies)),
             stats: Arc::default(),
             said: Vec::new(),
+            cost: Cost::new(),
         }
     }
 
@@ -183,7 +174,9 @@ impl Writer {
             let wait = match pace {
                 // The first commit is for whoever waits to become ready.
                 _ if committed.is_none() => return,
-                Pace::Window(window) => committed.map_or(Duration::ZERO, |at| window.saturating_sub(at.elapsed())),
+                Pace::Window(window) => {
+                    committed.map_or(Duration::ZERO, |at| self.cost.apart(window).saturating_sub(at.elapsed()))
+                }
                 Pace::Debounce { quiet, most } => quiet.min(most.saturating_sub(started.elapsed())),
             };
             if wait.is_zero() {
@@ -210,6 +203,7 @@ impl Writer {
     }
 
     fn commit(&mut self) {
+        self.cost.begin();
         let changed = self.translation.commit();
         self.stats.store(Arc::new(self.translation.graph.stats()));
         let first = !*self.synced.borrow();
