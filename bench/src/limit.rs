@@ -16,8 +16,9 @@ use anyhow::Context;
 use bytes::Bytes;
 use futures::Stream as _;
 use futures::future::{Ready, ready as now};
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Frame;
+use http_body_util::{BodyExt as _, Full};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -112,7 +113,8 @@ pub async fn serve(folder: &Path, tls: bool) -> anyhow::Result<()> {
     let port = listener.local_addr()?.port();
     let acceptor = tls.then(|| acceptor(folder)).transpose()?;
     let (updates, newest) = watch::channel(Arc::<[Bytes]>::default());
-    let server = Server::builder().add_routes(Routes::new(Tiny { first, newest }).prepare());
+    let canned = Canned { answer: first.clone() };
+    let server = Server::builder().add_routes(Routes::new(Tiny { first, newest }).add_service(canned).prepare());
     println!("{port}");
 
     let (ended, end) = tokio::sync::oneshot::channel();
@@ -312,5 +314,38 @@ impl http_body::Body for TinyBody {
         };
         let chunk = next.split_to(next.len().min(CHUNK));
         Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+}
+
+/// Answers each call with the same message as soon as it is complete.
+#[derive(Clone)]
+struct Canned {
+    answer: Bytes,
+}
+
+impl NamedService for Canned {
+    const NAME: &'static str = "istio.v1.auth.IstioCertificateService";
+}
+
+impl tower::Service<Request<Body>> for Canned {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Cx<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = self.answer.clone();
+        Box::pin(async move {
+            // What is wrong with a request is wrong with its connection too.
+            let _ = request.into_body().collect().await;
+            let status = HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
+            let body = Full::new(answer).with_trailers(async move { Some(Ok(status)) });
+            let mut response = Response::new(Body::new(body));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            Ok(response)
+        })
     }
 }
