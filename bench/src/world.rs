@@ -17,6 +17,10 @@ use crate::watch::Seen;
 
 /// Milliseconds after the last change of a folder until it is read.
 pub const QUIET: f64 = 50.0;
+/// How many pods take turns with changes in a Kubernetes API. From its first
+/// change on a pod has labels that no other has, which a control plane has to
+/// keep; with all pods in turn that would grow for as long as changes go on.
+const TURNS: usize = 1000;
 /// How many ztunnels' tokens are made; clients take turns with them.
 const TOKENS: usize = 20;
 
@@ -177,7 +181,7 @@ impl World {
 
     /// Changes of one pod each, at a rate, every one with a mark of its own.
     pub fn revisions(&mut self, rate: f64, count: usize) -> Vec<(Duration, Op)> {
-        let pods = if self.folder().is_some() { HOT_PODS.min(self.mesh.size.pods) } else { self.mesh.size.pods };
+        let pods = self.mesh.size.pods.min(if self.folder().is_some() { HOT_PODS } else { TURNS });
         let from = self.next;
         self.next += count;
         (0..count)
