@@ -18,7 +18,7 @@ mod index;
 mod initial;
 mod trie;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
@@ -26,6 +26,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
+use crate::intern::intern;
 use crate::proxy::Scope;
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
@@ -73,19 +74,24 @@ impl LayerKind {
 /// What the proxies of each scope are told, besides what all are told.
 pub type Scopes = imbl::OrdMap<Scope, Arc<Config>>;
 
+/// Names of resources.
+pub type Names = BTreeSet<Arc<str>>;
+
 /// What the proxies of one scope are configured with.
 #[derive(Debug, Default)]
 pub struct Config {
     layers: [Layer; LayerKind::SCOPED.len()],
     /// For each layer, what leads to it from the one most streams are at.
     steps: [OnceLock<Arc<Step>>; LayerKind::SCOPED.len()],
+    /// For each layer, the names of all that is in it.
+    names: [OnceLock<Arc<Names>>; LayerKind::SCOPED.len()],
 }
 
 impl Config {
     /// These layers, in the order of [`LayerKind::SCOPED`], published now.
     pub fn new(mut layers: [Layer; LayerKind::SCOPED.len()]) -> Self {
         layers.iter_mut().for_each(|layer| layer.published = true);
-        Self { layers, steps: Default::default() }
+        Self { layers, steps: Default::default(), names: Default::default() }
     }
 
     /// Its layers, in the order of [`LayerKind::SCOPED`].
@@ -208,6 +214,14 @@ impl Views {
         };
         let step = step.get_or_init(|| Arc::new(Step::new(held, self.layer(ty, scope))));
         (step.from == held.id).then_some(step)
+    }
+
+    /// The names of all resources of a type, which all share who ask for each of
+    /// them. None is for types that everybody is told of.
+    pub fn names(&self, ty: ResourceType, scope: Option<&Scope>) -> Option<&Arc<Names>> {
+        let (config, at) = (self.scopes.get(scope?)?, ty.layer().scoped()?);
+        let names = || config.layers[at].iter().map(|resource| intern(resource.name()));
+        Some(config.names[at].get_or_init(|| Arc::new(names().collect())))
     }
 
     /// Whether what a proxy is told is known: its scope, if it has one, has

@@ -13,11 +13,10 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
-use crate::intern::intern;
 use crate::proxy::Scope;
 use crate::xds::codec::request::Rejection;
 use crate::xds::resource::{Family, Resource, ResourceType};
-use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Step, Views};
+use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Names, Step, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
 /// more should use the wildcard.
@@ -31,7 +30,7 @@ pub(super) struct Subscription {
     /// Whether the client has ever named anything, `*` included.
     explicit: bool,
     /// Names and other keys subscribed to, without `*`.
-    names: BTreeSet<Arc<str>>,
+    names: Arc<Names>,
     /// The Kubernetes node whose resources belong to the subscription unasked.
     local: Option<Arc<str>>,
     /// What the client has, as far as it was told.
@@ -105,7 +104,7 @@ impl Subscription {
             ty,
             wildcard: false,
             explicit: false,
-            names: BTreeSet::new(),
+            names: Arc::default(),
             local,
             held: Layer::default(),
             selection: None,
@@ -222,7 +221,7 @@ impl Subscription {
             Some(latest) if Nonce::parse(nonce) != Some(latest) => Reply::Stale,
             Some(_) if !std::mem::take(&mut self.outstanding) => Reply::Nothing,
             Some(latest) => {
-                self.answering.clear();
+                self.answering = Vec::new();
                 self.error = rejection.map(|rejection| rejection.message.into());
                 match &self.error {
                     Some(error) => Reply::Nack(error.clone()),
@@ -246,8 +245,7 @@ impl Subscription {
     /// Adds a name without answering it.
     pub(super) fn follow(&mut self, name: Arc<str>) -> Result<(), Status> {
         if !self.names.contains(&name) {
-            // The proxies of a Gateway all ask for the same.
-            self.names.insert(intern(&name));
+            Arc::make_mut(&mut self.names).insert(name);
             self.selection = None;
         }
         if self.names.len() > MAX_NAMES {
@@ -267,7 +265,11 @@ impl Subscription {
     /// its subscription covers, so that is never reported as removed.
     pub(super) fn unsubscribe(&mut self, names: &[Arc<str>], wildcard: bool) {
         let mut changed = wildcard && std::mem::take(&mut self.wildcard);
-        for name in names.iter().filter(|name| self.names.remove(*name)) {
+        for name in names {
+            if !self.names.contains(name) {
+                continue;
+            }
+            Arc::make_mut(&mut self.names).remove(name);
             changed = true;
             // A client that gives up a name but keeps the wildcard must be
             // told what the wildcard says about that name.
@@ -326,7 +328,11 @@ impl Subscription {
             return Outcome::Idle;
         }
 
+        let renamed = self.selection.is_none();
         let layer = self.select(views.layer(self.ty, scope));
+        if renamed {
+            self.share_names(&views, scope);
+        }
         if self.outstanding {
             return self.wait(layer, views, complete, floor, asked);
         }
@@ -521,6 +527,18 @@ impl Subscription {
         let chosen = self.chosen(layer);
         self.selection = Some(Box::new(Selection { base: layer.clone(), chosen: chosen.clone() }));
         chosen
+    }
+
+    /// Keeps one set of names with all others who ask for everything.
+    fn share_names(&mut self, views: &Views, scope: Option<&Scope>) {
+        let layer = views.layer(self.ty, scope);
+        let all = self.selection.as_ref().is_some_and(|selection| selection.is_all_of(layer));
+        if all
+            && self.names.len() == layer.len()
+            && let Some(names) = views.names(self.ty, scope)
+        {
+            self.names = names.clone();
+        }
     }
 
     /// Whether a change may alter what the names select.

@@ -225,6 +225,13 @@ fn endpoints_that_are_all_asked_for_are_shared() {
     let mut waypoint = Waypoint::synced(&["c1", "c2"], &["l"]);
     waypoint.publish(&[(Endpoints, "c1", "2")], &[]);
     waypoint.bench.expect(&[(Endpoints, &["c1=2"], &[])]);
+    let names = |waypoint: &Waypoint| {
+        let all = waypoint.bench.views.names(Endpoints, Some(&scope())).expect("it has a scope");
+        let subscriptions = waypoint.bench.stream.subscriptions.iter();
+        let own =
+            subscriptions.filter(|one| one.ty == Endpoints).map(|one| one.names()).next().expect("it asks for some");
+        (std::ptr::eq(own, &**all), own.len())
+    };
     let shared = |waypoint: &Waypoint| match &waypoint.bench.last.as_ref().unwrap().contents {
         Contents::Step(step) => step.upserts.len(),
         other => panic!("a list of its own: {other:?}"),
@@ -246,9 +253,20 @@ fn endpoints_that_are_all_asked_for_are_shared() {
     assert_eq!(shared(&waypoint), 1);
     waypoint.bench.ack(Endpoints);
 
-    // Who gives one up is not told of it any more.
+    // A proxy that comes now has the same names.
+    waypoint.bench.stream = Stream::new(Variant::Delta, 8);
+    waypoint.request(delta(Cluster));
+    assert_eq!(waypoint.bench.response().unwrap().0, Cluster);
+    waypoint.bench.ack(Cluster);
+    waypoint.request(sub(Endpoints, &["c1", "c2", "c3"]));
+    waypoint.bench.expect(&[(Endpoints, &["c1=2", "c2=2", "c3=2"], &[])]);
+    waypoint.bench.ack(Endpoints);
+    assert_eq!(names(&waypoint), (true, 3));
+
+    // Who gives one up has names of its own, and is not told of it any more.
     waypoint.request(unsub(Endpoints, &["c1"]));
     waypoint.bench.expect(&[]);
+    assert_eq!(names(&waypoint), (false, 2));
     waypoint.publish(&[(Endpoints, "c1", "3"), (Endpoints, "c2", "3")], &[]);
     waypoint.bench.expect(&[(Endpoints, &["c2=3"], &[])]);
 }
