@@ -13,6 +13,7 @@ pub mod admin;
 pub mod bootstrap;
 pub mod certificate;
 pub mod drain;
+pub mod metrics;
 pub mod node;
 pub mod process;
 pub mod proxy_config;

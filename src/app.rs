@@ -10,6 +10,7 @@ mod authority;
 mod cluster;
 mod edge;
 mod gateways;
+mod keys;
 mod listen;
 mod logging;
 
@@ -27,6 +28,7 @@ use crate::admin::{self, Admin, SharedRegistry};
 use crate::ca::metrics::CaMetrics;
 use crate::config::{self, Discovery, Environment};
 use crate::model::Settings;
+use crate::model::key_set::Fetched;
 use crate::model::mesh::MeshConfig;
 use crate::source::{self, Problems};
 use crate::writer::{self, Pace, Published};
@@ -147,6 +149,7 @@ async fn start(
         revision: environment.revision.as_str().into(),
         mesh_file: mesh_file(&flags)?,
         dry_run_policies: environment.dry_run_policies,
+        keys_fetched_by: keys::fetched_by(&environment),
     });
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
     let grpc = address("grpcAddr", &flags.grpc_addr)?;
@@ -162,8 +165,10 @@ async fn start(
     let problems = Problems::default();
     let demand = Arc::<Demand>::default();
     let (sender, events) = source::channel();
+    let (keys, fetched) = watch::channel(Fetched::default());
+    let node_proxies = authority::node_proxies(&environment)?;
     let (published, questions, writer_ended) =
-        writer::start(settings.clone(), pace, authority::node_proxies(&environment)?, demand.follow(), events)?;
+        writer::start(settings.clone(), pace, node_proxies, demand.follow(), fetched, events)?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
         bail!("the graph's thread ended")
@@ -180,6 +185,7 @@ async fn start(
     // What answers from the beginning.
     let registry = SharedRegistry::default();
     registry.register(|registry| admin::metrics::register(registry, published.clone(), problems.clone()));
+    keys::fetch(tasks, &environment, client.is_none(), &registry, published.wanted_keys.clone(), keys)?;
     let setup = Setup { flags: &flags, environment: &environment, settings: &settings, client: client.as_ref() };
     let trust = setup.trust_domains()?;
     let authenticator = setup.authenticator(&trust)?;

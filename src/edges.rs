@@ -21,13 +21,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("controller", &["api", "model", "source"]),
     ("translation", &["api", "envoy", "graph", "model", "proxy", "workload", "xds"]),
     ("writer", &["api", "ca", "graph", "model", "source", "translation", "xds"]),
+    // What is fetched is an input of the graph; what fetches it is not in it.
+    ("jwks", &["model"]),
     ("admin", &["proxy", "source", "writer", "xds"]),
     ("config", &[]),
     ("cli", &["api", "config", "graph", "model", "proxy", "source", "translation", "xds"]),
     ("token", &["ca", "config"]),
     // The other side of the wire: what it knows of the control plane is the protocol.
     ("agent", &["config"]),
-    ("app", &["admin", "api", "ca", "config", "controller", "model", "proxy", "source", "writer", "xds"]),
+    ("app", &["admin", "api", "ca", "config", "controller", "jwks", "model", "proxy", "source", "writer", "xds"]),
 ];
 
 #[test]

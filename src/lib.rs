@@ -24,6 +24,7 @@ pub mod ca;
 pub mod controller;
 pub mod translation;
 pub mod writer;
+pub mod jwks;
 pub mod admin;
 pub mod config;
 pub mod app;

@@ -6,22 +6,28 @@
 //! Where istiod is known to do something else than it documents, we follow the
 //! documentation and say so in `docs/differences.md`.
 
+pub mod attached;
 pub mod authorization;
 pub mod binding;
 pub mod by_host;
 pub mod destination_rule;
 pub mod endpoint;
+pub mod endpoint_slice;
+pub mod key_set;
 pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
 pub mod selection;
 pub mod service;
+pub mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod virtual_service;
 pub mod waypoint;
 pub mod waypoint_policy;
+pub mod workload_name;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::api::istio::AuthorizationPolicy;
@@ -31,12 +37,16 @@ use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject}
 
 use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
+use endpoint_slice::Slices;
+use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
 use selection::Selection;
 use service::{Service, ServiceKey};
+use telemetry::Telemetries;
 use virtual_service::Routes;
 use waypoint::Waypoint;
+use waypoint::account::AccountWaypoints;
 use waypoint_policy::AttachedPolicies;
 
 /// What the process is told at its start and never changes.
@@ -54,6 +64,8 @@ pub struct Settings {
     pub mesh_file: Option<Arc<mesh::MeshConfig>>,
     /// Whether policies marked as dry run are sent, to be logged by ztunnel.
     pub dry_run_policies: bool,
+    /// Who fetches the keys of token issuers.
+    pub keys_fetched_by: FetchedBy,
 }
 
 impl Default for Settings {
@@ -65,6 +77,7 @@ impl Default for Settings {
             revision: "default".into(),
             mesh_file: None,
             dry_run_policies: false,
+            keys_fetched_by: FetchedBy::default(),
         }
     }
 }
@@ -83,14 +96,21 @@ pub struct Model {
     pub services_by_selector: Index<service::SelectorKey, ServiceKey, Arc<Service>>,
     /// Which pods are behind which services.
     pub selection: Selection,
+    /// What is behind services besides.
+    pub slices: Slices,
     /// Services by the object they come from.
     pub services_by_origin: Index<(service::Registry, ObjectKey), ServiceKey, Arc<Service>>,
     /// For each hostname, the service that stands for it mesh-wide.
     pub canonical: Collection<Arc<str>, ServiceKey>,
     /// Gateways that can serve as waypoints.
     pub waypoints: Collection<ObjectKey, Waypoint>,
+    /// Those that serve a service account, by namespace.
+    pub waypoints_of_accounts: AccountWaypoints,
     /// The waypoint of each service that has one.
     pub service_waypoints: Collection<ServiceKey, ObjectKey>,
+    /// For each waypoint that is for workloads, where those are that are
+    /// attached to it.
+    pub attached_workloads: Collection<ObjectKey, Vec<IpAddr>>,
     /// Gateways to other networks.
     pub network_gateways: Collection<network::GatewayKey, NetworkGateway>,
     /// Gateways to other networks, by network.
@@ -103,6 +123,10 @@ pub struct Model {
     pub attached_policies: AttachedPolicies<AuthorizationPolicy>,
     /// Which tokens waypoints believe.
     pub attached_authentications: AttachedPolicies<RequestAuthentication>,
+    /// The keys of token issuers.
+    pub key_sets: KeySets,
+    /// What waypoints log, count and trace.
+    pub telemetries: Telemetries,
     /// Policies that name workloads by label.
     pub selector_policies: SelectorPolicies,
     /// Whether callers must prove who they are.
@@ -117,23 +141,37 @@ impl Model {
         let network_gateways_by_network =
             graph.index(network_gateways, |key: &network::GatewayKey, _, keys| keys.push(key.network.clone()));
         let waypoints = waypoint::waypoints(graph, &scope);
+        let waypoints_of_accounts = waypoint::account::account_waypoints(graph, waypoints);
         let services = service::services(graph, &scope);
         let services_by_selector = service::by_selector(graph, services);
-        let selection = selection::selection(graph, &scope, services_by_selector);
+        let selection = selection::selection(graph, &scope, services_by_selector, waypoints);
+        let canonical = service::canonical(graph, services);
         Self {
             inputs,
             settings,
             services,
             services_by_selector,
             selection,
+            slices: endpoint_slice::slices(graph, &scope, services),
+            attached_workloads: attached::workloads(graph, &scope, waypoints, selection),
             services_by_origin: service::by_origin(graph, services),
-            canonical: service::canonical(graph, services),
+            canonical,
             waypoints,
-            service_waypoints: waypoint::of_services(graph, &scope, waypoints, services),
+            waypoints_of_accounts,
+            service_waypoints: waypoint::of_services(
+                graph,
+                &scope,
+                waypoints,
+                waypoints_of_accounts,
+                selection,
+                services,
+            ),
             destination_rules: destination_rule::destination_rules(graph, &scope),
             routes: virtual_service::routes(graph, &scope),
             attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),
             attached_authentications: AttachedPolicies::new(graph, inputs.request_authentications),
+            key_sets: KeySets::new(graph, &scope, canonical),
+            telemetries: Telemetries::new(graph, inputs.telemetries),
             network_gateways,
             network_gateways_by_network,
             selector_policies: authorization::selector_policies(graph, &scope),

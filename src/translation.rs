@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::api::kinds::{Change, Inputs};
 use crate::envoy::{self, Configs};
 use crate::graph::{Collection, Graph, Provenance};
+use crate::model::key_set::{Fetched, KeySets};
 use crate::model::{Model, Settings, binding};
 use crate::proxy::Scope;
 use crate::workload::{self, Resources};
@@ -24,6 +25,8 @@ pub struct Translation {
     pub inputs: Inputs,
     /// Which objects ask for a waypoint, and whether they have it.
     pub bound: binding::Collections,
+    /// The keys of token issuers, and who needs them.
+    pub key_sets: KeySets,
     /// The scopes of connected proxies.
     scopes: Collection<Scope, ()>,
     resources: Resources,
@@ -42,7 +45,8 @@ impl Translation {
         let scopes = graph.input("scopes");
         let configs = envoy::configs(&mut graph, &model, scopes);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
-        Self { graph, inputs, bound, scopes, resources, configs, views }
+        let key_sets = model.key_sets;
+        Self { graph, inputs, bound, key_sets, scopes, resources, configs, views }
     }
 
     /// Notes a change of an object.
@@ -53,6 +57,11 @@ impl Translation {
     /// Notes which scopes have a proxy.
     pub fn want(&mut self, scopes: impl IntoIterator<Item = Scope>) {
         self.graph.reset(self.scopes, scopes.into_iter().map(|scope| (scope, ())));
+    }
+
+    /// Notes which keys of token issuers have been fetched.
+    pub fn know(&mut self, keys: Fetched) {
+        self.graph.reset(self.key_sets.fetched, keys);
     }
 
     /// Works out what has been noted. Returns whether anything changed.

@@ -22,6 +22,7 @@ use crate::ca::node::{NodeAccount, PodFacts, Pods};
 use crate::graph::{Diagnostic, Graph, Provenance, Stats};
 use crate::model::Settings;
 use crate::model::binding::Binding;
+use crate::model::key_set::{Fetched, KeySource};
 use crate::model::mesh::{self, MeshConfig};
 use crate::source::{Event, Receiver};
 use crate::translation::Translation;
@@ -44,6 +45,8 @@ pub struct Published {
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
     /// Who asks for a waypoint, and whether they have it.
     pub bindings: watch::Receiver<Bindings>,
+    /// The keys of token issuers that are to be fetched.
+    pub wanted_keys: watch::Receiver<Arc<WantedKeys>>,
     /// The pods, for the node authorizer.
     pub pods: Arc<PodDirectory>,
     /// What the graph has cost so far.
@@ -52,6 +55,9 @@ pub struct Published {
 
 /// Objects that ask for a waypoint, by kind and name.
 pub type Bindings = imbl::OrdMap<(Kind, ObjectKey), Binding>;
+
+/// Where keys are that are needed, and how long fetching them may take.
+pub type WantedKeys = BTreeMap<KeySource, Duration>;
 
 /// A question to the graph, answered between commits.
 pub enum Question {
@@ -73,6 +79,7 @@ struct Writer {
     mesh: watch::Sender<Arc<MeshConfig>>,
     namespaces: watch::Sender<Arc<BTreeSet<String>>>,
     bindings: watch::Sender<Bindings>,
+    wanted_keys: watch::Sender<Arc<WantedKeys>>,
     pods: Arc<PodDirectory>,
     stats: Arc<ArcSwap<Vec<Stats>>>,
     said: Vec<Diagnostic>,
@@ -87,6 +94,7 @@ pub fn start(
     pace: Pace,
     node_proxies: Vec<NodeAccount>,
     wanted: watch::Receiver<Wanted>,
+    keys: watch::Receiver<Fetched>,
     events: Receiver,
 ) -> std::io::Result<(Published, Questions, oneshot::Receiver<()>)> {
     let writer = Writer::new(settings, node_proxies);
@@ -95,7 +103,7 @@ pub fn start(
     let (ended, end) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("graph".into()).spawn(move || {
-        runtime.block_on(writer.run(pace, events, wanted, asked));
+        runtime.block_on(writer.run(pace, events, wanted, keys, asked));
         // Nobody may be left to hear it.
         let _ = ended.send(());
     })?;
@@ -113,6 +121,7 @@ impl Writer {
             mesh: watch::Sender::new(Arc::default()),
             namespaces: watch::Sender::new(Arc::default()),
             bindings: watch::Sender::new(Bindings::new()),
+            wanted_keys: watch::Sender::new(Arc::default()),
             pods: Arc::new(PodDirectory::new(node_proxies)),
             stats: Arc::default(),
             said: Vec::new(),
@@ -127,6 +136,7 @@ impl Writer {
             mesh: self.mesh.subscribe(),
             namespaces: self.namespaces.subscribe(),
             bindings: self.bindings.subscribe(),
+            wanted_keys: self.wanted_keys.subscribe(),
             pods: self.pods.clone(),
             stats: self.stats.clone(),
         }
@@ -137,6 +147,7 @@ impl Writer {
         pace: Pace,
         mut events: Receiver,
         mut wanted: watch::Receiver<Wanted>,
+        mut keys: watch::Receiver<Fetched>,
         mut asked: tokio::sync::mpsc::Receiver<Question>,
     ) {
         let mut committed: Option<Instant> = None;
@@ -146,6 +157,13 @@ impl Writer {
                 Ok(()) = wanted.changed() => {
                     let scopes = wanted.borrow_and_update().clone();
                     self.translation.want(scopes.into_iter().map(|(scope, _)| scope));
+                    if self.missing.is_empty() {
+                        self.commit();
+                    }
+                }
+                Ok(()) = keys.changed() => {
+                    let fetched = keys.borrow_and_update().clone();
+                    self.translation.know(fetched);
                     if self.missing.is_empty() {
                         self.commit();
                     }
@@ -226,6 +244,7 @@ impl Writer {
         self.pods.update(&self.translation.graph, self.translation.inputs);
         let map = self.translation.graph.get(self.translation.inputs.config_maps, &mesh::config_map(&self.settings));
         self.publish_bindings();
+        self.publish_wanted_keys();
         let given = self.settings.mesh_file.clone();
         let mesh = given.or_else(|| map?.data.mesh.clone()).unwrap_or_default();
         self.mesh.send_if_modified(|current| {
@@ -267,6 +286,23 @@ impl Writer {
                     }
                 }
             }
+        });
+    }
+
+    fn publish_wanted_keys(&self) {
+        let Translation { graph, key_sets, .. } = &self.translation;
+        if graph.changes(key_sets.wanted).is_empty() {
+            return;
+        }
+        let mut wanted = WantedKeys::new();
+        for one in graph.rows(key_sets.wanted).flat_map(|(_, wanted)| wanted.iter()) {
+            let timeout = wanted.entry(one.source.clone()).or_default();
+            *timeout = one.timeout.max(*timeout);
+        }
+        self.wanted_keys.send_if_modified(|current| {
+            let modified = **current != wanted;
+            *current = Arc::new(wanted);
+            modified
         });
     }
 

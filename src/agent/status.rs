@@ -19,8 +19,8 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::admin;
 use super::upstream::chain;
+use super::{admin, metrics};
 
 /// What is known of the proxy.
 pub struct Proxy {
@@ -133,8 +133,8 @@ pub fn pages(proxy: Arc<Proxy>) -> Router {
     Router::new()
         .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(live))
-        .route("/stats/prometheus", get(metrics))
-        .route("/metrics", get(metrics))
+        .route("/stats/prometheus", get(metrics_page))
+        .route("/metrics", get(metrics_page))
         .with_state(proxy)
 }
 
@@ -153,7 +153,7 @@ async fn live(State(proxy): State<Arc<Proxy>>) -> Response {
 }
 
 /// Envoy's metrics and the agent's, in one text.
-async fn metrics(State(proxy): State<Arc<Proxy>>) -> Response {
+async fn metrics_page(State(proxy): State<Arc<Proxy>>) -> Response {
     let own = own_metrics(&proxy);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     match admin::open(proxy.admin, Method::GET, "/stats/prometheus").await {
@@ -164,6 +164,7 @@ async fn metrics(State(proxy): State<Arc<Proxy>>) -> Response {
             let envoys = body.into_data_stream().inspect(move |_| {
                 let _held = &connection;
             });
+            let envoys = metrics::under_istios_names(envoys);
             let own = futures::stream::once(async move { Ok::<_, hyper::Error>(Bytes::from(own)) });
             (kind, Body::from_stream(own.chain(envoys))).into_response()
         }

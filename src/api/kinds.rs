@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::meta::ObjectKey;
-use super::{core, destination_rule, gateway, istio, request_authentication, route, virtual_service};
+use super::{core, destination_rule, gateway, istio, request_authentication, route, telemetry, virtual_service};
 use crate::graph::{Collection, Graph};
 
 /// What the API server calls a kind.
@@ -142,6 +142,7 @@ kinds! {
     authorization_policies: AuthorizationPolicy (istio) = "security.istio.io" / ["v1", "v1beta1"] / "authorizationpolicies", namespaced;
     peer_authentications: PeerAuthentication (istio) = "security.istio.io" / ["v1", "v1beta1"] / "peerauthentications", namespaced;
     request_authentications: RequestAuthentication (request_authentication) = "security.istio.io" / ["v1", "v1beta1"] / "requestauthentications", namespaced;
+    telemetries: Telemetry (telemetry) = "telemetry.istio.io" / ["v1", "v1alpha1"] / "telemetries", namespaced;
     gateways: Gateway (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gateways", namespaced;
     gateway_classes: GatewayClass (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gatewayclasses", cluster;
     virtual_services: VirtualService (virtual_service) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "virtualservices", namespaced;

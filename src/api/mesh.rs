@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::extension_provider::{ExtensionProvider, FileAccessLog, Provider};
 use super::gateway::LabelSelector;
 use super::intern::interned;
 use super::meta::nullable;
+use super::telemetry::CustomTag;
 use super::virtual_service::HttpRetry;
 
 type Texts = Vec<Arc<str>>;
@@ -48,6 +50,12 @@ pub struct MeshConfig {
     pub hbone_idle_timeout: Option<Duration>,
     /// Probes of idle connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// How often names are resolved again that do not say how long they last.
+    #[serde(deserialize_with = "duration")]
+    pub dns_refresh_rate: Option<Duration>,
+    /// What TLS connections begin with that say no more than that.
+    #[serde(deserialize_with = "nullable")]
+    pub tls_defaults: TlsDefaults,
     /// Where access logs go; empty is nowhere.
     #[serde(deserialize_with = "nullable")]
     pub access_log_file: Arc<str>,
@@ -57,6 +65,13 @@ pub struct MeshConfig {
     /// `TEXT` (also when empty) or `JSON`.
     #[serde(deserialize_with = "interned")]
     pub access_log_encoding: Arc<str>,
+    /// Whether requests are traced, by the tracer of the bootstrap, where no
+    /// provider is said.
+    #[serde(deserialize_with = "nullable")]
+    pub enable_tracing: bool,
+    /// Whether connections that nothing is listening for are not logged.
+    #[serde(deserialize_with = "nullable")]
+    pub disable_envoy_listener_log: bool,
     /// Whether clients use mTLS where servers do.
     #[serde(deserialize_with = "yes")]
     pub enable_auto_mtls: bool,
@@ -107,9 +122,13 @@ impl Default for MeshConfig {
             connect_timeout: CONNECT_TIMEOUT,
             hbone_idle_timeout: None,
             tcp_keepalive: None,
+            dns_refresh_rate: None,
+            tls_defaults: TlsDefaults::default(),
             access_log_file: "".into(),
             access_log_format: "".into(),
             access_log_encoding: "".into(),
+            enable_tracing: false,
+            disable_envoy_listener_log: false,
             enable_auto_mtls: true,
             h2_upgrade_policy: "".into(),
             default_http_retry_policy: None,
@@ -151,6 +170,18 @@ pub struct DefaultTrafficPolicy {
     pub outlier_detection: Option<OutlierDetection>,
 }
 
+/// What TLS connections are made with, except those of the mesh itself.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TlsDefaults {
+    /// Curves, in order of preference; none is the proxy's own list.
+    #[serde(deserialize_with = "nullable")]
+    pub ecdh_curves: Texts,
+    /// Cipher suites, in order of preference; none is the proxy's own list.
+    #[serde(deserialize_with = "nullable")]
+    pub cipher_suites: Texts,
+}
+
 /// What becomes of paths before they are matched.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -162,18 +193,24 @@ pub struct PathNormalization {
 }
 
 /// Names of providers.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DefaultProviders {
     /// For traces.
     #[serde(deserialize_with = "nullable")]
     pub tracing: Texts,
-    /// For metrics.
-    #[serde(deserialize_with = "nullable")]
+    /// For metrics; that of Prometheus unless given, as istiod's chart has it.
+    #[serde(deserialize_with = "prometheus")]
     pub metrics: Texts,
     /// For access logs.
     #[serde(deserialize_with = "nullable")]
     pub access_logging: Texts,
+}
+
+impl Default for DefaultProviders {
+    fn default() -> Self {
+        Self { tracing: Vec::new(), metrics: vec!["prometheus".into()], access_logging: Vec::new() }
+    }
 }
 
 /// What is read of `ProxyConfig`.
@@ -186,6 +223,24 @@ pub struct ProxyConfig {
     /// Headers that proxies set or leave out.
     #[serde(deserialize_with = "nullable")]
     pub proxy_headers: ProxyHeaders,
+    /// What of traces no `Telemetry` says.
+    #[serde(deserialize_with = "nullable")]
+    pub tracing: ProxyTracing,
+}
+
+/// What of traces no `Telemetry` says.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyTracing {
+    /// How many of a hundred requests are traced; 0 is the default.
+    pub sampling: Option<f64>,
+    /// Tags of spans.
+    #[serde(deserialize_with = "nullable")]
+    pub custom_tags: BTreeMap<Arc<str>, CustomTag>,
+    /// The longest path in a span; 0 is Envoy's default.
+    pub max_path_tag_length: Option<u32>,
+    /// Whether spans have Istio's tags.
+    pub enable_istio_tags: Option<bool>,
 }
 
 /// Headers that proxies set or leave out.
@@ -279,6 +334,10 @@ fn ten_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D
 
 fn yes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(true))
+}
+
+fn prometheus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(|| vec!["prometheus".into()]))
 }
 
 fn everyone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {

@@ -71,6 +71,12 @@ pub struct Environment {
     pub kubeconfig: String,
     /// `AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY`.
     pub dry_run_policies: bool,
+    /// `PILOT_JWT_ENABLE_REMOTE_JWKS`: who fetches the keys of token issuers.
+    pub keys_fetched_by: KeysFetchedBy,
+    /// `PILOT_JWT_PUB_KEY_REFRESH_INTERVAL`.
+    pub key_refresh: Duration,
+    /// `BLOCKED_CIDRS_IN_JWKS_URIS`: where such keys must not be.
+    pub blocked_key_networks: Vec<ipnet::IpNet>,
     /// `METRICS_LOCALHOST_ACCESS_ONLY`.
     pub metrics_local_only: bool,
     /// `PROXY_IMAGE`, if set: the image of waypoints, whatever the installer's
@@ -81,6 +87,17 @@ pub struct Environment {
     /// `PILOT_WAYPOINT_PROGRAMMED`: `istio` for a waypoint that is programmed
     /// as soon as it has an address.
     pub programmed_by_address: bool,
+}
+
+/// Who fetches the keys of token issuers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeysFetchedBy {
+    /// The control plane.
+    ControlPlane,
+    /// Proxies what is in the mesh, else the control plane.
+    Either,
+    /// Proxies.
+    Envoy,
 }
 
 /// Beginnings of names that only istiod's settings have.
@@ -98,6 +115,7 @@ const ISTIOD_PREFIXES: &[&str] = &[
     "ENABLE_",
     "INJECT",
     "VALIDATION_WEBHOOK",
+    "JWKS_RESOLVER_",
 ];
 
 impl Environment {
@@ -159,6 +177,28 @@ impl Environment {
             pod_namespace: reader.text("POD_NAMESPACE", "istio-system"),
             kubeconfig: reader.text("KUBECONFIG", ""),
             dry_run_policies: reader.flag("AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", false)?,
+            keys_fetched_by: match reader.text("PILOT_JWT_ENABLE_REMOTE_JWKS", "false").as_str() {
+                "istiod" | "false" => KeysFetchedBy::ControlPlane,
+                "hybrid" | "true" => KeysFetchedBy::Either,
+                "envoy" => KeysFetchedBy::Envoy,
+                other => {
+                    return Err(format!("PILOT_JWT_ENABLE_REMOTE_JWKS: {other:?} is not istiod, hybrid or envoy"));
+                }
+            },
+            key_refresh: match reader.duration("PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", "20m")? {
+                // More often than that would be an attack on the issuer.
+                short if short < Duration::from_secs(1) => {
+                    return Err("PILOT_JWT_PUB_KEY_REFRESH_INTERVAL: it is shorter than a second".into());
+                }
+                interval => interval,
+            },
+            blocked_key_networks: {
+                let networks = reader.list("BLOCKED_CIDRS_IN_JWKS_URIS", "").into_iter();
+                let parsed = networks.map(|text| {
+                    text.parse().map_err(|_| format!("BLOCKED_CIDRS_IN_JWKS_URIS: {text:?} is no CIDR range"))
+                });
+                parsed.collect::<Result<_, _>>()?
+            },
             metrics_local_only: reader.flag("METRICS_LOCALHOST_ACCESS_ONLY", false)?,
             proxy_image: reader.value("PROXY_IMAGE"),
             deploy_gateways: reader.flag("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", true)?,

@@ -1,17 +1,36 @@
-//! Access logs, as the mesh configuration asks for them.
+//! Access logs: where lines go, what is in them, and what of it is logged.
 //! <https://istio.io/latest/docs/tasks/observability/logs/access-log/>
 
-use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
+#[cfg(test)]
+mod tests;
+
 use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
+use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
+use envoy_types::pb::envoy::config::accesslog::v3::comparison_filter::Op;
+use envoy_types::pb::envoy::config::accesslog::v3::extension_filter::ConfigType as FilterConfig;
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLog, AccessLogFilter, AndFilter, ComparisonFilter, ExtensionFilter, ResponseFlagFilter, StatusCodeFilter,
+};
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, GrpcService, RuntimeUInt32, SubstitutionFormatString, TypedExtensionConfig,
+};
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
+use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
+use envoy_types::pb::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
 use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{Struct, Value};
+use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
+use envoy_types::pb::opentelemetry::proto::common::v1::any_value::Value as OtelValue;
+use envoy_types::pb::opentelemetry::proto::common::v1::{AnyValue, KeyValue, KeyValueList};
+use serde_json::Value as Json;
 
 use super::encode::any;
+use super::telemetry::Collector;
+use crate::api::extension_provider::{self as api, LogFormat, OtelAccessLog};
 use crate::api::mesh::MeshConfig;
 
 /// The fields of a line of Istio's default format, in order, with the names
@@ -47,26 +66,141 @@ const FIELDS: &[(&str, &str)] = &[
 const QUOTED: &[&str] =
     &["upstream_transport_failure_reason", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host"];
 
-/// The access logs of the mesh; none unless `accessLogFile` is set.
-pub fn access_logs(mesh: &MeshConfig) -> Vec<AccessLog> {
-    if mesh.access_log_file.is_empty() {
-        return Vec::new();
+/// What of connections and requests is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// Connections that no filter chain is for.
+    NoRoute,
+    /// Connections that could not be passed on.
+    UpstreamFailure,
+    /// Requests that are answered with an error.
+    Errors,
+}
+
+/// The filter of an access log, if it has any.
+pub fn filter(only: &[Only], expression: Option<&str>) -> Option<AccessLogFilter> {
+    let of = |specifier| AccessLogFilter { filter_specifier: Some(specifier) };
+    let flag = |flag: &str| of(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags: vec![flag.into()] }));
+    let expression = expression.map(|expression| {
+        let config = ExpressionFilter { expression: expression.into(), ..Default::default() };
+        of(FilterSpecifier::ExtensionFilter(ExtensionFilter {
+            name: "envoy.access_loggers.extension_filters.cel".into(),
+            config_type: Some(FilterConfig::TypedConfig(any(&config))),
+        }))
+    });
+    let only = only.iter().map(|only| match only {
+        Only::NoRoute => flag("NR"),
+        Only::UpstreamFailure => flag("UF"),
+        Only::Errors => {
+            // The key is required, and nobody sets it.
+            let least = RuntimeUInt32 { default_value: 400, runtime_key: "istio.io/unset".into() };
+            let comparison = ComparisonFilter { op: Op::Ge.into(), value: Some(least) };
+            of(FilterSpecifier::StatusCodeFilter(StatusCodeFilter { comparison: Some(comparison) }))
+        }
+    });
+    let mut filters: Vec<_> = only.chain(expression).collect();
+    match filters.len() {
+        0 | 1 => filters.pop(),
+        _ => Some(of(FilterSpecifier::AndFilter(AndFilter { filters }))),
     }
-    let format = match &*mesh.access_log_encoding {
-        "JSON" => json(&mesh.access_log_format),
-        _ if mesh.access_log_format.is_empty() => text(&default_line()),
-        _ => text(&mesh.access_log_format),
+}
+
+/// A file in the format of the mesh configuration; if that is none, in Istio's.
+pub fn of_mesh(path: &str, mesh: &MeshConfig) -> AccessLog {
+    let default = |_| match &*mesh.access_log_encoding {
+        "JSON" => json(default_fields()),
+        _ => text_format(default_line()),
     };
-    let log = FileAccessLog {
-        path: mesh.access_log_file.to_string(),
-        access_log_format: Some(AccessLogFormat::LogFormat(format)),
+    to_file(path, mesh_format(mesh).unwrap_or_else(default))
+}
+
+/// The format of the mesh configuration.
+pub fn mesh_format(mesh: &MeshConfig) -> Result<SubstitutionFormatString, String> {
+    let given = &*mesh.access_log_format;
+    match &*mesh.access_log_encoding {
+        "JSON" if given.is_empty() => Ok(json(default_fields())),
+        "JSON" => {
+            let fields = serde_json::from_str(given).map_err(|_| "it is not an object of JSON")?;
+            labels(&fields).map(json)
+        }
+        _ => text(given),
+    }
+}
+
+/// The path of a provider's file.
+pub fn path(provider: &api::FileAccessLog) -> &str {
+    if provider.path.is_empty() { "/dev/stdout" } else { &provider.path }
+}
+
+/// A provider's file.
+pub fn file(provider: &api::FileAccessLog) -> Result<AccessLog, String> {
+    let format = match &provider.log_format {
+        Some(LogFormat { labels: Some(given), .. }) if !given.is_empty() => json(labels(given)?),
+        Some(LogFormat { labels: Some(_), .. }) => json(default_fields()),
+        Some(LogFormat { text: given, labels: None }) => text(given.as_deref().unwrap_or_default())?,
+        None => text("")?,
     };
-    vec![AccessLog {
+    let format = SubstitutionFormatString { omit_empty_values: provider.omit_empty_values, ..format };
+    Ok(to_file(path(provider), format))
+}
+
+fn to_file(path: &str, format: SubstitutionFormatString) -> AccessLog {
+    let log = FileAccessLog { path: path.into(), access_log_format: Some(AccessLogFormat::LogFormat(format)) };
+    AccessLog {
         name: "envoy.access_loggers.file".into(),
         config_type: Some(ConfigType::TypedConfig(any(&log))),
         ..Default::default()
-    }]
+    }
 }
+
+/// OpenTelemetry's logs, sent to a collector.
+pub fn open_telemetry(provider: &OtelAccessLog, collector: &Collector) -> Result<AccessLog, String> {
+    let format = provider.log_format.as_ref();
+    let body = match format.and_then(|format| format.text.as_deref()).unwrap_or_default() {
+        "" => default_line(),
+        text => checked(text)?.to_owned(),
+    };
+    let text = |text: String| AnyValue { value: Some(OtelValue::StringValue(text)) };
+    let mut attributes = Vec::new();
+    for (name, value) in format.and_then(|format| format.labels.as_ref()).into_iter().flatten() {
+        // Attributes are texts; anything else is an empty one in Istio.
+        let value = checked(value.as_str().unwrap_or_default())?;
+        attributes.push(KeyValue { key: name.clone(), value: Some(text(value.to_owned())), ..Default::default() });
+    }
+    attributes.sort_by(|a, b| a.key.cmp(&b.key));
+    let formats = attributes.iter().filter_map(|attribute| match attribute.value.as_ref()?.value.as_ref()? {
+        OtelValue::StringValue(text) => Some(text.as_str()),
+        _ => None,
+    });
+    let formatters = formatters(formats.chain([&*body]));
+    let name = if provider.log_name.is_empty() { "otel_envoy_accesslog" } else { &*provider.log_name };
+    let envoy = EnvoyGrpc {
+        cluster_name: collector.cluster.clone(),
+        authority: collector.hostname.clone(),
+        ..Default::default()
+    };
+    let config = OpenTelemetryAccessLogConfig {
+        grpc_service: Some(GrpcService {
+            target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)),
+            ..Default::default()
+        }),
+        log_name: name.into(),
+        filter_state_objects_to_log: PEERS.map(Into::into).to_vec(),
+        disable_builtin_labels: true,
+        body: Some(text(body)),
+        attributes: (!attributes.is_empty()).then_some(KeyValueList { values: attributes }),
+        formatters,
+        ..Default::default()
+    };
+    Ok(AccessLog {
+        name: "envoy.access_loggers.open_telemetry".into(),
+        config_type: Some(ConfigType::TypedConfig(any(&config))),
+        ..Default::default()
+    })
+}
+
+/// Where Istio's filter leaves who is at either end.
+const PEERS: [&str; 2] = ["upstream_peer", "downstream_peer"];
 
 /// Istio's default line.
 fn default_line() -> String {
@@ -84,24 +218,102 @@ fn default_line() -> String {
     line
 }
 
-fn text(line: &str) -> SubstitutionFormatString {
-    let source = DataSource { specifier: Some(Specifier::InlineString(line.into())), ..Default::default() };
-    SubstitutionFormatString { format: Some(Format::TextFormatSource(source)), ..Default::default() }
+/// A line of text: as given, with a line break, or Istio's default.
+fn text(given: &str) -> Result<SubstitutionFormatString, String> {
+    let line = match checked(given)? {
+        "" => default_line(),
+        given if given.ends_with('\n') => given.to_owned(),
+        given => format!("{given}\n"),
+    };
+    Ok(text_format(line))
 }
 
-/// A line of JSON: as given, an object of texts, or Istio's default.
-fn json(format: &str) -> SubstitutionFormatString {
-    let given: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(format).ok();
+fn text_format(line: String) -> SubstitutionFormatString {
+    let formatters = formatters([&*line]);
+    let source = DataSource { specifier: Some(Specifier::InlineString(line)), ..Default::default() };
+    SubstitutionFormatString { format: Some(Format::TextFormatSource(source)), formatters, ..Default::default() }
+}
+
+/// A line of JSON.
+fn json(fields: Struct) -> SubstitutionFormatString {
+    let mut texts = Vec::new();
+    fields.fields.values().for_each(|value| all_texts(value, &mut texts));
+    let formatters = formatters(texts);
+    SubstitutionFormatString { format: Some(Format::JsonFormat(fields)), formatters, ..Default::default() }
+}
+
+fn default_fields() -> Struct {
     let value = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let fields = match given {
-        Some(given) => given
-            .into_iter()
-            .map(|(name, operator)| {
-                let operator = operator.as_str().map_or_else(|| operator.to_string(), str::to_owned);
-                (name, value(&operator))
-            })
-            .collect(),
-        None => FIELDS.iter().map(|(name, operator)| ((*name).to_owned(), value(operator))).collect(),
+    Struct { fields: FIELDS.iter().map(|(name, operator)| ((*name).to_owned(), value(operator))).collect() }
+}
+
+/// An object of formats, in which there may be others.
+fn labels(given: &serde_json::Map<String, Json>) -> Result<Struct, String> {
+    let fields = given.iter().map(|(name, value)| Ok((name.clone(), label(value)?)));
+    Ok(Struct { fields: fields.collect::<Result<_, String>>()? })
+}
+
+fn label(given: &Json) -> Result<Value, String> {
+    let kind = match given {
+        Json::Null => Kind::NullValue(NullValue::NullValue.into()),
+        Json::Bool(value) => Kind::BoolValue(*value),
+        Json::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
+        Json::String(value) => Kind::StringValue(checked(value)?.to_owned()),
+        Json::Array(values) => {
+            Kind::ListValue(ListValue { values: values.iter().map(label).collect::<Result<_, _>>()? })
+        }
+        Json::Object(fields) => Kind::StructValue(labels(fields)?),
     };
-    SubstitutionFormatString { format: Some(Format::JsonFormat(Struct { fields })), ..Default::default() }
+    Ok(Value { kind: Some(kind) })
+}
+
+fn all_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value.kind.as_ref() {
+        Some(Kind::StringValue(text)) => texts.push(text),
+        Some(Kind::StructValue(fields)) => fields.fields.values().for_each(|value| all_texts(value, texts)),
+        Some(Kind::ListValue(list)) => list.values.iter().for_each(|value| all_texts(value, texts)),
+        _ => {}
+    }
+}
+
+/// The formatters that formats need and that Envoy does not have by itself.
+fn formatters<'a>(formats: impl IntoIterator<Item = &'a str>) -> Vec<TypedExtensionConfig> {
+    let needed = formats.into_iter().any(|format| format.contains("%REQ_WITHOUT_QUERY"));
+    let formatter = TypedExtensionConfig {
+        name: "envoy.formatter.req_without_query".into(),
+        typed_config: Some(any(&ReqWithoutQuery {})),
+    };
+    if needed { vec![formatter] } else { Vec::new() }
+}
+
+/// A format, if it is one: what is between percent signs has to be an operator,
+/// `NAME`, `NAME(…)` or either with `:LENGTH`. Which operators there are is
+/// not looked at, as it differs between Envoys.
+pub fn checked(format: &str) -> Result<&str, String> {
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        let after = &rest[at + 1..];
+        if let Some(after) = after.strip_prefix('%') {
+            rest = after;
+            continue;
+        }
+        let wrong = || {
+            let shown: String = rest[at..].chars().take(40).collect();
+            format!("there is no operator at {shown:?} in the format")
+        };
+        let end = after.find(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit() && c != '_');
+        let (name, mut tail) = after.split_at(end.ok_or_else(wrong)?);
+        if name.is_empty() {
+            return Err(wrong());
+        }
+        if let Some(arguments) = tail.strip_prefix('(') {
+            let close = arguments.match_indices(')').map(|(close, _)| &arguments[close + 1..]);
+            tail = close.into_iter().find(|tail| tail.starts_with(['%', ':'])).ok_or_else(wrong)?;
+        }
+        if let Some(length) = tail.strip_prefix(':') {
+            tail = length.trim_start_matches(|c: char| c.is_ascii_digit());
+        }
+        rest = tail.strip_prefix('%').ok_or_else(wrong)?;
+    }
+    Ok(format)
 }

@@ -46,6 +46,11 @@ use rule::Reader;
 /// another hop's: behind a waypoint's CONNECT listener.
 pub const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
 
+/// What is in the identity of every workload of a namespace, and in no other.
+pub fn caller_of(namespace: &str) -> String {
+    format!("/ns/{namespace}/")
+}
+
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 const HTTP_EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 const NETWORK_RBAC: &str = "envoy.filters.network.rbac";

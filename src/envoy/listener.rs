@@ -5,6 +5,8 @@
 //! (`connect_originate`). The three are joined by internal connections.
 //! <https://www.envoyproxy.io/docs/envoy/latest/configuration/other_features/internal_listener>
 
+pub mod http;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,17 +31,20 @@ use envoy_types::pb::envoy::config::route::v3::route_action::upgrade_config::Con
 use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, UpgradeConfig as RouteUpgrade};
 use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost};
+use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue;
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{
     Key, SharedWithUpstream, Value,
 };
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy;
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::filter_config::ImplementationSpecifier;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as SetFilterState;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
+    PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, RequestIdExtension, http_filter,
@@ -51,17 +56,25 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 };
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
+use fairway_proto::peer_metadata::Config as PeerMetadata;
+use fairway_proto::peer_metadata::config::discovery_method::MethodSpecifier;
+use fairway_proto::peer_metadata::config::{DiscoveryMethod, WorkloadDiscovery};
 use prost::{Message, Name};
 
-use super::cluster::{ENCAP, MAIN_INTERNAL};
+use super::authorization::PEER_PRINCIPAL;
+use super::cluster::MAIN_INTERNAL;
 use super::encode::{any, boolean, duration, uint32};
 use super::endpoint::{CONNECT_ORIGINATE, socket, wildcard};
-use super::{name, tls};
+use super::tls;
+use crate::api::mesh::MeshConfig;
 use crate::proxy::scope::Families;
 use crate::proxy::{Capabilities, WaypointScope};
 
 /// The listener that takes HBONE.
 pub const CONNECT_TERMINATE: &str = "connect_terminate";
+/// The internal listener that connections go through which `main_internal`
+/// cannot look into, and the cluster that leads to it.
+pub const INSPECTED: &str = "main_internal_inspected";
 /// What waypoints and their users call the proxy's product.
 const SERVER: &str = "istio-envoy";
 
@@ -100,19 +113,37 @@ pub fn connection_manager(
         normalize_path: boolean(true),
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
-        request_id_extension: Some(RequestIdExtension {
-            typed_config: Some(any(&UuidRequestIdConfig {
-                use_request_id_for_trace_sampling: boolean(true),
-                ..Default::default()
-            })),
-        }),
+        request_id_extension: Some(request_id(true)),
         ..Default::default()
     }
 }
 
-/// The last HTTP filter.
-pub fn router() -> HttpFilter {
-    http_filter("envoy.filters.http.router", &Router::default())
+/// How requests are told apart, and whether that says if they are traced.
+pub fn request_id(traced_by_it: bool) -> RequestIdExtension {
+    let config = UuidRequestIdConfig { use_request_id_for_trace_sampling: boolean(traced_by_it), ..Default::default() };
+    RequestIdExtension { typed_config: Some(any(&config)) }
+}
+
+/// The last HTTP filter. Headers for debugging Envoy can be left out.
+pub fn router(debug_headers: bool) -> HttpFilter {
+    http_filter("envoy.filters.http.router", &Router { suppress_envoy_headers: !debug_headers, ..Default::default() })
+}
+
+/// Istio's filter that finds out who is at the other end, for its metrics: the
+/// caller where connections arrive, else the endpoint.
+pub fn peer_metadata(caller: bool) -> HttpFilter {
+    let workload = DiscoveryMethod { method_specifier: Some(MethodSpecifier::WorkloadDiscovery(WorkloadDiscovery {})) };
+    match caller {
+        true => {
+            let discovery =
+                PeerMetadata { downstream_discovery: vec![workload], shared_with_upstream: true, ..Default::default() };
+            http_filter("waypoint_downstream_peer_metadata", &discovery)
+        }
+        false => {
+            let discovery = PeerMetadata { upstream_discovery: vec![workload], ..Default::default() };
+            http_filter("waypoint_upstream_peer_metadata", &discovery)
+        }
+    }
 }
 
 /// Notes a property of the connection for those further in. `factory` says
@@ -134,26 +165,43 @@ fn state(key: &str, factory: &str, format: &str) -> FilterStateValue {
 /// `main_internal`. The texts take part in the choice of the connection to it,
 /// so that no two callers or destinations share one.
 fn connect_authority(capabilities: Capabilities) -> HttpFilter {
-    let text = capabilities.hashable_string.factory();
-    let address = |key: &str, format: &str| {
-        let key = format!("envoy.filters.listener.original_dst.{key}");
-        state(&key, &key, format)
-    };
-    let config = SetFilterState {
-        on_request_headers: vec![
-            address("local_ip", "%REQ(:AUTHORITY)%"),
-            state("io.istio.connect_authority", text, "%REQ(:AUTHORITY)%"),
-            address("remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-            state("io.istio.peer_principal", text, "%DOWNSTREAM_PEER_URI_SAN%"),
-            state("io.istio.local_principal", text, "%DOWNSTREAM_LOCAL_URI_SAN%"),
-        ],
-        ..Default::default()
-    };
+    let noted = NOTED.iter().map(|(key, format)| noted(capabilities, key, format));
+    let config = SetFilterState { on_request_headers: noted.collect(), ..Default::default() };
     http_filter("connect_authority", &config)
 }
 
+/// What is noted of a connection that arrives by HBONE: where it is for, where
+/// it is from, and who is at its ends.
+const NOTED: [(&str, &str); 5] = [
+    (LOCAL_IP, "%REQ(:AUTHORITY)%"),
+    ("io.istio.connect_authority", "%REQ(:AUTHORITY)%"),
+    ("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    (PEER_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%"),
+    ("io.istio.local_principal", "%DOWNSTREAM_LOCAL_URI_SAN%"),
+];
+const LOCAL_IP: &str = "envoy.filters.listener.original_dst.local_ip";
+
+/// Addresses have kinds of their own.
+fn noted(capabilities: Capabilities, key: &str, format: &str) -> FilterStateValue {
+    let address = key.starts_with("envoy.filters.listener.original_dst.");
+    state(key, if address { key } else { capabilities.hashable_string.factory() }, format)
+}
+
+/// Hands what was noted of a connection on to the next internal listener: it is
+/// shared with one at a time.
+fn noted_again(keys: &[&str], capabilities: Capabilities) -> Filter {
+    let again = |key: &&str| noted(capabilities, key, &format!("%FILTER_STATE({key}:PLAIN)%"));
+    let config = NetworkFilterState { on_new_connection: keys.iter().map(again).collect(), ..Default::default() };
+    filter("connect_authority", &config)
+}
+
 /// `connect_terminate`: takes HBONE.
-pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Listener {
+pub fn connect_terminate(
+    scope: &WaypointScope,
+    trust_domains: &[&str],
+    mesh: &MeshConfig,
+    logs: Vec<AccessLog>,
+) -> Listener {
     let connect = || "CONNECT".to_owned();
     let route = Route {
         r#match: Some(RouteMatch {
@@ -174,9 +222,12 @@ pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Liste
     let host =
         VirtualHost { name: "default".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
     let routes = RouteConfiguration { name: "default".into(), virtual_hosts: vec![host], ..Default::default() };
-    let filters = vec![connect_authority(scope.capabilities), router()];
+    let caller = scope.capabilities.peer_metadata.then(|| peer_metadata(true));
+    let filters = caller.into_iter().chain([connect_authority(scope.capabilities), router(true)]).collect();
+    let headers = &mesh.default_config.proxy_headers;
     let manager = HttpConnectionManager {
-        forward_client_cert_details: ForwardClientCertDetails::AppendForward.into(),
+        access_log: logs,
+        forward_client_cert_details: http::forwarded_client_certificate(headers).into(),
         set_current_client_cert_details: Some(SetCurrentClientCertDetails {
             subject: boolean(true),
             uri: true,
@@ -200,6 +251,7 @@ pub fn connect_terminate(scope: &WaypointScope, trust_domains: &[&str]) -> Liste
         request_id_extension: None,
         ..connection_manager(CONNECT_TERMINATE.into(), routes, filters)
     };
+    let manager = http::with_proxy_headers(manager, headers);
     let chain = FilterChain {
         name: "default".into(),
         transport_socket: Some(tls::downstream_hbone(trust_domains)),
@@ -232,8 +284,9 @@ fn internal_listener(name: &str) -> Listener {
 }
 
 /// `connect_originate`: opens HBONE to the address a connection is for.
-pub fn connect_originate() -> Listener {
+pub fn connect_originate(logs: Vec<AccessLog>) -> Listener {
     let proxy = TcpProxy {
+        access_log: logs,
         stat_prefix: CONNECT_ORIGINATE.into(),
         cluster_specifier: Some(TcpCluster::Cluster(CONNECT_ORIGINATE.into())),
         tunneling_config: Some(TunnelingConfig { hostname: "%DOWNSTREAM_LOCAL_ADDRESS%".into(), ..Default::default() }),
@@ -250,29 +303,41 @@ pub fn connect_originate() -> Listener {
 }
 
 /// Which ports of connections that arrive at `main_internal` are looked into.
+/// Envoy decides that by the port alone, whatever the address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspected {
-    /// Ports that declare their protocol. Looking for HTTP would only wait for
-    /// the client, which in some protocols waits for the server.
-    pub declared: BTreeSet<u16>,
+    /// Ports that declare HTTP.
+    pub http: BTreeSet<u16>,
+    /// Ports that declare a protocol that is passed on. Looking for HTTP would
+    /// wait for the client, which in some of them waits for the server.
+    pub bytes: BTreeSet<u16>,
     /// Ports that declare nothing, of whatever service: on them HTTP is looked
     /// for.
     pub undeclared: BTreeSet<u16>,
     /// Ports that may carry TLS: only on them it is looked for.
     pub tls: BTreeSet<u16>,
+    /// Ports that one service declares to be TCP while another wants them
+    /// looked into. They are not; the other's connections go to [`INSPECTED`].
+    pub elsewhere: BTreeSet<u16>,
+    /// Whether there are connections for workloads' own addresses, whose ports
+    /// declare nothing.
+    pub workloads: bool,
 }
 
 /// `main_internal` without its filter chains, which are made one by one.
 pub fn main_internal(inspected: &Inspected) -> Listener {
-    let declared: Vec<_> = inspected.declared.difference(&inspected.undeclared).copied().collect();
+    let Inspected { http, bytes, undeclared, tls, elsewhere, workloads } = inspected;
+    let http = http.iter().filter(|_| !workloads);
+    let declared: BTreeSet<_> = http.chain(bytes).copied().collect();
+    let quiet: BTreeSet<_> = declared.difference(undeclared).chain(elsewhere).copied().collect();
     let mut filters = vec![
         listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
         ListenerFilter {
-            filter_disabled: any_port(&declared),
+            filter_disabled: any_port(&Vec::from_iter(quiet)),
             ..listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {})
         },
     ];
-    let tls: Vec<_> = inspected.tls.iter().copied().collect();
+    let tls: Vec<_> = tls.difference(elsewhere).copied().collect();
     if let Some(tls) = any_port(&tls) {
         filters.push(ListenerFilter {
             filter_disabled: Some(Predicate { rule: Some(Rule::NotMatch(Box::new(tls))) }),
@@ -282,8 +347,30 @@ pub fn main_internal(inspected: &Inspected) -> Listener {
     Listener {
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: filters,
+        // Who waits for the server is none that speaks HTTP.
+        continue_on_listener_filters_timeout: inspected.workloads,
         ..internal_listener(MAIN_INTERNAL)
     }
+}
+
+/// [`INSPECTED`] without its filter chains. All that arrives is looked into.
+pub fn inspected() -> Listener {
+    Listener {
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: vec![
+            listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
+            listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {}),
+            listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default()),
+        ],
+        ..internal_listener(INSPECTED)
+    }
+}
+
+/// The chain that leads to [`INSPECTED`]. Nothing is decided here, so no policy
+/// applies.
+pub fn to_inspected(capabilities: Capabilities) -> FilterChain {
+    let again = noted_again(&NOTED.map(|(key, _)| key), capabilities);
+    tcp_chain(INSPECTED, vec![again], &tcp_proxy(INSPECTED))
 }
 
 /// Matches connections for any of these ports; `None` if there are none.
@@ -321,29 +408,31 @@ pub fn tcp_proxy(cluster: &str) -> TcpProxy {
     }
 }
 
-/// The chains for traffic to workloads' own addresses.
-pub fn direct_chains(
-    routes: RouteConfiguration,
-    http_filters: Vec<HttpFilter>,
-    network_filters: Vec<Filter>,
-    logs: &[AccessLog],
-) -> [FilterChain; 2] {
-    // The destination is handed on to `connect_originate`.
-    let destination = NetworkFilterState {
-        on_new_connection: vec![state(
-            "envoy.filters.listener.original_dst.local_ip",
-            "envoy.filters.listener.original_dst.local_ip",
-            "%FILTER_STATE(envoy.filters.listener.original_dst.local_ip:PLAIN)%",
-        )],
+/// Looks up the host of each request.
+pub fn dynamic_forward_proxy(cache: DnsCacheConfig) -> HttpFilter {
+    let config = DynamicForwardProxy {
+        implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(cache)),
         ..Default::default()
     };
-    let first = || filter("connect_authority", &destination);
-    let manager = connection_manager(name::statistics("inbound_0.0.0.0_0"), routes, http_filters);
-    let manager = HttpConnectionManager { access_log: logs.to_vec(), ..manager };
-    let proxy = TcpProxy { access_log: logs.to_vec(), ..tcp_proxy(ENCAP) };
+    http_filter("envoy.filters.http.dynamic_forward_proxy", &config)
+}
+
+/// The chain for traffic to workloads' own addresses that is HTTP.
+pub const DIRECT_HTTP: &str = "direct-http";
+/// The chain for traffic to workloads' own addresses that is something else.
+pub const DIRECT_TCP: &str = "direct-tcp";
+
+/// The chains for traffic to workloads' own addresses.
+pub fn direct_chains(
+    manager: &HttpConnectionManager,
+    network_filters: Vec<Filter>,
+    proxy: &TcpProxy,
+) -> [FilterChain; 2] {
+    // The destination is handed on to `connect_originate`.
+    let first = || noted_again(&[LOCAL_IP], Capabilities::STOCK);
     [
-        tcp_chain("direct-tcp", std::iter::once(first()).chain(network_filters).collect(), &proxy),
-        http_chain("direct-http", vec![first()], &manager),
+        tcp_chain(DIRECT_TCP, std::iter::once(first()).chain(network_filters).collect(), proxy),
+        http_chain(DIRECT_HTTP, vec![first()], manager),
     ]
 }
 

@@ -1,71 +1,34 @@
-//! The matchers that choose a filter chain: `xds.type.matcher.v3`, with the
-//! parts that `envoy_types` does not have (custom matches, `IPMatcher`).
+//! The matchers that choose a filter chain: `xds.type.matcher.v3`.
 //! <https://github.com/cncf/xds/tree/main/xds/type/matcher/v3>
 
 use std::collections::BTreeMap;
 
+use envoy_types::pb::envoy::config::core::v3::CidrRange;
+use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::FilterStateInput;
+use envoy_types::pb::envoy::extensions::matching::input_matchers::ip::v3::Ip;
 use envoy_types::pb::google::protobuf::{Any, StringValue};
-use envoy_types::pb::xds::core::v3::{CidrRange, TypedExtensionConfig};
+use envoy_types::pb::xds::core::v3::{CidrRange as NetworkRange, TypedExtensionConfig};
+use envoy_types::pb::xds::r#type::matcher::v3::StringMatcher;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::single_predicate::Matcher as By;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::{
+    MatchType, PredicateList, SinglePredicate,
+};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::{FieldMatcher, Predicate};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_tree::{MatchMap, TreeType};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherList, MatcherTree, MatcherType, on_match};
+use envoy_types::pb::xds::r#type::matcher::v3::string_matcher::MatchPattern;
+use fairway_proto::matcher::IpMatcher;
+use fairway_proto::matcher::ip_matcher::IpRangeMatcher;
+use ipnet::IpNet;
+use prost::Name as _;
 
-use super::encode::{self, Message};
+use super::encode::{self, Message, uint32};
 
-/// `xds.type.matcher.v3.Matcher`, as a tree.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Matcher {
-    /// What is looked at, and what follows.
-    #[prost(message, optional, tag = "2")]
-    pub matcher_tree: Option<MatcherTree>,
-    /// What follows otherwise.
-    #[prost(message, optional, boxed, tag = "3")]
-    pub on_no_match: Option<Box<OnMatch>>,
-}
-
-/// `Matcher.MatcherTree`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct MatcherTree {
-    /// What is looked at.
-    #[prost(message, optional, tag = "1")]
-    pub input: Option<TypedExtensionConfig>,
-    /// What follows for exact values.
-    #[prost(message, optional, tag = "2")]
-    pub exact_match_map: Option<MatchMap>,
-    /// A matcher of another kind.
-    #[prost(message, optional, tag = "4")]
-    pub custom_match: Option<TypedExtensionConfig>,
-}
-
-/// `Matcher.MatcherTree.MatchMap`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct MatchMap {
-    /// What follows for each value.
-    #[prost(btree_map = "string, message", tag = "1")]
-    pub map: BTreeMap<String, OnMatch>,
-}
-
-/// `Matcher.OnMatch`: one of two.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct OnMatch {
-    /// To look further.
-    #[prost(message, optional, boxed, tag = "1")]
-    pub matcher: Option<Box<Matcher>>,
-    /// What was found.
-    #[prost(message, optional, tag = "2")]
-    pub action: Option<TypedExtensionConfig>,
-}
-
-/// `IPMatcher.IPRangeMatcher`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct IpRangeMatcher {
-    /// The ranges.
-    #[prost(message, repeated, tag = "1")]
-    pub ranges: Vec<CidrRange>,
-    /// What follows.
-    #[prost(message, optional, tag = "2")]
-    pub on_match: Option<OnMatch>,
-}
+pub use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
+pub use envoy_types::pb::xds::r#type::matcher::v3::matcher::OnMatch;
 
 /// What of a connection is looked at. The type is one of Envoy's
-/// `extensions.matching.common_inputs.network.v3`, which have no fields.
+/// `extensions.matching.common_inputs.network.v3` that have no fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The address it is for.
@@ -74,6 +37,8 @@ pub enum Input {
     DestinationPort,
     /// The protocols that were found in it.
     ApplicationProtocol,
+    /// The name that the client of TLS asks for, in lower case.
+    ServerName,
 }
 
 impl Input {
@@ -82,50 +47,120 @@ impl Input {
             Self::DestinationIp => ("ip", "DestinationIPInput"),
             Self::DestinationPort => ("port", "DestinationPortInput"),
             Self::ApplicationProtocol => ("application-protocol", "ApplicationProtocolInput"),
+            Self::ServerName => ("server-name", "ServerNameInput"),
         };
         let type_url = format!("type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.{ty}");
         TypedExtensionConfig { name: name.into(), typed_config: Some(Any { type_url, value: Vec::new() }) }
     }
 }
 
-impl OnMatch {
-    /// The filter chain of this name.
-    pub fn chain(name: &str) -> Self {
-        let typed_config = Some(encode::any(&StringValue { value: name.into() }));
-        Self { action: Some(TypedExtensionConfig { name: name.into(), typed_config }), matcher: None }
+/// The filter chain of this name.
+pub fn chain(name: &str) -> OnMatch {
+    let typed_config = Some(encode::any(&StringValue { value: name.into() }));
+    let action = TypedExtensionConfig { name: name.into(), typed_config };
+    OnMatch { on_match: Some(on_match::OnMatch::Action(action)), ..Default::default() }
+}
+
+/// Looks further.
+pub fn further(matcher: Matcher) -> OnMatch {
+    OnMatch { on_match: Some(on_match::OnMatch::Matcher(Box::new(matcher))), ..Default::default() }
+}
+
+/// A condition on a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition(Predicate);
+
+impl Condition {
+    fn new(input: TypedExtensionConfig, by: By) -> Self {
+        let single = SinglePredicate { input: Some(input), matcher: Some(by) };
+        Self(Predicate { match_type: Some(MatchType::SinglePredicate(single)) })
     }
 
-    /// Looks further.
-    pub fn matcher(matcher: Matcher) -> Self {
-        Self { matcher: Some(Box::new(matcher)), action: None }
+    /// A server name: a host, or with a leading `*` all that end like it.
+    pub fn server_name(host: &str) -> Self {
+        let host = host.to_ascii_lowercase();
+        let pattern = match host.strip_prefix('*') {
+            Some(suffix) => MatchPattern::Suffix(suffix.to_owned()),
+            None => MatchPattern::Exact(host),
+        };
+        Self::new(Input::ServerName.config(), By::ValueMatch(text(pattern)))
     }
+
+    /// A property that was noted on the connection, with a text in it.
+    pub fn noted(key: &str, contains: String) -> Self {
+        let config = encode::any(&FilterStateInput { key: key.into(), ..FilterStateInput::default() });
+        let input = TypedExtensionConfig { name: "filter-state".into(), typed_config: Some(config) };
+        Self::new(input, By::ValueMatch(text(MatchPattern::Contains(contains))))
+    }
+
+    /// A destination within any of some ranges.
+    pub fn destination(ranges: &[IpNet]) -> Self {
+        let range = |range: &IpNet| CidrRange {
+            address_prefix: range.addr().to_string(),
+            prefix_len: uint32(range.prefix_len().into()),
+        };
+        let matcher = Ip { cidr_ranges: ranges.iter().map(range).collect(), stat_prefix: "destination".into() };
+        let custom = TypedExtensionConfig { name: "ip".into(), typed_config: Some(encode::any(&matcher)) };
+        Self::new(Input::DestinationIp.config(), By::CustomMatch(custom))
+    }
+
+    /// Whether any of some conditions holds; `None` if there are none.
+    pub fn any(conditions: Vec<Self>) -> Option<Self> {
+        Self::several(conditions, MatchType::OrMatcher)
+    }
+
+    /// Whether all conditions hold; `None` if there are none.
+    pub fn all(conditions: Vec<Self>) -> Option<Self> {
+        Self::several(conditions, MatchType::AndMatcher)
+    }
+
+    fn several(conditions: Vec<Self>, how: fn(PredicateList) -> MatchType) -> Option<Self> {
+        // A list of one is refused.
+        if conditions.len() < 2 {
+            return conditions.into_iter().next();
+        }
+        let predicate = conditions.into_iter().map(|Self(predicate)| predicate).collect();
+        Some(Self(Predicate { match_type: Some(how(PredicateList { predicate })) }))
+    }
+}
+
+fn text(pattern: MatchPattern) -> StringMatcher {
+    StringMatcher { match_pattern: Some(pattern), ..StringMatcher::default() }
+}
+
+/// What follows for the first condition that holds.
+pub fn first(conditions: Vec<(Condition, OnMatch)>, on_no_match: OnMatch) -> Matcher {
+    let matchers = conditions
+        .into_iter()
+        .map(|(Condition(predicate), on_match)| FieldMatcher { predicate: Some(predicate), on_match: Some(on_match) });
+    let list = MatcherList { matchers: matchers.collect() };
+    Matcher { matcher_type: Some(MatcherType::MatcherList(list)), on_no_match: Some(Box::new(on_no_match)) }
 }
 
 /// What follows for exact values of an input.
 pub fn exact(input: Input, map: BTreeMap<String, OnMatch>, on_no_match: Option<OnMatch>) -> Matcher {
-    let tree = MatcherTree { input: Some(input.config()), exact_match_map: Some(MatchMap { map }), custom_match: None };
-    Matcher { matcher_tree: Some(tree), on_no_match: on_no_match.map(Box::new) }
+    let map = MatchMap { map: map.into_iter().collect() };
+    Matcher { on_no_match: on_no_match.map(Box::new), ..tree(input, TreeType::ExactMatchMap(map)) }
 }
 
-impl IpRangeMatcher {
-    /// A field of `xds.type.matcher.v3.IPMatcher`, in which the most specific
-    /// range that contains an address counts.
-    pub fn field(&self) -> Message {
-        let mut field = Message::new();
-        prost::encoding::message::encode(RANGE_MATCHERS, self, &mut field);
-        field
-    }
+/// What follows for some ranges, as a field of the matcher that [`destination`]
+/// makes of such fields.
+pub fn ranges(ranges: Vec<NetworkRange>, on_match: OnMatch) -> Message {
+    let matcher = IpRangeMatcher { ranges, on_match: Some(on_match), ..Default::default() };
+    // A message that has one field is that field.
+    encode::bytes(&IpMatcher { range_matchers: vec![matcher] })
 }
 
-/// `IPMatcher.range_matchers`.
-const RANGE_MATCHERS: u32 = 1;
+/// What follows for the address a connection is for, encoded: the most specific
+/// of the `ranges` that contains it counts. They have been encoded already, one
+/// after another.
+pub fn destination(ranges: Message) -> Message {
+    let type_url = format!("type.googleapis.com/{}", IpMatcher::full_name());
+    let custom = TypedExtensionConfig { name: "ip".into(), typed_config: Some(Any { type_url, value: ranges }) };
+    encode::ordered(&tree(Input::DestinationIp, TreeType::CustomMatch(custom)))
+}
 
-/// What follows for the address a connection is for: an `IPMatcher` of these
-/// fields, which are encoded already.
-pub fn destination(range_matchers: Message) -> Matcher {
-    let type_url = "type.googleapis.com/xds.type.matcher.v3.IPMatcher".to_owned();
-    let typed_config = Some(Any { type_url, value: range_matchers });
-    let custom_match = Some(TypedExtensionConfig { name: "ip".into(), typed_config });
-    let tree = MatcherTree { input: Some(Input::DestinationIp.config()), exact_match_map: None, custom_match };
-    Matcher { matcher_tree: Some(tree), on_no_match: None }
+fn tree(input: Input, tree: TreeType) -> Matcher {
+    let tree = MatcherTree { input: Some(input.config()), tree_type: Some(tree) };
+    Matcher { matcher_type: Some(MatcherType::MatcherTree(tree)), ..Default::default() }
 }

@@ -49,8 +49,8 @@ const MOST: Duration = Duration::from_secs(1 << 32);
 /// What may influence the filter besides the policies.
 pub struct Request<'a> {
     /// Where the keys of a rule come from that does not have them in place:
-    /// at its `jwksUri`, or where its issuer says. `None` is nowhere.
-    pub keys: &'a dyn Fn(&JwtRule) -> Option<Keys>,
+    /// at its `jwksUri`, or where its issuer says.
+    pub keys: &'a dyn Fn(&JwtRule) -> Keys,
     /// Whether routes are looked up again after a token was verified, because
     /// they may match claims. Istio does so everywhere but at sidecars.
     pub clear_route_cache: bool,
@@ -66,6 +66,8 @@ pub enum Keys {
     },
     /// They are these, a JWKS in JSON.
     Local(String),
+    /// Nowhere, as this says.
+    Missing(String),
 }
 
 /// The HTTP filter for policies that apply to a chain, if they have any rule.
@@ -238,7 +240,7 @@ impl Reader<'_> {
             return None;
         }
         match (self.request.keys)(rule) {
-            Some(Keys::Remote { cluster }) if !uri.is_empty() => {
+            Keys::Remote { cluster } if !uri.is_empty() => {
                 let http_uri = HttpUri {
                     uri: uri.to_string(),
                     timeout: duration(timeout),
@@ -248,15 +250,19 @@ impl Reader<'_> {
                 let remote = RemoteJwks { http_uri: Some(http_uri), cache_duration, ..Default::default() };
                 Some(JwksSourceSpecifier::RemoteJwks(remote))
             }
-            Some(Keys::Local(text)) => match jwks::check(&text) {
+            Keys::Local(text) => match jwks::check(&text) {
                 Ok(()) => Some(local(text)),
                 Err(why) => {
                     self.refuse("jwksUri", "KeysUnavailable", &format!("what is there is no set of keys: {why}"));
                     None
                 }
             },
-            Some(Keys::Remote { .. }) | None => {
-                self.refuse("jwksUri", "KeysUnavailable", "the issuer's keys cannot be had");
+            Keys::Missing(why) => {
+                self.refuse("jwksUri", "KeysUnavailable", &why);
+                None
+            }
+            Keys::Remote { .. } => {
+                self.refuse("jwksUri", "KeysUnavailable", "it is not said where keys are");
                 None
             }
         }

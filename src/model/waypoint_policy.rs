@@ -144,6 +144,14 @@ impl<P: Attachable> AttachedPolicies<P> {
         }))
     }
 
+    /// The policies that are attached to a target, oldest first.
+    pub fn of_target<'g>(&self, cx: &Ctx<'g>, scope: &Scope, target: &Target) -> Vec<&'g P> {
+        let mut policies: Vec<&P> = cx.fetch(self.0, target).map(|(_, policy)| policy).collect();
+        policies.sort_by_key(|policy| (policy.meta().created, &policy.meta().namespace, &policy.meta().name));
+        policies.retain(|policy| scope.configures(cx, policy.meta()));
+        policies
+    }
+
     /// The policies that a waypoint enforces for traffic to a service, or for
     /// all it is sent if there is none, oldest first.
     pub fn enforced<'g>(

@@ -12,6 +12,10 @@ pub struct Capabilities {
     pub istio_stats: bool,
     /// Istio's discovery of who is at the other end: `io.istio.http.peer_metadata`.
     pub peer_metadata: bool,
+    /// Metrics by access log: `envoy.access_loggers.stats`.
+    pub stats_logger: bool,
+    /// Expressions of CEL in access logs.
+    pub cel_log_filter: bool,
     /// How text becomes part of the key of connection pools.
     pub hashable_string: HashableString,
 }
@@ -39,9 +43,21 @@ impl HashableString {
 
 impl Capabilities {
     /// An Envoy as its own project releases it.
-    pub const STOCK: Self = Self { istio_stats: false, peer_metadata: false, hashable_string: HashableString::Envoy };
+    pub const STOCK: Self = Self {
+        istio_stats: false,
+        peer_metadata: false,
+        stats_logger: true,
+        cel_log_filter: true,
+        hashable_string: HashableString::Envoy,
+    };
     /// The Envoy of Istio's image.
-    pub const ISTIO: Self = Self { istio_stats: true, peer_metadata: true, hashable_string: HashableString::Istio };
+    pub const ISTIO: Self = Self {
+        istio_stats: true,
+        peer_metadata: true,
+        stats_logger: false,
+        cel_log_filter: true,
+        hashable_string: HashableString::Istio,
+    };
 
     /// Reads them off the node of a first request. A client that lists nothing
     /// is taken for Istio's proxy if it says which version of Istio it is of.
@@ -59,6 +75,11 @@ impl Capabilities {
         Self {
             istio_stats: has("istio.stats", "stats.PluginConfig"),
             peer_metadata: has("io.istio.http.peer_metadata", "io.istio.http.peer_metadata.Config"),
+            // Its configuration is another one since 1.39, which brought the
+            // other extension. An Envoy that does not know the newer field would
+            // refuse the listener; one that has both may be told of it.
+            stats_logger: has("envoy.access_loggers.stats", "") && has("envoy.filters.http.filter_chain", ""),
+            cel_log_filter: has("envoy.access_loggers.extension_filters.cel", ""),
             // Preferred where it is: that is what Istio's proxy was tested with.
             hashable_string: match has(HashableString::Istio.factory(), "") {
                 true => HashableString::Istio,

@@ -18,8 +18,9 @@ use serde_json::Value as Json;
 use super::*;
 use crate::admin::render;
 use crate::api::{Change, Kind, Object, ObjectKey};
+use crate::model::key_set::{FetchedBy, KeySet, KeySource};
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, WaypointScope};
+use crate::proxy::{Capabilities, Place, WaypointScope};
 use crate::source::documents::{Document, read};
 use crate::xds::resource::{Family, Resource};
 
@@ -31,9 +32,10 @@ struct World {
 }
 
 impl World {
-    fn new(settings: &Settings, proxy: &Option<Scope>) -> Self {
+    fn new(Given { settings, proxy, keys }: &Given) -> Self {
         let mut translation = Translation::new(Arc::new(settings.clone()));
         translation.want(proxy.clone());
+        translation.know(keys.clone());
         Self { translation, proxy: proxy.clone(), views: Arc::new(Views::new(0, Layer::default(), Layer::default())) }
     }
 
@@ -141,19 +143,63 @@ fn key(object: &Object) -> (Kind, ObjectKey) {
     (object.kind(), object.meta().key())
 }
 
-/// The proxy that a file is about; ztunnel if it names none.
+/// What is given besides objects.
+struct Given {
+    settings: Settings,
+    proxy: Option<Scope>,
+    /// Keys of token issuers that have been fetched.
+    keys: Fetched,
+}
+
+impl Given {
+    fn new(text: &str) -> Self {
+        Self { settings: settings(text), proxy: proxy(text), keys: keys(text) }
+    }
+}
+
+/// Lines `# Keys: URI KEYS`; instead of the keys, `error: WHY` may follow them
+/// or stand alone.
+fn keys(text: &str) -> Fetched {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("# Keys: "));
+    let key_set = |line: &str| {
+        let (uri, rest) = line.split_once(' ').expect("a URI and keys");
+        let (keys, problem) = rest.split_once("error: ").map_or((rest, None), |(keys, why)| (keys, Some(why.into())));
+        let keys = Some(keys.trim()).filter(|keys| !keys.is_empty()).map(Into::into);
+        (KeySource::Uri(uri.into()), KeySet { keys, problem })
+    };
+    lines.map(key_set).collect()
+}
+
+/// The proxy that a file is about; ztunnel if it names none. Metrics are a lot
+/// of text in each chain, so only files that are about them have them.
 fn proxy(text: &str) -> Option<Scope> {
     let named = text.lines().find_map(|line| line.strip_prefix("# Proxy: waypoint "))?;
     let (namespace, gateway) = named.split_once('/').expect("namespace and name");
-    let gateway =
-        gateway.strip_suffix(" of Istio").map_or((gateway, Capabilities::STOCK), |name| (name, Capabilities::ISTIO));
+    let (gateway, metrics) = gateway.strip_suffix(" with metrics").map_or((gateway, false), |name| (name, true));
+    let stock = Capabilities { stats_logger: metrics, ..Capabilities::STOCK };
+    let gateway = gateway.strip_suffix(" of Istio").map_or((gateway, stock), |name| (name, Capabilities::ISTIO));
     Some(Scope::Waypoint(WaypointScope {
         namespace: namespace.into(),
         gateway: gateway.0.into(),
         capabilities: gateway.1,
         families: Families::V4,
         loopback: None,
+        place: place(text),
     }))
+}
+
+/// Where the proxy is: `# Place: region/zone/subzone on NODE with LABEL=VALUE`,
+/// the latter two if there are any.
+fn place(text: &str) -> Place {
+    let line = text.lines().find_map(|line| line.strip_prefix("# Place: ")).unwrap_or_default();
+    let (line, labels) = line.split_once(" with ").unwrap_or((line, ""));
+    let (locality, node) = line.split_once(" on ").unwrap_or((line, ""));
+    let mut parts = locality.split('/').map(Into::into);
+    let mut part = || parts.next().unwrap_or_default();
+    let labels = labels.split(' ').filter_map(|label| label.split_once('='));
+    let mut labels: Vec<(Arc<str>, Arc<str>)> = labels.map(|(key, value)| (key.into(), value.into())).collect();
+    labels.sort_unstable();
+    Place { region: part(), zone: part(), subzone: part(), node: node.into(), labels: labels.into() }
 }
 
 fn settings(text: &str) -> Settings {
@@ -161,6 +207,8 @@ fn settings(text: &str) -> Settings {
     for line in text.lines().filter_map(|line| line.strip_prefix("# Settings: ")) {
         match line {
             "dry-run policies" => settings.dry_run_policies = true,
+            "keys fetched by Envoy" => settings.keys_fetched_by = FetchedBy::Envoy,
+            "keys fetched by either" => settings.keys_fetched_by = FetchedBy::Either,
             "revision canary" => settings.revision = "canary".into(),
             "domain example.org" => settings.domain = "example.org".into(),
             other => panic!("unknown setting {other}"),
@@ -187,10 +235,10 @@ fn golden_files() {
 fn check(path: &PathBuf) -> Result<(), String> {
     let text = std::fs::read_to_string(path).expect("readable");
     let (input, expected) = text.split_once("# Output\n").unwrap_or((&text, ""));
-    let (settings, proxy) = (settings(input), proxy(input));
+    let given = Given::new(input);
     let objects = objects(input);
 
-    let mut world = World::new(&settings, &proxy);
+    let mut world = World::new(&given);
     world.apply(objects.iter().cloned().map(Change::Put));
     let output = world.text();
     let origin = |place: &str, world: &World| match world.text() == output {
@@ -200,15 +248,15 @@ fn check(path: &PathBuf) -> Result<(), String> {
 
     world.assert_endpoints_are_asked_for(path);
 
-    let mut reversed = World::new(&settings, &proxy);
+    let mut reversed = World::new(&given);
     reversed.apply(objects.iter().rev().cloned().map(Change::Put));
     origin("reversed", &reversed)?;
 
-    let mut one_by_one = World::new(&settings, &proxy);
+    let mut one_by_one = World::new(&given);
     objects.iter().for_each(|object| one_by_one.apply([Change::Put(object.clone())]));
     origin("one by one", &one_by_one)?;
 
-    let mut backwards = World::new(&settings, &proxy);
+    let mut backwards = World::new(&given);
     objects.iter().rev().for_each(|object| backwards.apply([Change::Put(object.clone())]));
     origin("one by one, reversed", &backwards)?;
 
@@ -223,7 +271,7 @@ fn check(path: &PathBuf) -> Result<(), String> {
         let (kind, name) = key(object);
         world.apply([Change::Delete(kind, name)]);
     });
-    let fixtures = if proxy.is_some() { 2 * FIXTURES.len() } else { 0 };
+    let fixtures = if given.proxy.is_some() { 2 * FIXTURES.len() } else { 0 };
     if world.sent().len() > fixtures {
         return Err(format!("{}: something is left when every object is gone", path.display()));
     }

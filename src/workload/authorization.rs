@@ -4,8 +4,9 @@
 //! What needs a request is not for ztunnel. An ALLOW rule that needs one is
 //! left out, so what it would have allowed is refused; a DENY rule loses those
 //! parts, so it refuses more. A value that cannot be read never makes a policy
-//! let more through: a positive condition of an ALLOW rule without a readable
-//! value never matches, one of a DENY rule always does.
+//! let more through, also beside others that can: a DENY rule loses the whole
+//! condition, or the exception; in an ALLOW rule nothing matches the value, and
+//! an exception that has it is met by nobody.
 //! <https://istio.io/latest/docs/ambient/usage/l4-policy/>
 
 use std::net::IpAddr;
@@ -68,10 +69,10 @@ pub(super) fn row(policy: proto::Authorization) -> (Arc<str>, Resource) {
 enum Values<T> {
     /// There were none: no condition.
     Absent,
-    /// At least one can be read.
+    /// All can be read.
+    All(Vec<T>),
+    /// These can be read, if any, and others cannot.
     Some(Vec<T>),
-    /// There were some, and none can be read.
-    Unreadable,
 }
 
 /// One alternative of a clause.
@@ -141,8 +142,10 @@ impl Conversion<'_, '_> {
         let unknown = operation.unknown.names();
         self.request_parts(field, &request, unknown, needs_request);
         let mut builder = Builder::new(self);
-        builder.positive(self.ports(&format!("{field}.ports"), &operation.ports), |one| &mut one.destination_ports);
-        builder.negative(self.ports(&format!("{field}.notPorts"), &operation.not_ports), |one| {
+        builder.positive(self.ports(Sign::Positive, &format!("{field}.ports"), &operation.ports), |one| {
+            &mut one.destination_ports
+        });
+        builder.negative(self.ports(Sign::Negative, &format!("{field}.notPorts"), &operation.not_ports), |one| {
             &mut one.not_destination_ports
         });
         builder.finish()
@@ -159,8 +162,10 @@ impl Conversion<'_, '_> {
         ];
         self.request_parts(field, &request, source.unknown.names(), needs_request);
         let mut builder = Builder::new(self);
-        builder.positive(self.blocks(&format!("{field}.ipBlocks"), &source.ip_blocks), |one| &mut one.source_ips);
-        builder.negative(self.blocks(&format!("{field}.notIpBlocks"), &source.not_ip_blocks), |one| {
+        builder.positive(self.blocks(Sign::Positive, &format!("{field}.ipBlocks"), &source.ip_blocks), |one| {
+            &mut one.source_ips
+        });
+        builder.negative(self.blocks(Sign::Negative, &format!("{field}.notIpBlocks"), &source.not_ip_blocks), |one| {
             &mut one.not_source_ips
         });
         builder.positive(strings(&source.namespaces), |one| &mut one.namespaces);
@@ -179,8 +184,8 @@ impl Conversion<'_, '_> {
         let mut builder = Builder::new(self);
         match &**key {
             "source.ip" => {
-                builder.positive(self.blocks(&yes, values), |one| &mut one.source_ips);
-                builder.negative(self.blocks(&no, not_values), |one| &mut one.not_source_ips);
+                builder.positive(self.blocks(Sign::Positive, &yes, values), |one| &mut one.source_ips);
+                builder.negative(self.blocks(Sign::Negative, &no, not_values), |one| &mut one.not_source_ips);
             }
             "source.namespace" => {
                 builder.positive(strings(values), |one| &mut one.namespaces);
@@ -195,12 +200,12 @@ impl Conversion<'_, '_> {
                 builder.negative(strings(not_values), |one| &mut one.not_principals);
             }
             "destination.ip" => {
-                builder.positive(self.blocks(&yes, values), |one| &mut one.destination_ips);
-                builder.negative(self.blocks(&no, not_values), |one| &mut one.not_destination_ips);
+                builder.positive(self.blocks(Sign::Positive, &yes, values), |one| &mut one.destination_ips);
+                builder.negative(self.blocks(Sign::Negative, &no, not_values), |one| &mut one.not_destination_ips);
             }
             "destination.port" => {
-                builder.positive(self.ports(&yes, values), |one| &mut one.destination_ports);
-                builder.negative(self.ports(&no, not_values), |one| &mut one.not_destination_ports);
+                builder.positive(self.ports(Sign::Positive, &yes, values), |one| &mut one.destination_ports);
+                builder.negative(self.ports(Sign::Negative, &no, not_values), |one| &mut one.not_destination_ports);
             }
             other => self.request_part(&format!("{field}.key"), other, needs_request),
         }
@@ -226,12 +231,12 @@ impl Conversion<'_, '_> {
         self.say(field, "UnsupportedValue", format!("ztunnel cannot match {name:?}, which needs a waypoint; {effect}"));
     }
 
-    fn ports(&self, field: &str, values: &[Arc<str>]) -> Values<u32> {
-        self.parsed(field, values, "a port number", |text| text.parse::<u16>().ok().map(u32::from))
+    fn ports(&self, sign: Sign, field: &str, values: &[Arc<str>]) -> Values<u32> {
+        self.parsed(sign, field, values, "a port number", |text| text.parse::<u16>().ok().map(u32::from))
     }
 
-    fn blocks(&self, field: &str, values: &[Arc<str>]) -> Values<proto::Address> {
-        self.parsed(field, values, "an IP address or CIDR range", |text| {
+    fn blocks(&self, sign: Sign, field: &str, values: &[Arc<str>]) -> Values<proto::Address> {
+        self.parsed(sign, field, values, "an IP address or CIDR range", |text| {
             let (address, length) = match text.split_once('/') {
                 Some((address, length)) => (address, Some(length.parse::<u32>().ok()?)),
                 None => (text, None),
@@ -249,10 +254,17 @@ impl Conversion<'_, '_> {
             let (namespace, account) = value.split_once('/').unwrap_or((&self.meta.namespace, value));
             proto::ServiceAccountMatch { namespace: namespace.to_string(), service_account: account.to_string() }
         };
-        if values.is_empty() { Values::Absent } else { Values::Some(values.iter().map(account).collect()) }
+        if values.is_empty() { Values::Absent } else { Values::All(values.iter().map(account).collect()) }
     }
 
-    fn parsed<T>(&self, field: &str, values: &[Arc<str>], what: &str, parse: impl Fn(&str) -> Option<T>) -> Values<T> {
+    fn parsed<T>(
+        &self,
+        sign: Sign,
+        field: &str,
+        values: &[Arc<str>],
+        what: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Values<T> {
         if values.is_empty() {
             return Values::Absent;
         }
@@ -261,12 +273,26 @@ impl Conversion<'_, '_> {
             match parse(value) {
                 Some(value) => good.push(value),
                 None => {
-                    self.say(&format!("{field}[{at}]"), "InvalidValue", format!("{value:?} is not {what}; ignored"))
+                    let effect = match (sign, self.deny) {
+                        (Sign::Positive, true) => "the rule is enforced without this condition",
+                        (Sign::Positive, false) => "nothing matches it",
+                        (Sign::Negative, true) => "nobody is excepted by it",
+                        (Sign::Negative, false) => "whoever this is about is not allowed",
+                    };
+                    let message = format!("{value:?} is not {what}; {effect}");
+                    self.say(&format!("{field}[{at}]"), "InvalidValue", message);
                 }
             }
         }
-        if good.is_empty() { Values::Unreadable } else { Values::Some(good) }
+        if good.len() == values.len() { Values::All(good) } else { Values::Some(good) }
     }
+}
+
+/// Whether values are what is meant, or what is not.
+#[derive(Clone, Copy)]
+enum Sign {
+    Positive,
+    Negative,
 }
 
 /// Collects the conditions of one alternative, and what unreadable ones mean.
@@ -283,19 +309,28 @@ impl Builder {
         Self { deny: conversion.deny, one: proto::Match::default(), never: false, widened: false }
     }
 
+    /// A condition of a DENY rule is left out if it might match more than can
+    /// be read of it.
     fn positive<T>(&mut self, values: Values<T>, field: impl Fn(&mut proto::Match) -> &mut Vec<T>) {
         match values {
             Values::Absent => {}
+            Values::All(values) => *field(&mut self.one) = values,
+            Values::Some(_) if self.deny => self.widened = true,
+            Values::Some(values) if values.is_empty() => self.never = true,
             Values::Some(values) => *field(&mut self.one) = values,
-            Values::Unreadable if self.deny => self.widened = true,
-            Values::Unreadable => self.never = true,
         }
     }
 
     /// An exception that cannot be read excepts nobody from a DENY, and is
     /// met by nobody in an ALLOW.
     fn negative<T>(&mut self, values: Values<T>, field: impl Fn(&mut proto::Match) -> &mut Vec<T>) {
-        self.positive(values, field);
+        match values {
+            Values::Absent => {}
+            Values::All(values) => *field(&mut self.one) = values,
+            Values::Some(_) if !self.deny => self.never = true,
+            Values::Some(values) if values.is_empty() => self.widened = true,
+            Values::Some(values) => *field(&mut self.one) = values,
+        }
     }
 
     fn finish(self) -> Alternative {
@@ -340,5 +375,5 @@ fn strings(values: &[Arc<str>]) -> Values<proto::StringMatch> {
         };
         proto::StringMatch { match_type: Some(matcher) }
     };
-    Values::Some(values.iter().map(convert).collect())
+    Values::All(values.iter().map(convert).collect())
 }

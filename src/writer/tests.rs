@@ -2,6 +2,7 @@ mod clients;
 
 use super::*;
 use crate::api::Change;
+use crate::model::key_set::KeySet;
 use crate::source::Sender;
 use crate::source::documents::{Document, read};
 use crate::xds::demand::Demand;
@@ -11,6 +12,8 @@ struct World {
     published: Published,
     questions: Questions,
     end: oneshot::Receiver<()>,
+    /// Tells the writer which keys have been fetched.
+    keys: watch::Sender<Fetched>,
     /// Kept, or nothing would ever be asked for.
     _demand: Arc<Demand>,
 }
@@ -23,8 +26,10 @@ impl World {
         let pace = Pace::Window(Duration::from_millis(5));
         let demand = Arc::<Demand>::default();
         let proxies = vec!["x/one".parse().unwrap()];
-        let (published, questions, end) = start(Arc::default(), pace, proxies, demand.follow(), events).unwrap();
-        Self { sender, published, questions, end, _demand: demand }
+        let (keys, fetched) = watch::channel(Fetched::new());
+        let (published, questions, end) =
+            start(Arc::default(), pace, proxies, demand.follow(), fetched, events).unwrap();
+        Self { sender, published, questions, end, keys, _demand: demand }
     }
 
     async fn put(&self, yaml: &str) {
@@ -143,6 +148,52 @@ async fn mesh_and_namespaces_are_published() {
     };
     assert_eq!(provenance.origins, [("pods", "b/a".to_string())]);
     assert!(provenance.reads.contains(&("configmaps", "istio-system/istio".into())), "{provenance:?}");
+}
+
+/// What RequestAuthentications need is asked for; what was fetched, or could not
+/// be, is known.
+#[tokio::test]
+async fn keys_are_asked_for_and_known() {
+    let world = World::new();
+    let rule = |name: &str, rules: &str, target: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: {name}, namespace: x}}\n\
+             spec: {{jwtRules: [{rules}]{target}}}\n---\n"
+        )
+    };
+    let attached = ", targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: wp}]";
+    world
+        .put(
+            &(rule("a", "{issuer: a, jwksUri: 'https://a/keys'}, {issuer: 'https://b'}", attached)
+                + &rule("b", "{issuer: a, jwksUri: 'https://a/keys', timeout: 9s}, {issuer: c, jwks: '{}'}", attached)
+                + &rule("selects", "{issuer: d, jwksUri: 'https://d/keys'}", "")),
+        )
+        .await;
+    world.synced(Kind::ALL).await;
+    let uri = KeySource::Uri("https://a/keys".into());
+    let wanted = WantedKeys::from([
+        (uri.clone(), Duration::from_secs(9)),
+        (KeySource::Issuer("https://b".into()), Duration::from_secs(5)),
+    ]);
+    let mut asked = world.published.wanted_keys.clone();
+    let waiting = asked.wait_for(|asked| **asked == wanted);
+    tokio::time::timeout(LIMIT, waiting).await.expect("in time").unwrap();
+
+    let stale = KeySet { keys: Some("{}".into()), problem: Some("gone".into()) };
+    world.keys.send_replace(Fetched::unit(uri, stale));
+    let known = async {
+        loop {
+            let (answer, answered) = oneshot::channel();
+            world.questions.send(Question::Diagnostics(answer)).await.unwrap();
+            let found = answered.await.unwrap();
+            if found.iter().filter(|one| one.message.contains("gone")).count() == 2 {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let found = tokio::time::timeout(LIMIT, known).await.expect("in time");
+    assert_eq!(found[0].field, "spec.jwtRules[0].jwksUri");
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::Bootstrap;
 
-/// What readiness, draining and policies are watched by; kept in any case.
-const NEEDED_PREFIXES: &[&str] = &["cluster_manager", "listener_manager", "server", "cluster.xds-grpc"];
+/// What readiness, draining and policies are watched by, and what is counted as
+/// Istio does; kept in any case.
+const NEEDED_PREFIXES: &[&str] = &["cluster_manager", "istio", "listener_manager", "server", "cluster.xds-grpc"];
 const NEEDED_SUFFIXES: &[&str] =
     &["rbac.allowed", "rbac.denied", "shadow_allowed", "shadow_denied", "downstream_cx_active"];
 

@@ -19,6 +19,7 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication
+        | Kind::Telemetry
         | Kind::Gateway
         | Kind::GatewayClass
         | Kind::VirtualService

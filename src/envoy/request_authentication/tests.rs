@@ -15,12 +15,12 @@ fn config(policies: &[&str]) -> (Option<JwtAuthentication>, Vec<Diagnostic>) {
     let policies: Vec<_> = policies.iter().map(|yaml| policy(yaml)).collect();
     let request = Request {
         keys: &|rule| match &*rule.jwks_uri {
-            "https://mesh/keys" => Some(Keys::Remote { cluster: "outbound|443||mesh".into() }),
-            "https://world/keys" => Some(Keys::Local(KEYS.into())),
-            "https://broken/keys" => Some(Keys::Local("<html>".into())),
-            "" if &*rule.issuer == "https://found" => Some(Keys::Local(KEYS.into())),
-            "" if &*rule.issuer == "https://nowhere" => Some(Keys::Remote { cluster: "x".into() }),
-            _ => None,
+            "https://mesh/keys" => Keys::Remote { cluster: "outbound|443||mesh".into() },
+            "https://world/keys" => Keys::Local(KEYS.into()),
+            "https://broken/keys" => Keys::Local("<html>".into()),
+            "" if &*rule.issuer == "https://found" => Keys::Local(KEYS.into()),
+            "" if &*rule.issuer == "https://nowhere" => Keys::Remote { cluster: "x".into() },
+            _ => Keys::Missing("they have not been fetched yet".into()),
         },
         clear_route_cache: true,
     };

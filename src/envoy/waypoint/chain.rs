@@ -3,45 +3,76 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use envoy_types::pb::envoy::config::listener::v3::FilterChain;
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ForwardClientCertDetails;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::xds::core::v3::CidrRange;
 use ipnet::IpNet;
-use prost::Message as _;
 
-use crate::envoy::cluster::{ENCAP, MAIN_INTERNAL};
+use crate::api::virtual_service::HttpRetry;
+use crate::envoy::Configs;
+use crate::envoy::cluster::discovery::dns_cache;
+use crate::envoy::cluster::{self, ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
-use crate::envoy::listener::{self, Inspected, connection_manager};
-use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
+use crate::envoy::listener::{
+    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, connection_manager, http, tcp_proxy,
+};
+use crate::envoy::matcher::{self, Input, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::{self, ClusterRef};
-use crate::envoy::{Configs, access_log};
+use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
-use crate::model::service::{Protocol, Service};
+use crate::model::service::{Protocol, Resolution, Service};
 use crate::proxy::Scope;
 use crate::xds::resource::{Piece, ResourceType};
 
+use super::connections::Connections;
 use super::policies::Policies;
 use super::routes::Routing;
-use super::{Destination, Fixture, Served, by_scope, handlings, ports};
+use super::telemetry::{listener_logs, telemetry};
+use super::{Destination, Fixture, Served, by_scope, gateway, handlings, ports, waypoint};
 
 /// A service's part of the listener.
 #[derive(PartialEq)]
 struct Chains {
     /// Who was first decides whose chain an address belongs to.
     created: u32,
-    /// What follows for its addresses, encoded; empty if it has none.
+    /// The addresses of the service.
+    ranges: Vec<CidrRange>,
+    /// Its ports.
+    ports: Vec<PortChains>,
+    /// What follows for its addresses, encoded, if all its ports are handled in
+    /// one listener, as they nearly always are.
     matcher: Message,
-    /// Encoded filter chains.
-    chains: Vec<Piece>,
-    /// What its ports declare.
-    inspected: Inspected,
     /// Where its routes lead that the waypoint does not serve.
     references: BTreeSet<Destination>,
+}
+
+/// A port's part of the listener.
+#[derive(PartialEq)]
+struct PortChains {
+    number: u16,
+    /// What it declares.
+    protocol: Protocol,
+    /// Whether TLS is looked for.
+    tls: bool,
+    /// What follows for its connections.
+    on_match: OnMatch,
+    /// Filter chains, encoded as fields of the listener.
+    chains: Vec<Piece>,
+}
+
+impl PortChains {
+    /// Whether connections wait until the client has said something.
+    fn waits(&self) -> bool {
+        self.tls || self.protocol == Protocol::Unknown
+    }
 }
 
 /// `Listener.filter_chains` and `Listener.filter_chain_matcher`.
@@ -71,126 +102,329 @@ pub(super) fn add_main_internal(
         chains.references.iter().filter_map(protocol).collect::<Vec<_>>()
     });
     let chains = by_scope(graph, chains);
+    let elsewhere = graph.derive("waypoint_inspections", to.scopes, move |cx, scope: &Scope, ()| {
+        let ports = elsewhere(cx.fetch(chains, scope).map(|(_, chains)| chains));
+        (!ports.is_empty()).then(|| (Fixture { scope: scope.clone(), name: INSPECTED }, ports))
+    });
+    to.add(graph, "waypoint_inspection_clusters", ResourceType::Cluster, elsewhere, move |_, key, _| {
+        Some(encode::bytes(&cluster::to_internal_listener(key.name, key.name)))
+    });
     let listeners = graph.derive("waypoint_main_internal", to.scopes, move |_, scope: &Scope, ()| {
         [(Fixture { scope: scope.clone(), name: MAIN_INTERNAL }, ())]
     });
-    let model = model.clone();
-    to.add(graph, "waypoint_main_listener", ResourceType::Listener, listeners, move |cx, key, ()| {
-        let mut services: Vec<&Chains> = cx.fetch(chains, &key.scope).map(|(_, chains)| chains).collect();
+    let oldest_first = move |cx: &Ctx<'_>, scope: &Scope, listener: &dyn Fn(&[&Chains]) -> Vec<Piece>| {
+        let mut services: Vec<&Chains> = cx.fetch(chains, scope).map(|(_, chains)| chains).collect();
         // Of one age they stay in the order of their names.
         services.sort_by_key(|service| service.created);
-        Some(listener(&services, direct_chains(cx, &model, &key.scope)))
+        listener(&services)
+    };
+    let model = model.clone();
+    to.add(graph, "waypoint_main_listener", ResourceType::Listener, listeners, move |cx, key, ()| {
+        let scope = &key.scope;
+        let elsewhere = cx.get(elsewhere, &Fixture { scope: scope.clone(), name: INSPECTED });
+        let other =
+            |elsewhere: &BTreeSet<u16>| (elsewhere.clone(), listener::to_inspected(waypoint(scope).capabilities));
+        let workloads = cx.get(model.attached_workloads, &gateway(scope)).map(Vec::as_slice).unwrap_or_default();
+        // Whom all services' chains call is enough for these, see below.
+        let common = Common::new(cx, &model, scope, None, &RefCell::default());
+        let access_log = listener_logs(cx, &model, &common.telemetry);
+        let direct = (workloads, direct_chains(&common));
+        Some(oldest_first(cx, scope, &|services| {
+            main_internal(services, elsewhere.map(other), &direct, access_log.clone())
+        }))
+    });
+    to.add(graph, "waypoint_inspection_listeners", ResourceType::Listener, elsewhere, move |cx, key, ports| {
+        Some(oldest_first(cx, &key.scope, &|services| inspected(services, ports)))
     });
     referenced
 }
 
-/// Puts the listener together, of pieces that services have made.
-fn listener(services: &[&Chains], direct: [FilterChain; 2]) -> Vec<Piece> {
-    let mut inspected = Inspected::default();
-    for service in services {
-        inspected.declared.extend(&service.inspected.declared);
-        inspected.undeclared.extend(&service.inspected.undeclared);
-        inspected.tls.extend(&service.inspected.tls);
+/// The ports that one service declares to be TCP, in which the server may speak
+/// first, and on which another's connections have to be looked into.
+fn elsewhere<'a>(services: impl Iterator<Item = &'a Chains>) -> BTreeSet<u16> {
+    let (mut quiet, mut waiting) = (BTreeSet::new(), BTreeSet::new());
+    for port in services.flat_map(|service| &service.ports) {
+        if port.waits() {
+            waiting.insert(port.number);
+        } else if port.protocol == Protocol::Tcp {
+            quiet.insert(port.number);
+        }
     }
-    let mut pieces = vec![Piece::new(encode::bytes(&listener::main_internal(&inspected)))];
-    pieces.extend(services.iter().flat_map(|service| service.chains.iter().cloned()));
-    pieces.extend(direct.iter().map(|chain| Piece::field(FILTER_CHAINS, &encode::bytes(chain))));
-    let matchers: Vec<_> = services.iter().map(|service| &*service.matcher).collect();
-    let matcher = matcher::destination(matchers.concat());
-    pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher.encode_to_vec()));
+    waiting.intersection(&quiet).copied().collect()
+}
+
+/// Puts the listener together. `elsewhere` are ports with connections that
+/// another listener looks into, and the chain that leads there; `direct` are the
+/// addresses of workloads that are attached, and the chains for them.
+fn main_internal(
+    services: &[&Chains],
+    elsewhere: Option<(BTreeSet<u16>, FilterChain)>,
+    (workloads, direct): &(&[IpAddr], [FilterChain; 2]),
+    access_log: Vec<AccessLog>,
+) -> Vec<Piece> {
+    let (elsewhere, other) = elsewhere.unzip();
+    let elsewhere = elsewhere.unwrap_or_default();
+    let mut inspected = Inspected { elsewhere, workloads: !workloads.is_empty(), ..Inspected::default() };
+    for port in services.iter().flat_map(|service| &service.ports) {
+        let of_protocol = match port.protocol {
+            Protocol::Http11 | Protocol::Http2 | Protocol::Grpc => &mut inspected.http,
+            Protocol::Tcp | Protocol::Tls => &mut inspected.bytes,
+            Protocol::Unknown => &mut inspected.undeclared,
+        };
+        of_protocol.insert(port.number);
+        if port.tls {
+            inspected.tls.insert(port.number);
+        }
+    }
+    let listener = Listener { access_log, ..listener::main_internal(&inspected) };
+    let mut pieces = vec![Piece::new(encode::bytes(&listener))];
+    let moved = |port: &PortChains| port.waits() && inspected.elsewhere.contains(&port.number);
+    let mut matchers = put_services(&mut pieces, services, |port| match moved(port) {
+        true => Part::Other(matcher::chain(INSPECTED)),
+        false => Part::Own,
+    });
+    if !workloads.is_empty() {
+        let host = |address: &IpAddr| range(&IpNet::from(*address));
+        let on_match = matcher::further(sniff(matcher::chain(DIRECT_HTTP), matcher::chain(DIRECT_TCP)));
+        matchers.extend(matcher::ranges(workloads.iter().map(host).collect(), on_match));
+    }
+    pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher::destination(matchers)));
+    let others = other.iter().chain(direct);
+    pieces.extend(others.map(|chain| Piece::field(FILTER_CHAINS, &encode::bytes(chain))));
     pieces
 }
 
-fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
-    let range = |range: &IpNet| CidrRange {
-        address_prefix: range.addr().to_string(),
-        prefix_len: uint32(range.prefix_len().into()),
-    };
-    let ranges: Vec<_> = service.addresses.iter().map(range).collect();
-    let references = RefCell::default();
-    let policies = Policies::of(cx, model, &key.scope, Some(service), &references);
-    let mut encoded = Vec::new();
-    let mut matches = BTreeMap::new();
-    for port in ports(service) {
-        let chain = |handling: &Handling| name::inbound_vip(port.number, *handling, "", &service.key);
-        for handling in handlings(port.protocol) {
-            let routing = Routing { cx, model, key, service, port, references: &references };
-            encoded.push(Piece::field(FILTER_CHAINS, &filter_chain(&routing, &policies, *handling)));
+/// Puts the listener together that looks into connections for some ports.
+fn inspected(services: &[&Chains], ports: &BTreeSet<u16>) -> Vec<Piece> {
+    let mut pieces = vec![Piece::new(encode::bytes(&listener::inspected()))];
+    let matchers = put_services(&mut pieces, services, |port| match port.waits() && ports.contains(&port.number) {
+        true => Part::Own,
+        false => Part::Nothing,
+    });
+    pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher::destination(matchers)));
+    pieces
+}
+
+/// What a listener has for a port.
+enum Part {
+    /// The port's chains.
+    Own,
+    /// Something else.
+    Other(OnMatch),
+    Nothing,
+}
+
+/// Adds the chains of ports to a listener, and returns what chooses them.
+fn put_services(pieces: &mut Vec<Piece>, services: &[&Chains], part: impl Fn(&PortChains) -> Part) -> Message {
+    let mut matchers = Message::new();
+    for service in services {
+        let parts: Vec<_> = service.ports.iter().map(|port| (port, part(port))).collect();
+        let own = parts.iter().filter(|(_, part)| matches!(part, Part::Own));
+        pieces.extend(own.clone().flat_map(|(port, _)| port.chains.iter().cloned()));
+        if own.count() == parts.len() {
+            matchers.extend_from_slice(&service.matcher);
+            continue;
         }
-        let action = match handlings(port.protocol) {
-            [Handling::Http, Handling::Tcp] => OnMatch::matcher(sniff(&chain(&Handling::Http), &chain(&Handling::Tcp))),
-            one => one.first().map(|handling| OnMatch::chain(&chain(handling))).unwrap_or_default(),
+        let on_match = |(port, part): (&PortChains, Part)| {
+            let on_match = match part {
+                Part::Own => port.on_match.clone(),
+                Part::Other(on_match) => on_match,
+                Part::Nothing => return None,
+            };
+            Some((port.number.to_string(), on_match))
         };
-        matches.insert(port.number.to_string(), action);
+        matchers.extend(port_matcher(&service.ranges, parts.into_iter().filter_map(on_match).collect()));
     }
-    let on_match = OnMatch::matcher(exact(Input::DestinationPort, matches, None));
-    let matcher = match ranges.is_empty() {
+    matchers
+}
+
+/// What follows for the ports of a service; nothing if it cannot be reached.
+fn port_matcher(ranges: &[CidrRange], ports: BTreeMap<String, OnMatch>) -> Message {
+    match ranges.is_empty() || ports.is_empty() {
         true => Message::new(),
-        false => IpRangeMatcher { ranges, on_match: Some(on_match) }.field(),
+        false => matcher::ranges(ranges.to_vec(), matcher::further(exact(Input::DestinationPort, ports, None))),
+    }
+}
+
+fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
+    let references = RefCell::default();
+    let common = Common::new(cx, model, &key.scope, Some(service), &references);
+    // What all connections have in common may be sent elsewhere, and is without
+    // references of its own.
+    telemetry(cx, model, &key.scope, None, &references);
+    let port = |port| {
+        let routing = Routing { cx, model, key, service, port, references: &references };
+        port_chains(&routing, &common)
     };
+    let ports: Vec<_> = ports(service).map(port).collect();
+    let ranges: Vec<_> = service.addresses.iter().map(range).collect();
+    let on_matches = ports.iter().map(|port| (port.number.to_string(), port.on_match.clone()));
     Chains {
         created: service.meta.created,
-        matcher,
-        chains: encoded,
-        inspected: inspected(service),
+        matcher: port_matcher(&ranges, on_matches.collect()),
+        ranges,
+        ports,
         references: references.into_inner(),
     }
 }
 
-/// What the ports of a service declare.
-fn inspected(service: &Service) -> Inspected {
-    let with = |wanted: fn(Protocol) -> bool| {
-        ports(service).filter(|port| wanted(port.protocol)).map(|port| port.number).collect::<BTreeSet<_>>()
-    };
-    Inspected {
-        declared: with(|protocol| protocol != Protocol::Unknown),
-        undeclared: with(|protocol| protocol == Protocol::Unknown),
-        tls: with(|protocol| protocol == Protocol::Tls),
+fn range(range: &IpNet) -> CidrRange {
+    CidrRange { address_prefix: range.addr().to_string(), prefix_len: uint32(range.prefix_len().into()) }
+}
+
+/// The chains of a port, in the order of [`handlings`].
+fn port_chains(routing: &Routing<'_>, common: &Common<'_>) -> PortChains {
+    let Routing { service, port, .. } = *routing;
+    let mut chains = Vec::new();
+    let mut on_matches = Vec::new();
+    let mut tls = port.protocol == Protocol::Tls;
+    for handling in handlings(port.protocol) {
+        let name = name::inbound_vip(port.number, *handling, "", &service.key);
+        on_matches.push(match handling {
+            Handling::Http => {
+                chains.push(Piece::field(FILTER_CHAINS, &encode::bytes(&http_chain(routing, common, &name))));
+                matcher::chain(&name)
+            }
+            Handling::Tcp | Handling::Outbound => {
+                let Connections { some, rest, names } = routing.connections(&name);
+                tls |= names;
+                let mut chain = |name: &str, proxy: TcpProxy| {
+                    let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..proxy };
+                    let chain = listener::tcp_chain(name, common.network_filters(), &proxy);
+                    chains.push(Piece::field(FILTER_CHAINS, &encode::bytes(&chain)));
+                    matcher::chain(name)
+                };
+                let rest = chain(&name, rest);
+                let some = some
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, (predicate, proxy))| (predicate, chain(&format!("{name}|{index}"), proxy)));
+                match some.collect::<Vec<_>>() {
+                    none if none.is_empty() => rest,
+                    some => matcher::further(matcher::first(some, rest)),
+                }
+            }
+        });
     }
+    let on_match = match <[OnMatch; 2]>::try_from(on_matches) {
+        Ok([http, tcp]) => matcher::further(sniff(http, tcp)),
+        Err(one) => one.into_iter().next().unwrap_or_default(),
+    };
+    PortChains { number: port.number, protocol: port.protocol, tls, on_match, chains }
 }
 
 /// Tells HTTP from everything else by what was found at the start of the
 /// connection.
-fn sniff(http: &str, tcp: &str) -> Matcher {
+fn sniff(http: OnMatch, other: OnMatch) -> Matcher {
     // The input quotes what it found.
-    let protocols = ["'h2c'", "'http/1.1'"].map(|protocol| (protocol.to_owned(), OnMatch::chain(http)));
-    exact(Input::ApplicationProtocol, BTreeMap::from(protocols), Some(OnMatch::chain(tcp)))
+    let protocols = ["'h2c'", "'http/1.1'"].map(|protocol| (protocol.to_owned(), http.clone()));
+    exact(Input::ApplicationProtocol, BTreeMap::from(protocols), Some(other))
 }
 
-fn filter_chain(routing: &Routing<'_>, policies: &Policies, handling: Handling) -> Message {
-    let Routing { cx, model, service, port, .. } = *routing;
-    let access_log = access_log::access_logs(model.scope().mesh(cx));
-    let chain = name::inbound_vip(port.number, handling, "", &service.key);
-    let chain = match handling {
-        Handling::Http => {
-            let routes = routes(&chain, port.number, routing.http());
-            let statistics = name::statistics(&format!("inbound_0.0.0.0_{}", port.number));
-            let manager = connection_manager(statistics, routes, policies.http_filters());
-            listener::http_chain(&chain, Vec::new(), &HttpConnectionManager { access_log, ..manager })
+/// What the chains of a service, or of all else, have in common.
+struct Common<'a> {
+    cx: &'a Ctx<'a>,
+    model: &'a Model,
+    scope: &'a Scope,
+    service: Option<&'a Service>,
+    policies: Policies,
+    telemetry: Telemetry,
+}
+
+impl<'a> Common<'a> {
+    fn new(
+        cx: &'a Ctx<'a>,
+        model: &'a Model,
+        scope: &'a Scope,
+        service: Option<&'a Service>,
+        references: &RefCell<BTreeSet<Destination>>,
+    ) -> Self {
+        let policies = Policies::of(cx, model, scope, service, references);
+        let telemetry = telemetry(cx, model, scope, service, references);
+        Self { cx, model, scope, service, policies, telemetry }
+    }
+
+    fn access_logs(&self, traffic: Traffic) -> Vec<AccessLog> {
+        self.telemetry.access_logs(Counted { service: self.service, traffic })
+    }
+
+    fn manager(&self, statistics: &str, routes: RouteConfiguration, traffic: Traffic) -> HttpConnectionManager {
+        let mesh = self.model.scope().mesh(self.cx);
+        let endpoint = waypoint(self.scope).capabilities.peer_metadata.then(|| listener::peer_metadata(false));
+        let counting = endpoint.into_iter().chain(self.telemetry.http_filters()).collect();
+        let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
+        let filters = self.policies.http_filters(counting, listener::router(debug_headers));
+        let manager = connection_manager(name::statistics(statistics), routes, filters);
+        let mut manager = http::with_mesh(manager, mesh);
+        if forwards_identity(self.cx, self.model, self.scope) {
+            manager.http_filters.insert(0, http::client_identity());
+            // The certificate is the tunnel's, so there is none to compare with.
+            manager.forward_client_cert_details = ForwardClientCertDetails::AlwaysForwardOnly.into();
         }
-        Handling::Tcp | Handling::Outbound => {
-            let proxy = TcpProxy { access_log, ..routing.tcp(&chain) };
-            listener::tcp_chain(&chain, policies.network.clone(), &proxy)
+        HttpConnectionManager {
+            access_log: self.access_logs(traffic),
+            tracing: self.telemetry.tracing(),
+            request_id_extension: Some(listener::request_id(self.telemetry.traces_by_request_id())),
+            ..manager
         }
-    };
-    encode::bytes(&chain)
+    }
+
+    fn network_filters(&self) -> Vec<Filter> {
+        self.policies.network.iter().cloned().chain(self.telemetry.network_filters()).collect()
+    }
+}
+
+/// Whether services are told who the caller is, in `x-forwarded-client-cert`.
+/// Istio reads it off the pod, which has the Gateway's annotations.
+fn forwards_identity(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> bool {
+    let gateway = cx.get(model.inputs.gateways, &gateway(scope));
+    let annotations = gateway.and_then(|gateway| gateway.spec.infrastructure.as_ref()?.annotations.as_ref());
+    let value = annotations.and_then(|annotations| annotations.get("ambient.istio.io/xfcc-include-client-identity"));
+    value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterChain {
+    let (service, port) = (routing.service, routing.port.number);
+    let routes = routes(name, service, port, routing.http());
+    let traffic = if routing.port.protocol == Protocol::Grpc { Traffic::Grpc } else { Traffic::Http };
+    let mut manager = common.manager(&format!("inbound_0.0.0.0_{port}"), routes, traffic);
+    if service.resolution == Resolution::DynamicDns {
+        let cache = dns_cache(service, waypoint(&routing.key.scope).families);
+        // The router is the last.
+        let last = manager.http_filters.len().saturating_sub(1);
+        manager.http_filters.insert(last, listener::dynamic_forward_proxy(cache));
+    }
+    listener::http_chain(name, Vec::new(), &manager)
 }
 
 /// The chains for traffic to workloads' own addresses.
-fn direct_chains(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> [FilterChain; 2] {
-    // Authorizers of all services are among those of each.
-    let policies = Policies::of(cx, model, scope, None, &RefCell::default());
-    let logs = access_log::access_logs(model.scope().mesh(cx));
-    listener::direct_chains(direct_routes(ENCAP), policies.http_filters(), policies.network, &logs)
+fn direct_chains(common: &Common<'_>) -> [FilterChain; 2] {
+    let mesh = common.model.scope().mesh(common.cx);
+    let routes = direct_routes(ENCAP, mesh.default_inbound_http_retry_policy.as_ref());
+    let manager = common.manager("inbound_0.0.0.0_0", routes, Traffic::Http);
+    let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..tcp_proxy(ENCAP) };
+    listener::direct_chains(&manager, common.network_filters(), &proxy)
+}
+
+/// The hosts that requests for a service may be for. The address of the service
+/// says enough, except where the host says where a request goes.
+fn domains(service: &Service, port: u16) -> Vec<String> {
+    match service.resolution {
+        Resolution::DynamicDns => {
+            let host = &service.key.hostname;
+            vec![host.to_string(), format!("{host}:{port}")]
+        }
+        _ => vec!["*".into()],
+    }
 }
 
 /// The routes of a chain, which it has in itself.
-fn routes(chain: &str, port: u16, routes: Vec<Route>) -> RouteConfiguration {
+fn routes(chain: &str, service: &Service, port: u16, routes: Vec<Route>) -> RouteConfiguration {
     RouteConfiguration {
         name: chain.into(),
         virtual_hosts: vec![VirtualHost {
             name: format!("inbound|http|{port}"),
-            domains: vec!["*".into()],
+            domains: domains(service, port),
             routes,
             ..Default::default()
         }],
@@ -201,14 +435,14 @@ fn routes(chain: &str, port: u16, routes: Vec<Route>) -> RouteConfiguration {
 }
 
 /// Traffic to a workload's own address goes there.
-fn direct_routes(cluster: &str) -> RouteConfiguration {
+fn direct_routes(cluster: &str, retry: Option<&HttpRetry>) -> RouteConfiguration {
     let to = ClusterRef { name: cluster.into(), consistent_hash: None };
     RouteConfiguration {
         name: cluster.into(),
         virtual_hosts: vec![VirtualHost {
             name: "inbound|http|0".into(),
             domains: vec!["*".into()],
-            routes: vec![route::default_route(&to, "direct", true, None)],
+            routes: vec![route::inbound_route(&to, "direct", retry)],
             ..Default::default()
         }],
         validate_clusters: boolean(false),

@@ -11,18 +11,20 @@ use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::filter_co
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::google::protobuf::BoolValue;
 
+use crate::api::request_authentication::JwtRule;
 use crate::envoy::Scoped;
 use crate::envoy::authorization::provider::Provider;
 use crate::envoy::authorization::{self, Identity};
-use crate::envoy::listener::{http_filter, router};
+use crate::envoy::listener::http_filter;
 use crate::envoy::name::Handling;
-use crate::envoy::request_authentication;
+use crate::envoy::request_authentication::{self, Keys};
+use crate::envoy::telemetry::Collector;
 use crate::graph::Ctx;
-use crate::model::Model;
 use crate::model::service::{Service, ServiceKey};
+use crate::model::{Model, key_set};
 use crate::proxy::Scope;
 
-use super::{Destination, gateway};
+use super::{Destination, class, gateway};
 
 /// The filters of the policies for a service, or for everything else.
 pub(super) struct Policies {
@@ -41,20 +43,14 @@ impl Policies {
         references: &RefCell<BTreeSet<Destination>>,
     ) -> Self {
         let gateway = gateway(scope);
-        let class = cx.get(model.inputs.gateways, &gateway).map(|gateway| gateway.spec.gateway_class_name.clone());
-        let class = class.unwrap_or_default();
+        let class = class(cx, model, scope);
         let mesh = model.scope().mesh(cx);
         let policies = model.attached_policies.enforced(cx, model.scope(), &gateway, &class, service);
         let tokens = model.attached_authentications.enforced(cx, model.scope(), &gateway, &class, service);
         let domains: Vec<_> = std::iter::once(&mesh.trust_domain).chain(&mesh.trust_domain_aliases).cloned().collect();
         let providers: Vec<_> = mesh.extension_providers.iter().filter_map(Provider::new).collect();
         let cluster = |service: &str, port: u16| {
-            let key = authorizer(cx, model, service)?;
-            let (scope, handling) = (scope.clone(), Handling::Outbound);
-            let destination = Destination { scope, service: key, port, handling, subset: "".into() };
-            let name = destination.name();
-            references.borrow_mut().insert(destination);
-            Some(name)
+            collector(cx, model, scope, service, port, references).map(|collector| collector.cluster)
         };
         let request = authorization::Request {
             trust_domains: &domains,
@@ -64,9 +60,14 @@ impl Policies {
         };
         let http = authorization::http_filters(&request, &policies);
         let network = authorization::network_filters(&request, &policies);
-        // Keys that are not in place are fetched by nobody yet: no token is
-        // believed then.
-        let request = request_authentication::Request { keys: &|_| None, clear_route_cache: true };
+        let keys = |rule: &JwtRule| match model.key_sets.keys(cx, model.scope(), model.canonical, rule) {
+            key_set::Keys::AtService(service, port) => {
+                Keys::Remote { cluster: outbound(scope, service, port, references) }
+            }
+            key_set::Keys::Known(keys) => Keys::Local(keys.to_string()),
+            key_set::Keys::Missing(why) => Keys::Missing(why.to_string()),
+        };
+        let request = request_authentication::Request { keys: &keys, clear_route_cache: true };
         let (token, problems) = request_authentication::filter(&request, &tokens);
         for found in http.problems.into_iter().chain(problems) {
             cx.diagnose(found);
@@ -77,8 +78,9 @@ impl Policies {
         }
     }
 
-    /// All HTTP filters of a chain, in order.
-    pub(super) fn http_filters(&self) -> Vec<HttpFilter> {
+    /// All HTTP filters of a chain, in order: `last` before the router, which is
+    /// given.
+    pub(super) fn http_filters(&self, last: Vec<HttpFilter>, router: HttpFilter) -> Vec<HttpFilter> {
         let grpc = FilterConfig {
             emit_filter_state: true,
             per_method_stat_specifier: Some(PerMethodStatSpecifier::StatsForAllMethods(BoolValue { value: false })),
@@ -88,14 +90,37 @@ impl Policies {
             http_filter("envoy.filters.http.grpc_stats", &grpc),
             http_filter("envoy.filters.http.fault", &HttpFault::default()),
             http_filter("envoy.filters.http.cors", &Cors::default()),
-            router(),
         ];
-        self.http.iter().cloned().chain(standard).collect()
+        self.http.iter().cloned().chain(standard).chain(last).chain([router]).collect()
     }
 }
 
-/// The service of an authorizer, given as `hostname` or `namespace/hostname`.
-fn authorizer(cx: &Ctx<'_>, model: &Model, service: &str) -> Option<ServiceKey> {
+/// Where a service that the proxy itself calls is reached: an authorizer, a
+/// collector of logs. It becomes one of `references`.
+pub(super) fn collector(
+    cx: &Ctx<'_>,
+    model: &Model,
+    scope: &Scope,
+    service: &str,
+    port: u16,
+    references: &RefCell<BTreeSet<Destination>>,
+) -> Option<Collector> {
+    let key = called(cx, model, service)?;
+    let hostname = key.hostname.to_string();
+    Some(Collector { cluster: outbound(scope, key, port, references), hostname })
+}
+
+/// The cluster of a port of a service, which becomes one of `references`.
+fn outbound(scope: &Scope, service: ServiceKey, port: u16, references: &RefCell<BTreeSet<Destination>>) -> String {
+    let (scope, handling) = (scope.clone(), Handling::Outbound);
+    let destination = Destination { scope, service, port, handling, subset: "".into() };
+    let name = destination.name();
+    references.borrow_mut().insert(destination);
+    name
+}
+
+/// A service that is given as `hostname` or `namespace/hostname`.
+fn called(cx: &Ctx<'_>, model: &Model, service: &str) -> Option<ServiceKey> {
     match service.split_once('/') {
         Some((namespace, hostname)) => {
             let key = ServiceKey { namespace: namespace.into(), hostname: hostname.into() };

@@ -76,7 +76,7 @@ fn a_route_costs_its_service() {
         *count -= before[name];
         *count > 0 && name.starts_with("waypoint_")
     });
-    let once = ["waypoint_chains", "waypoint_main_listener", "waypoint_references"];
+    let once = ["waypoint_chains", "waypoint_inspections", "waypoint_main_listener", "waypoint_references"];
     assert_eq!(ran, once.map(|name| (name, 1)).into());
 
     let (mut new, mut all) = (0, 0);

@@ -1,0 +1,103 @@
+//! What the mesh configuration says about HTTP at a waypoint: paths, and the
+//! headers that proxies set or leave out.
+//! <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#ProxyConfig-ProxyHeaders>
+//!
+//! `gatewayTopology` (trusted proxies in front, client certificates they pass
+//! on) is about gateways and is not read: in front of a waypoint there are only
+//! ztunnels, which add no header.
+
+#[cfg(test)]
+mod tests;
+
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::http1_protocol_options::HeaderKeyFormat;
+use envoy_types::pb::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, Http1ProtocolOptions, TypedExtensionConfig,
+};
+use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{
+    HeaderMutation as HeaderMutationFilter, Mutations,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    ForwardClientCertDetails, PathWithEscapedSlashesAction, ServerHeaderTransformation,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter,
+};
+use envoy_types::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
+
+use super::http_filter;
+use crate::api::mesh::{MeshConfig, ProxyHeaders};
+use crate::envoy::encode::{any, boolean};
+
+/// Headers of every manager of HTTP, also of that which only carries it.
+pub fn with_proxy_headers(mut manager: HttpConnectionManager, headers: &ProxyHeaders) -> HttpConnectionManager {
+    if headers.server.disabled == Some(true) {
+        manager.server_name = String::new();
+        manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
+    } else if !headers.server.value.is_empty() {
+        manager.server_name = headers.server.value.to_string();
+    }
+    if headers.request_id.disabled == Some(true) {
+        manager.generate_request_id = boolean(false);
+    }
+    manager
+}
+
+/// What the mesh says about HTTP that is read.
+pub fn with_mesh(manager: HttpConnectionManager, mesh: &MeshConfig) -> HttpConnectionManager {
+    let headers = &mesh.default_config.proxy_headers;
+    let mut manager = with_proxy_headers(manager, headers);
+    manager.append_x_forwarded_port = headers.x_forwarded_port.enabled == Some(true);
+    if headers.preserve_http1_header_case == Some(true) {
+        let formatter = TypedExtensionConfig {
+            name: "preserve_case".into(),
+            typed_config: Some(any(&PreserveCaseFormatterConfig::default())),
+        };
+        let header_key_format =
+            Some(HeaderKeyFormat { header_format: Some(HeaderFormat::StatefulFormatter(formatter)) });
+        manager.http_protocol_options = Some(Http1ProtocolOptions { header_key_format, ..Default::default() });
+    }
+    match &*mesh.path_normalization.normalization {
+        "NONE" => manager.normalize_path = boolean(false),
+        "MERGE_SLASHES" => manager.merge_slashes = true,
+        "DECODE_AND_MERGE_SLASHES" => {
+            manager.merge_slashes = true;
+            manager.path_with_escaped_slashes_action = PathWithEscapedSlashesAction::UnescapeAndForward.into();
+        }
+        // Also what is not known: policies match paths, so these are not to be
+        // taken as they come.
+        _ => {}
+    }
+    manager
+}
+
+/// What becomes of `x-forwarded-client-cert` where the certificate is seen.
+pub fn forwarded_client_certificate(headers: &ProxyHeaders) -> ForwardClientCertDetails {
+    match &*headers.forwarded_client_cert {
+        "SANITIZE" => ForwardClientCertDetails::Sanitize,
+        "FORWARD_ONLY" => ForwardClientCertDetails::ForwardOnly,
+        "SANITIZE_SET" => ForwardClientCertDetails::SanitizeSet,
+        "ALWAYS_FORWARD_ONLY" => ForwardClientCertDetails::AlwaysForwardOnly,
+        _ => ForwardClientCertDetails::AppendForward,
+    }
+}
+
+/// Tells the service who the caller is, in `x-forwarded-client-cert`, in place
+/// of whatever the caller says there.
+pub fn client_identity() -> HttpFilter {
+    let value = "By=%FILTER_STATE(io.istio.local_principal:PLAIN)%;URI=%FILTER_STATE(io.istio.peer_principal:PLAIN)%";
+    let header = HeaderValue { key: "x-forwarded-client-cert".into(), value: value.into(), ..Default::default() };
+    let append = HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    };
+    let mutation = HeaderMutation { action: Some(header_mutation::Action::Append(append)) };
+    let mutations = Mutations { request_mutations: vec![mutation], ..Default::default() };
+    http_filter(
+        "istio.waypoint.xfcc_client_identity",
+        &HeaderMutationFilter { mutations: Some(mutations), ..Default::default() },
+    )
+}
