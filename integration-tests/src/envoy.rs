@@ -103,25 +103,7 @@ impl Envoy {
 
     /// The status and body of a GET of its administration.
     pub async fn get(&self, path: &str) -> Result<(u16, String), String> {
-        let get = async {
-            let mut stream = TcpStream::connect(self.admin).await?;
-            // Envoy knows no HTTP/1.0, and an answer without chunks is easier
-            // to read: a client that wants to close gets one.
-            let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = vec![];
-            stream.read_to_end(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let answer = tokio::time::timeout(Duration::from_secs(10), get).await.map_err(|_| "no answer".to_string())?;
-        let answer = answer.map_err(|error| error.to_string())?;
-        let at = answer.windows(4).position(|end| end == b"\r\n\r\n").ok_or("no HTTP")?;
-        let head = String::from_utf8_lossy(&answer[..at]).into_owned();
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no status")?;
-        let body = &answer[at + 4..];
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let body = if chunked { unchunked(body).ok_or("broken chunks")? } else { body.to_vec() };
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        get(self.admin, path).await
     }
 
     /// Everything it logged.
@@ -148,6 +130,29 @@ impl Envoy {
     pub async fn kill(&self) -> ExitStatus {
         self.child.kill().await
     }
+}
+
+/// The status and body of a GET at an address.
+pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    let get = async {
+        let mut stream = TcpStream::connect(address).await?;
+        // Envoy knows no HTTP/1.0, and an answer without chunks is easier
+        // to read: a client that wants to close gets one.
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", address);
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = vec![];
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(10), get).await.map_err(|_| "no answer".to_string())?;
+    let answer = answer.map_err(|error| error.to_string())?;
+    let at = answer.windows(4).position(|end| end == b"\r\n\r\n").ok_or("no HTTP")?;
+    let head = String::from_utf8_lossy(&answer[..at]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no status")?;
+    let body = &answer[at + 4..];
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if chunked { unchunked(body).ok_or("broken chunks")? } else { body.to_vec() };
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// Whether Envoy could start from a bootstrap, or what it says. Nothing is

@@ -18,6 +18,7 @@ pub mod ztunnel;
 pub mod envoy;
 pub mod certificate;
 pub mod identity;
+pub mod authorizer;
 pub mod echo;
 pub mod hbone;
 pub mod waypoint;

@@ -26,8 +26,9 @@ use std::process::ExitCode;
 
 use fairway_integration_tests::{runner, tests};
 use waypoint::{
-    changes as waypoint_changes, gateway_api as waypoint_gateway_api, policies as waypoint_policies,
-    protocols as waypoint_protocols, routes as waypoint_routes,
+    authorizers as waypoint_authorizers, changes as waypoint_changes, gateway_api as waypoint_gateway_api,
+    policies as waypoint_policies, protocols as waypoint_protocols, routes as waypoint_routes,
+    telemetry as waypoint_telemetry, tokens as waypoint_tokens,
 };
 
 fn main() -> ExitCode {
@@ -49,10 +50,13 @@ fn main() -> ExitCode {
         waypoint_changes(""): under_load;
         waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset;
         waypoint_gateway_api(""): weights_and_headers, filters;
-        waypoint_policies(""): requests_and_callers, nothing_allowed, tokens, never_mixed;
+        waypoint_policies(""): requests_and_callers, nothing_allowed, never_mixed;
+        waypoint_authorizers(""): over_http, over_grpc, missing, only_logged, callers;
+        waypoint_tokens(""): claims, places, fetched_keys;
+        waypoint_telemetry(""): metrics, connections, access_logs, traces;
         waypoint_protocols(""): tcp, sniffed, unready, captured;
         demo(""): ends_well;
-        envoy(""): starts, refuses_what_it_does_not_know;
+        envoy(""): starts, refuses_what_it_does_not_know, takes_expressions;
         enrolment(""): annotated_pods_only, kinds_of_workloads;
         policy(""): authorization_policies, peer_authentications;
         protocol(""): one_response_until_acknowledged, reconnect_sends_what_changed, on_demand, as_in_production, refused_without_token;

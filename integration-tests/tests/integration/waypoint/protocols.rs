@@ -27,7 +27,7 @@ spec:
 ";
 
 /// Says a line and reads one.
-async fn line(client: &Client, destination: &str, say: &str) -> Result<String, String> {
+pub async fn line(client: &Client, destination: &str, say: &str) -> Result<String, String> {
     let talk = async {
         let tunnel = client.tunnel(destination).await?;
         let mut stream = BufReader::new(hyper_util::rt::TokioIo::new(tunnel.into_inner()));
