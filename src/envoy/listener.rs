@@ -58,6 +58,7 @@ use fairway_proto::peer_metadata::config::discovery_method::MethodSpecifier;
 use fairway_proto::peer_metadata::config::{DiscoveryMethod, WorkloadDiscovery};
 use prost::{Message, Name};
 
+use super::authorization::{PEER_ADDRESS, PEER_PRINCIPAL};
 use super::cluster::MAIN_INTERNAL;
 use super::encode::{any, boolean, duration, uint32};
 use super::endpoint::{CONNECT_ORIGINATE, socket, wildcard};
@@ -163,16 +164,18 @@ fn connect_authority(capabilities: Capabilities) -> HttpFilter {
         let key = format!("envoy.filters.listener.original_dst.{key}");
         state(&key, &key, format)
     };
-    let config = SetFilterState {
-        on_request_headers: vec![
-            address("local_ip", "%REQ(:AUTHORITY)%"),
-            state("io.istio.connect_authority", text, "%REQ(:AUTHORITY)%"),
-            address("remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-            state("io.istio.peer_principal", text, "%DOWNSTREAM_PEER_URI_SAN%"),
-            state("io.istio.local_principal", text, "%DOWNSTREAM_LOCAL_URI_SAN%"),
-        ],
-        ..Default::default()
-    };
+    let mut states = vec![
+        address("local_ip", "%REQ(:AUTHORITY)%"),
+        state("io.istio.connect_authority", text, "%REQ(:AUTHORITY)%"),
+        address("remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+        state(PEER_PRINCIPAL, text, "%DOWNSTREAM_PEER_URI_SAN%"),
+        state("io.istio.local_principal", text, "%DOWNSTREAM_LOCAL_URI_SAN%"),
+    ];
+    // The address that an internal connection directly comes from is none.
+    if capabilities.network_ip {
+        states.push(state(PEER_ADDRESS, "envoy.network.ip", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"));
+    }
+    let config = SetFilterState { on_request_headers: states, ..Default::default() };
     http_filter("connect_authority", &config)
 }
 
