@@ -29,7 +29,7 @@ export FAIRWAY_KUBECTL ?= $(tools)/bin/kubectl
 export PYTHONDONTWRITEBYTECODE := 1
 
 ##@ Start here
-.PHONY: help run demo test
+.PHONY: help run demo stage test
 help: ## list what can be made
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -38,6 +38,9 @@ run: ## build and start Fairway on examples/bookinfo, no cluster needed (CONFIG=
 
 demo: envoy binary ## send requests through a waypoint on a real Envoy, no cluster needed
 	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin demo
+
+stage: controlplane envoy binary ## a Kubernetes with Fairway, waypoints and pods that run, for you with kubectl (root)
+	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin stage
 
 test: check integration python-tests ## all tests; what CI runs
 
@@ -80,7 +83,7 @@ micro: tools ## measure single parts alone, in 3 minutes (ARGS=commit for some)
 tools: ## install what is missing: Debian packages, .cache/venv, kubectl, grpcurl, buf
 	@scripts/tools.sh
 
-controlplane: tools ## build etcd, kube-apiserver and kube-controller-manager for the tests, fetch CRDs
+controlplane: tools ## build etcd, kube-apiserver, controllers and kube-proxy for the tests, fetch CRDs
 	@scripts/controlplane.sh
 	@scripts/crds.sh
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Provides .cache/bin/controlplane, the Kubernetes API that the integration
-# tests start: `controlplane etcd|kube-apiserver|kube-controller-manager ...`.
+# tests start: `controlplane etcd|kube-apiserver|kube-controller-manager|kube-proxy ...`.
 #
 # It is built from integration-tests/controlplane (about 5 minutes on 2 cores
 # the first time, seconds afterwards), or forwards to the binaries in
-# KUBEBUILDER_ASSETS when a developer has those.
+# KUBEBUILDER_ASSETS when a developer has those. The stage needs kube-proxy
+# among them, which setup-envtest does not bring.
 . "$(dirname "$0")/lib.sh"
 
 source=$root/integration-tests/controlplane
@@ -32,7 +33,7 @@ build() {
   go=$(go_command)
   want=$(fingerprint "$0" "$source"/*.go "$source"/go.* -- "$("$go" version)")
   if fresh "$stamp" "$want" "$target"; then return; fi
-  say "building etcd, kube-apiserver and kube-controller-manager $kubernetes (minutes, the first time)"
+  say "building etcd, kube-apiserver, kube-controller-manager and kube-proxy $kubernetes (minutes, the first time)"
   # kube-apiserver serves resources by version, so it must know its own.
   (cd "$source" && CGO_ENABLED=0 "$go" build -trimpath -o "$target.new" -ldflags "-s -w \
     -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=37" .)

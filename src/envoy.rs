@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod listener;
 pub mod matcher;
 pub mod name;
+mod place;
 pub mod request_authentication;
 pub mod route;
 pub mod telemetry;
@@ -22,16 +23,23 @@ pub mod waypoint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::graph::{Collection, Ctx, Graph, Key, Provenance, Value};
+use crate::graph::{Collection, Ctx, Graph, Index, Key, Provenance, Value};
 use crate::model::Model;
 use crate::proxy::Scope;
 use crate::xds::resource::{Keys, Resource, ResourceType};
 use crate::xds::view::{Config, Draft, LayerKind, Scopes};
 
 use encode::Message;
+use place::Places;
 
 /// The configurations of all scopes, as the graph makes them.
 pub struct Configs {
+    /// For each scope that a proxy has, the one that its configuration is worked
+    /// out for. Several may share one.
+    placed: Collection<Scope, Scope>,
+    /// The same the other way round.
+    sharers: Index<Scope, Scope, Scope>,
+    /// The scopes that configurations are worked out for.
     scopes: Collection<Scope, ()>,
     // The graph writes to them during a commit, `update` reads them after that.
     drafts: Arc<Mutex<Drafts>>,
@@ -41,13 +49,20 @@ pub struct Configs {
 #[derive(Default)]
 struct Drafts {
     layers: BTreeMap<Scope, [Draft; LayerKind::SCOPED.len()]>,
+    /// What they were when they were last finished.
+    configs: BTreeMap<Scope, Arc<Config>>,
     /// Scopes that the commit wrote to.
     written: BTreeSet<Scope>,
 }
 
-/// What is made for each of `scopes`.
-pub fn configs(graph: &mut Graph, model: &Model, scopes: Collection<Scope, ()>) -> Configs {
-    let mut configs = Configs { scopes, drafts: Arc::default(), provenances: Vec::new() };
+/// What is made for each of `connected`, the scopes that proxies have.
+pub fn configs(graph: &mut Graph, model: &Model, connected: Collection<Scope, ()>) -> Configs {
+    let places = Places::new(graph, model);
+    let placed =
+        graph.derive("placed_scopes", connected, move |cx, scope, ()| [(scope.clone(), places.placed(cx, scope))]);
+    let sharers = graph.index(placed, |_: &Scope, placed: &Scope, keys| keys.push(placed.clone()));
+    let scopes = graph.group("shared_scopes", sharers, |_, _| Some(()));
+    let mut configs = Configs { placed, sharers, scopes, drafts: Arc::default(), provenances: Vec::new() };
     waypoint::add(graph, model, &mut configs);
     configs
 }
@@ -95,8 +110,6 @@ impl Configs {
     pub fn update(&self, graph: &Graph, old: &Scopes) -> Option<Scopes> {
         let mut drafts = lock(&self.drafts);
         let mut written = std::mem::take(&mut drafts.written);
-        let mut scopes = old.clone();
-        let mut changed = false;
         for change in graph.changes(self.scopes) {
             if change.new.is_some() {
                 // Known from now on, even if there is nothing to tell it.
@@ -104,11 +117,18 @@ impl Configs {
             } else {
                 written.remove(&change.key);
                 drafts.layers.remove(&change.key);
-                changed |= scopes.remove(&change.key).is_some();
+                drafts.configs.remove(&change.key);
             }
         }
+        let mut scopes = old.clone();
+        let mut changed = false;
+        for change in graph.changes(self.placed).iter().filter(|change| change.new.is_none()) {
+            changed |= scopes.remove(&change.key).is_some();
+        }
+        let moved = graph.changes(self.placed).iter().filter_map(|change| change.new.as_deref());
+        let mut renewed: BTreeSet<Scope> = moved.cloned().collect();
         for scope in written {
-            let before = old.get(&scope);
+            let before = drafts.configs.get(&scope).cloned();
             let layers = drafts.layers.entry(scope.clone()).or_default().each_mut().map(Draft::finish);
             if before.is_some() && layers.iter().all(Option::is_none) {
                 continue;
@@ -119,8 +139,15 @@ impl Configs {
                     *layer = newer;
                 }
             }
-            scopes.insert(scope, Arc::new(Config::new(all)));
-            changed = true;
+            drafts.configs.insert(scope.clone(), Arc::new(Config::new(all)));
+            renewed.insert(scope);
+        }
+        for scope in renewed {
+            let Some(config) = drafts.configs.get(&scope) else { continue };
+            for (sharer, _) in graph.fetch(self.sharers, &scope) {
+                scopes.insert(sharer.clone(), config.clone());
+                changed = true;
+            }
         }
         changed.then_some(scopes)
     }

@@ -6,11 +6,13 @@
 //! Where istiod is known to do something else than it documents, we follow the
 //! documentation and say so in `docs/differences.md`.
 
+pub mod attached;
 pub mod authorization;
 pub mod binding;
 pub mod by_host;
 pub mod destination_rule;
 pub mod endpoint;
+pub mod endpoint_slice;
 pub mod key_set;
 pub mod mesh;
 pub mod network;
@@ -23,7 +25,9 @@ mod tests;
 pub mod virtual_service;
 pub mod waypoint;
 pub mod waypoint_policy;
+pub mod workload_name;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::api::istio::AuthorizationPolicy;
@@ -33,6 +37,7 @@ use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject}
 
 use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
+use endpoint_slice::Slices;
 use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
@@ -41,6 +46,7 @@ use service::{Service, ServiceKey};
 use telemetry::Telemetries;
 use virtual_service::Routes;
 use waypoint::Waypoint;
+use waypoint::account::AccountWaypoints;
 use waypoint_policy::AttachedPolicies;
 
 /// What the process is told at its start and never changes.
@@ -90,14 +96,21 @@ pub struct Model {
     pub services_by_selector: Index<service::SelectorKey, ServiceKey, Arc<Service>>,
     /// Which pods are behind which services.
     pub selection: Selection,
+    /// What is behind services besides.
+    pub slices: Slices,
     /// Services by the object they come from.
     pub services_by_origin: Index<(service::Registry, ObjectKey), ServiceKey, Arc<Service>>,
     /// For each hostname, the service that stands for it mesh-wide.
     pub canonical: Collection<Arc<str>, ServiceKey>,
     /// Gateways that can serve as waypoints.
     pub waypoints: Collection<ObjectKey, Waypoint>,
+    /// Those that serve a service account, by namespace.
+    pub waypoints_of_accounts: AccountWaypoints,
     /// The waypoint of each service that has one.
     pub service_waypoints: Collection<ServiceKey, ObjectKey>,
+    /// For each waypoint that is for workloads, where those are that are
+    /// attached to it.
+    pub attached_workloads: Collection<ObjectKey, Vec<IpAddr>>,
     /// Gateways to other networks.
     pub network_gateways: Collection<network::GatewayKey, NetworkGateway>,
     /// Gateways to other networks, by network.
@@ -128,9 +141,10 @@ impl Model {
         let network_gateways_by_network =
             graph.index(network_gateways, |key: &network::GatewayKey, _, keys| keys.push(key.network.clone()));
         let waypoints = waypoint::waypoints(graph, &scope);
+        let waypoints_of_accounts = waypoint::account::account_waypoints(graph, waypoints);
         let services = service::services(graph, &scope);
         let services_by_selector = service::by_selector(graph, services);
-        let selection = selection::selection(graph, &scope, services_by_selector);
+        let selection = selection::selection(graph, &scope, services_by_selector, waypoints);
         let canonical = service::canonical(graph, services);
         Self {
             inputs,
@@ -138,10 +152,20 @@ impl Model {
             services,
             services_by_selector,
             selection,
+            slices: endpoint_slice::slices(graph, &scope, services),
+            attached_workloads: attached::workloads(graph, &scope, waypoints, selection),
             services_by_origin: service::by_origin(graph, services),
             canonical,
             waypoints,
-            service_waypoints: waypoint::of_services(graph, &scope, waypoints, services),
+            waypoints_of_accounts,
+            service_waypoints: waypoint::of_services(
+                graph,
+                &scope,
+                waypoints,
+                waypoints_of_accounts,
+                selection,
+                services,
+            ),
             destination_rules: destination_rule::destination_rules(graph, &scope),
             routes: virtual_service::routes(graph, &scope),
             attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),

@@ -25,7 +25,7 @@ use prost::Message;
 use crate::api::{Labels, Meta, ObjectKey, intern};
 use crate::graph::{Collection, Ctx, Graph, Key, Provenance, Value};
 use crate::model::endpoint;
-use crate::model::waypoint::{Address, TrafficType, Unattached, Waypoint};
+use crate::model::waypoint::{Address, TrafficType, Waypoint};
 use crate::model::{Model, Scope};
 use crate::xds::resource::{Keys, Resource, ResourceType};
 use crate::xds::view::{Draft, Layer};
@@ -174,28 +174,19 @@ fn waypoint_address(cx: &Ctx<'_>, scope: &Scope, namespace: &str, waypoint: &Way
     proto::GatewayAddress { destination: Some(destination), hbone_mtls_port }
 }
 
-/// What a workload has to do with waypoints: the tunnel of an instance, or
-/// the waypoint that traffic to its own address goes through.
-fn waypoint_fields(
+/// The tunnel of an instance of a waypoint.
+fn application_tunnel(
     cx: &Ctx<'_>,
     model: &Model,
     namespace: &Arc<str>,
     labels: &Labels,
-) -> (Option<proto::ApplicationTunnel>, Result<Option<proto::GatewayAddress>, Unattached>) {
-    if let Some(instance) = model.instance_of(cx, namespace, labels) {
-        let tunnel = instance
-            .binding
-            .map(|binding| proto::ApplicationTunnel { protocol: binding.protocol.into(), port: binding.port.into() });
-        return (tunnel, Ok(None));
-    }
-    let waypoint = model.attached(cx, namespace, labels, &TrafficType::Workload);
-    let address =
-        |(key, waypoint): (ObjectKey, &Waypoint)| waypoint_address(cx, model.scope(), &key.namespace, waypoint);
-    (None, waypoint.map(|attached| attached.map(address)))
+) -> Option<proto::ApplicationTunnel> {
+    let binding = model.instance_of(cx, namespace, labels)?.binding?;
+    Some(proto::ApplicationTunnel { protocol: binding.protocol.into(), port: binding.port.into() })
 }
 
-/// The same for an object that is looked at by itself, which a diagnostic is
-/// then about.
+/// What a workload that is not a pod has to do with waypoints: the tunnel of
+/// an instance, or the waypoint that traffic to its own address goes through.
 fn own_waypoint_fields(
     cx: &Ctx<'_>,
     model: &Model,
@@ -203,12 +194,17 @@ fn own_waypoint_fields(
     meta: &Meta,
     labels: &Labels,
 ) -> (Option<proto::ApplicationTunnel>, Option<proto::GatewayAddress>) {
-    let (tunnel, waypoint) = waypoint_fields(cx, model, &meta.namespace, labels);
-    let waypoint = waypoint.unwrap_or_else(|unattached| {
+    let namespace = &meta.namespace;
+    if model.instance_of(cx, namespace, labels).is_some() {
+        return (application_tunnel(cx, model, namespace, labels), None);
+    }
+    let waypoint = model.attached(cx, namespace, labels, &TrafficType::Workload).unwrap_or_else(|unattached| {
         unattached.diagnose(cx, kind, meta);
         None
     });
-    (tunnel, waypoint)
+    let address =
+        |(key, waypoint): (ObjectKey, &Waypoint)| waypoint_address(cx, model.scope(), &key.namespace, waypoint);
+    (None, waypoint.map(address))
 }
 
 /// Sets how the workload is reached: HBONE if the CNI redirects it, or if it

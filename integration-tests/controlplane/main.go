@@ -1,5 +1,5 @@
-// Command controlplane is etcd, kube-apiserver and kube-controller-manager in
-// one binary, chosen by the first argument. The integration tests start it as
+// Command controlplane is etcd, kube-apiserver, kube-controller-manager and
+// kube-proxy in one binary, chosen by the first argument. The integration tests start it as
 // a real Kubernetes API on loopback; nothing else uses it.
 package main
 
@@ -15,6 +15,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 )
 
 func main() {
@@ -31,6 +32,8 @@ func main() {
 		run(apiserver.NewAPIServerCommand())
 	case "kube-controller-manager":
 		run(controllermanager.NewControllerManagerCommand())
+	case "kube-proxy":
+		run(proxy.NewProxyCommand())
 	default:
 		usage()
 	}
@@ -39,6 +42,6 @@ func main() {
 func run(command *cobra.Command) { os.Exit(cli.Run(command)) }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: controlplane etcd|kube-apiserver|kube-controller-manager [flags]")
+	fmt.Fprintln(os.Stderr, "usage: controlplane etcd|kube-apiserver|kube-controller-manager|kube-proxy [flags]")
 	os.Exit(2)
 }

@@ -21,6 +21,10 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("Secret", "secrets", true),
     ("ConfigMap", "configmaps", true),
     ("Deployment", "deployments", true),
+    ("HorizontalPodAutoscaler", "horizontalpodautoscalers", true),
+    ("PodDisruptionBudget", "poddisruptionbudgets", true),
+    ("ReplicaSet", "replicasets", true),
+    ("DaemonSet", "daemonsets", true),
     ("Lease", "leases", true),
     ("EndpointSlice", "endpointslices", true),
     ("ClusterRole", "clusterroles", false),
@@ -57,7 +61,7 @@ pub struct Refused {
 impl Api {
     /// Access with a token.
     pub fn new(address: SocketAddr, roots: String, token: &str) -> Self {
-        let tls = Tls { roots: roots.clone(), server_name: "127.0.0.1".into() };
+        let tls = Tls { roots: roots.clone(), server_name: address.ip().to_string() };
         Self { channel: ztunnel::lazy_channel(address, tls), token: token.into(), address, roots }
     }
 
@@ -193,14 +197,66 @@ impl Api {
 
     /// Merges a patch into an object.
     pub async fn patch(&self, object: &Value, patch: Value) -> Value {
-        let answer = self.send("PATCH", &path_of(object), "application/merge-patch+json", Some(patch)).await;
-        answer.unwrap_or_else(|refused| panic!("{}", refused.message))
+        self.try_patch(object, patch).await.unwrap_or_else(|refused| panic!("{}", refused.message))
+    }
+
+    /// Merges a patch into an object that may be gone.
+    pub async fn try_patch(&self, object: &Value, patch: Value) -> Result<Value, Refused> {
+        self.send("PATCH", &path_of(object), "application/merge-patch+json", Some(patch)).await
     }
 
     /// Merges a patch into an object's status.
     pub async fn patch_status(&self, object: &Value, status: Value) -> Result<Value, Refused> {
         let path = format!("{}/status", path_of(object));
         self.send("PATCH", &path, "application/merge-patch+json", Some(json!({ "status": status }))).await
+    }
+
+    /// Deletes a pod that has ended, as kubelets do: exactly this one, and at
+    /// once.
+    pub async fn delete_ended(&self, pod: &Value) -> Result<(), Refused> {
+        let options = json!({
+            "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
+            "preconditions": { "uid": pod["metadata"]["uid"] },
+        });
+        match self.request("DELETE", &path_of(pod), Some(options)).await {
+            Ok(_) | Err(Refused { code: 404 | 409, .. }) => Ok(()),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Gives a pod to a node, as the scheduler does.
+    pub async fn bind(&self, pod: &Value, node: &str) -> Result<(), Refused> {
+        let name = &pod["metadata"]["name"];
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name },
+            "target": { "apiVersion": "v1", "kind": "Node", "name": node },
+        });
+        self.request("POST", &format!("{}/binding", path_of(pod)), Some(binding)).await.map(|_| ())
+    }
+
+    /// A token of a pod's service account, bound to the pod, as kubelets have
+    /// them made.
+    pub async fn pod_token(&self, pod: &Value, audience: Option<&str>, seconds: u64) -> Result<String, Refused> {
+        let metadata = &pod["metadata"];
+        let (namespace, account) = (&metadata["namespace"], &pod["spec"]["serviceAccountName"]);
+        let (namespace, account) = (namespace.as_str().unwrap_or_default(), account.as_str().unwrap_or("default"));
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {
+                "expirationSeconds": seconds,
+                // Nobody in particular is the API server.
+                "audiences": audience.into_iter().collect::<Vec<_>>(),
+                "boundObjectRef": {
+                    "kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": metadata["uid"],
+                },
+            },
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer = self.request("POST", &path, Some(request)).await?;
+        answer["status"]["token"]
+            .as_str()
+            .map(String::from)
+            .ok_or_else(|| Refused { code: 0, message: answer.to_string() })
     }
 
     /// Deletes an object without grace; one that is gone already is fine.
@@ -218,7 +274,7 @@ fn path_of(object: &Value) -> String {
     path(text("/apiVersion"), text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
 }
 
-fn path(version: &str, kind: &str, namespace: &str, name: &str) -> String {
+pub(crate) fn path(version: &str, kind: &str, namespace: &str, name: &str) -> String {
     let (_, plural, namespaced) =
         KINDS.iter().find(|(known, ..)| *known == kind).unwrap_or_else(|| panic!("add {kind} to KINDS"));
     let base = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };

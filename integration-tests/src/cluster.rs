@@ -2,7 +2,7 @@
 //! kube-controller-manager, without nodes or kubelets. The flags and the
 //! reasons for them are in `controlplane/README.md`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -15,9 +15,12 @@ use crate::child::{Child, free_address};
 use crate::{eventually, runner};
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// Only what a service mesh leans on, and nothing that judges nodes.
 const CONTROLLERS: &str = "deployment-controller,endpointslice-controller,garbage-collector-controller,\
                            namespace-controller,replicaset-controller,root-ca-certificate-publisher-controller,\
                            serviceaccount-controller";
+/// What else makes pods, for a cluster in which they run.
+const WORKLOAD_CONTROLLERS: &str = "daemonset-controller,job-controller,statefulset-controller";
 
 /// Where the repository is.
 pub fn repository() -> PathBuf {
@@ -31,11 +34,31 @@ pub fn tool(variable: &str, default: &str) -> PathBuf {
     path
 }
 
+/// Where a cluster is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// On loopback, where nobody but the tests finds it.
+    Loopback,
+    /// At an address that pods can reach, and that the Service `kubernetes`
+    /// leads to.
+    Address(Ipv4Addr),
+}
+
+impl Place {
+    fn ip(self) -> IpAddr {
+        match self {
+            Self::Loopback => Ipv4Addr::LOCALHOST.into(),
+            Self::Address(ip) => ip.into(),
+        }
+    }
+}
+
 /// One Kubernetes API.
 pub struct Cluster {
     /// The administrator's access (group `system:masters`).
     pub api: Api,
     folder: PathBuf,
+    place: Place,
     etcd: SocketAddr,
     address: SocketAddr,
     // In the order they were started.
@@ -50,23 +73,36 @@ impl Cluster {
         cluster
     }
 
+    /// The same at an address that pods can reach, with the controllers of all
+    /// that makes pods: for a cluster in which pods run.
+    pub async fn start_for_pods(ip: Ipv4Addr) -> Self {
+        let cluster = Self::start_at(Place::Address(ip)).await;
+        cluster.start_controllers(&format!("{CONTROLLERS},{WORKLOAD_CONTROLLERS}")).await;
+        cluster.install_crds().await;
+        cluster
+    }
+
     /// Starts one that knows Kubernetes' own kinds only.
     pub async fn start_without_crds() -> Self {
         let cluster = Self::start_without_controllers().await;
-        cluster.start_controllers().await;
+        cluster.start_controllers(CONTROLLERS).await;
         cluster
     }
 
     /// Starts one in which nothing happens by itself: no controllers, no CRDs.
     pub async fn start_without_controllers() -> Self {
+        Self::start_at(Place::Loopback).await
+    }
+
+    async fn start_at(place: Place) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let folder = runner::folder().join(format!("cluster-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&folder).unwrap();
-        let (etcd, address) = (free_address(), free_address());
+        let (etcd, address) = (free_address(), SocketAddr::new(place.ip(), free_address().port()));
         let token = format!("{:x}-{:x}", std::process::id(), address.port());
         make_keys(&folder, &token);
         let mut children = vec![("etcd", start_etcd(&folder, etcd))];
-        children.push(("kube-apiserver", start_apiserver(&folder, etcd, address)));
+        children.push(("kube-apiserver", start_apiserver(&folder, etcd, place, address)));
         let certificate = folder.join("apiserver/apiserver.crt");
         eventually("the API server's certificate", || async {
             children.iter().for_each(|(_, child)| child.assert_running());
@@ -79,7 +115,7 @@ impl Cluster {
         .await;
         write_kubeconfig(&folder.join("admin.kubeconfig"), &certificate, address, &json!({ "token": token }));
         let api = Api::new(address, std::fs::read_to_string(&certificate).unwrap(), &token);
-        let cluster = Self { api, folder, etcd, address, children: Mutex::new(children) };
+        let cluster = Self { api, folder, place, etcd, address, children: Mutex::new(children) };
         cluster.until_ready().await;
         cluster
             .api
@@ -90,12 +126,34 @@ impl Cluster {
         cluster
     }
 
-    async fn start_controllers(&self) {
+    /// Starts what leads connections to the addresses of Services to their
+    /// endpoints, as a node that must be there.
+    pub fn start_kube_proxy(&self, node: &str, pods: &str) {
+        let mut proxy = Command::new(controlplane());
+        proxy.args([
+            "kube-proxy".into(),
+            format!("--kubeconfig={}", self.folder.join("admin.kubeconfig").display()),
+            format!("--hostname-override={node}"),
+            format!("--cluster-cidr={pods}"),
+            "--proxy-mode=nftables".into(),
+            // Limits of the machine, which are not ours to set.
+            "--conntrack-max-per-core=0".into(),
+            "--conntrack-min=0".into(),
+            "--conntrack-tcp-timeout-established=0s".into(),
+            "--conntrack-tcp-timeout-close-wait=0s".into(),
+            format!("--healthz-bind-address={}", free_address()),
+            format!("--metrics-bind-address={}", free_address()),
+        ]);
+        let proxy = Child::start("kube-proxy", &mut proxy, &self.folder.join("kube-proxy.log"));
+        self.children.lock().unwrap().push(("kube-proxy", proxy));
+    }
+
+    async fn start_controllers(&self, controllers: &str) {
         let mut manager = Command::new(controlplane());
         manager.args([
             "kube-controller-manager".into(),
             format!("--kubeconfig={}", self.folder.join("admin.kubeconfig").display()),
-            format!("--controllers={CONTROLLERS}"),
+            format!("--controllers={controllers}"),
             "--use-service-account-credentials=true".into(),
             format!("--service-account-private-key-file={}", self.folder.join("service-account.key").display()),
             format!("--root-ca-file={}", self.certificate().display()),
@@ -120,12 +178,25 @@ impl Cluster {
 
     /// Runs kubectl as the administrator.
     pub async fn kubectl(&self, arguments: &[&str]) -> String {
+        self.kubectl_with(arguments, "").await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same with an input. What it says against it is returned.
+    pub async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = tokio::process::Command::new(tool("FAIRWAY_KUBECTL", ".cache/bin/kubectl"));
-        command.arg("--kubeconfig").arg(self.folder.join("admin.kubeconfig")).args(arguments).kill_on_drop(true);
-        let output = command.output().await.unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "kubectl {arguments:?}: {errors}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        command.arg("--kubeconfig").arg(self.folder.join("admin.kubeconfig"));
+        command.arg("--cache-dir").arg(self.folder.join("kubectl")).args(arguments);
+        let pipe = std::process::Stdio::piped;
+        let mut child = command.stdin(pipe()).stdout(pipe()).stderr(pipe()).kill_on_drop(true).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // It may end without having read it all.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, input.as_bytes()).await;
+        drop(stdin);
+        let output = child.wait_with_output().await.unwrap();
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(format!("kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr))),
+        }
     }
 
     /// The administrator's kubeconfig.
@@ -176,14 +247,14 @@ impl Cluster {
 
     /// Starts the API server again, on the same port and data.
     pub async fn start_apiserver(&self) {
-        let apiserver = start_apiserver(&self.folder, self.etcd, self.address);
+        let apiserver = start_apiserver(&self.folder, self.etcd, self.place, self.address);
         self.children.lock().unwrap().insert(1, ("kube-apiserver", apiserver));
         self.until_ready().await;
     }
 
     /// Ends everything, users of etcd first.
     pub async fn stop(&self) {
-        for name in ["kube-controller-manager", "kube-apiserver", "etcd"] {
+        for name in ["kube-controller-manager", "kube-proxy", "kube-apiserver", "etcd"] {
             if let Some(child) = self.take(name) {
                 // Nothing here is worth a graceful end: the data is thrown away.
                 child.kill().await;
@@ -256,16 +327,21 @@ fn start_etcd(folder: &Path, client: SocketAddr) -> Child {
     Child::start("etcd", &mut etcd, &folder.join("etcd.log"))
 }
 
-fn start_apiserver(folder: &Path, etcd: SocketAddr, address: SocketAddr) -> Child {
+fn start_apiserver(folder: &Path, etcd: SocketAddr, place: Place, address: SocketAddr) -> Child {
+    // Nothing on loopback may be an endpoint.
+    let reconciler = match place {
+        Place::Loopback => "none",
+        Place::Address(_) => "lease",
+    };
     let mut apiserver = Command::new(controlplane());
     apiserver.args([
         "kube-apiserver".into(),
         format!("--etcd-servers=http://{etcd}"),
-        "--bind-address=127.0.0.1".into(),
-        "--advertise-address=127.0.0.1".into(),
+        format!("--bind-address={}", address.ip()),
+        format!("--advertise-address={}", address.ip()),
         format!("--secure-port={}", address.port()),
         format!("--cert-dir={}", folder.join("apiserver").display()),
-        "--endpoint-reconciler-type=none".into(),
+        format!("--endpoint-reconciler-type={reconciler}"),
         "--service-cluster-ip-range=10.96.0.0/16".into(),
         "--authorization-mode=Node,RBAC".into(),
         format!("--token-auth-file={}", folder.join("tokens.csv").display()),

@@ -15,10 +15,13 @@ use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use openssl::ssl::SslAcceptor;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+use crate::tls;
 
 /// How many requests are remembered: more than any test counts.
 const KEPT: usize = 1000;
@@ -125,6 +128,20 @@ impl Backend {
         .await
     }
 
+    /// Answers HTTP inside of TLS at an address.
+    pub async fn tls(address: SocketAddr, echo: &Echo, acceptor: SslAcceptor) -> Self {
+        let (echo, acceptor) = (echo.clone(), Arc::new(acceptor));
+        Self::accept(address, move |stream| {
+            let (echo, acceptor) = (echo.clone(), acceptor.clone());
+            async move {
+                if let Some(stream) = tls::accept(&acceptor, stream).await {
+                    echo.serve(TokioIo::new(stream)).await;
+                }
+            }
+        })
+        .await
+    }
+
     /// Says its name and a line feed at once, then repeats what it is told: a
     /// protocol in which the server speaks first.
     pub async fn tcp(address: SocketAddr, who: &str) -> Self {
@@ -145,18 +162,22 @@ impl Backend {
     /// that is not HTTP, in which the client speaks first.
     pub async fn line(address: SocketAddr, who: &str) -> Self {
         let who = who.to_owned();
-        Self::accept(address, move |mut stream| {
+        Self::accept(address, move |stream| {
             let who = who.clone();
+            async move { answer_line(&who, stream).await }
+        })
+        .await
+    }
+
+    /// The same inside TLS, with a certificate that nobody has to trust.
+    pub async fn tls_line(address: SocketAddr, who: &str) -> Self {
+        let (who, acceptor) = (who.to_owned(), Arc::new(tls::self_signed()));
+        Self::accept(address, move |stream| {
+            let (who, acceptor) = (who.clone(), acceptor.clone());
             async move {
-                let mut line = vec![];
-                while !line.ends_with(b"\n") {
-                    match stream.read_u8().await {
-                        Ok(byte) => line.push(byte),
-                        Err(_) => return,
-                    }
+                if let Some(stream) = tls::accept(&acceptor, stream).await {
+                    answer_line(&who, stream).await;
                 }
-                let answer = [format!("{who} ").as_bytes(), &line].concat();
-                let _ = stream.write_all(&answer).await;
             }
         })
         .await
@@ -183,4 +204,16 @@ impl Backend {
         });
         Self { task }
     }
+}
+
+async fn answer_line(who: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut line = vec![];
+    while !line.ends_with(b"\n") {
+        match stream.read_u8().await {
+            Ok(byte) => line.push(byte),
+            Err(_) => return,
+        }
+    }
+    let answer = [format!("{who} ").as_bytes(), &line].concat();
+    let _ = stream.write_all(&answer).await;
 }

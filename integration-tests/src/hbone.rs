@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::identity::Identity;
 
-pub use server::Server;
+pub use server::{Asked, Carry, Server, serve};
 
 /// Longer than any answer takes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -64,7 +64,11 @@ impl Answer {
 impl Client {
     /// Connects.
     pub async fn connect(identity: &Identity, waypoint: SocketAddr) -> Result<Self, String> {
-        let stream = TcpStream::connect(waypoint).await.map_err(|error| error.to_string())?;
+        Self::over(identity, TcpStream::connect(waypoint).await.map_err(|error| error.to_string())?).await
+    }
+
+    /// The same over a connection that is there already.
+    pub async fn over(identity: &Identity, stream: TcpStream) -> Result<Self, String> {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let (stream, peer) = identity.connect(stream).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());

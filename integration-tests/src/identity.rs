@@ -14,7 +14,7 @@ use openssl::x509::store::X509StoreBuilder;
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-use crate::certificate::{Csr, create, p256};
+use crate::certificate::{Csr, check_chain, create, p256};
 use crate::fairway::{self, Fairway};
 use crate::ztunnel::{Options, Tls};
 
@@ -51,11 +51,29 @@ impl Identity {
             ..Options::plaintext(fairway.secure_grpc)
         };
         let name = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
+        Self::issued(&options, &name, None).await.unwrap_or_else(|reason| panic!("{name}: {reason}"))
+    }
+
+    /// That of a workload, asked for by its node's ztunnel.
+    pub async fn impersonated(options: &Options, name: &str) -> Result<Self, String> {
+        Self::issued(options, name, Some(name)).await
+    }
+
+    /// Asks for a certificate. Whom to trust is what the answer ends with.
+    async fn issued(options: &Options, name: &str, impersonated: Option<&str>) -> Result<Self, String> {
         let key = p256();
-        let response = create(&options, Csr::new(key.clone()).uri(&name).pem(), None).await;
-        let chain = response.unwrap_or_else(|status| panic!("{name}: {status:?}")).cert_chain;
-        let chain = chain.iter().flat_map(|pem| X509::stack_from_pem(pem.as_bytes()).unwrap()).collect();
-        Self { name, key, chain, roots: X509::stack_from_pem(roots.as_bytes()).unwrap() }
+        let response = create(options, Csr::new(key.clone()).uri(name).pem(), impersonated).await;
+        let response = response.map_err(|status| format!("{status:?}"))?;
+        check_chain(&response, name)?;
+        let certificates = |pem: &String| X509::stack_from_pem(pem.as_bytes()).unwrap_or_default();
+        let roots = response.cert_chain.last().map(certificates).unwrap_or_default();
+        let chain = response.cert_chain.iter().flat_map(certificates).collect();
+        Ok(Self { name: name.into(), key, chain, roots })
+    }
+
+    /// Its certificate.
+    pub fn certificate(&self) -> &X509 {
+        &self.chain[0]
     }
 
     fn present(&self, context: &mut SslContextBuilder) -> Result<(), openssl::error::ErrorStack> {

@@ -1,5 +1,6 @@
-//! A stand-in for scheduler and kubelets: gives pods a node, an address and a
-//! status, and lets them go when they are deleted.
+//! The least that stands in for scheduler and kubelets: gives pods a node, an
+//! address and a status, and lets them go when they are deleted. Nothing runs in
+//! them; where something has to, there is the [stage](crate::stage).
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,14 +61,7 @@ async fn step(api: &Api, pod: &Value, node: &str) -> Result<(), Refused> {
         return Ok(());
     }
     if pod["spec"]["nodeName"].is_null() {
-        let (namespace, name) = (&pod["metadata"]["namespace"], &pod["metadata"]["name"]);
-        let path =
-            format!("/api/v1/namespaces/{}/pods/{}/binding", namespace.as_str().unwrap(), name.as_str().unwrap());
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name },
-            "target": { "apiVersion": "v1", "kind": "Node", "name": node },
-        });
-        api.request("POST", &path, Some(binding)).await?;
+        api.bind(pod, node).await?;
     }
     if pod["status"]["podIP"].is_null() {
         api.patch_status(pod, running(&pod_ip(), true)).await?;

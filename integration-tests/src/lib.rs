@@ -12,6 +12,7 @@ pub mod runner;
 pub mod child;
 pub mod cluster;
 pub mod api;
+pub mod watch;
 pub mod kubelet;
 pub mod fairway;
 pub mod ztunnel;
@@ -19,10 +20,12 @@ pub mod envoy;
 pub mod certificate;
 pub mod identity;
 pub mod authorizer;
+pub mod tls;
 pub mod echo;
 pub mod hbone;
 pub mod waypoint;
 pub mod expected;
+pub mod stage;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -60,6 +63,8 @@ where
             Ok(Err(reason)) => last = format!("{reason:?}"),
             Err(_) => panic!("{what}: not within {limit:?}: {last}"),
         }
+        // What is known at once is never too late for the timeout above.
+        assert!(Instant::now() < deadline, "{what}: not within {limit:?}: {last}");
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 /// What a test or the end of a run does.
 pub type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Longer than any test takes.
-const LIMIT: Duration = Duration::from_secs(150);
+/// Longer than any test takes, on a machine that does other things too.
+const LIMIT: Duration = Duration::from_secs(240);
 /// Most tests wait for a cluster most of the time.
 const THREADS: usize = 4;
 const TAIL_LINES: usize = 60;
@@ -60,13 +60,21 @@ tokio::task_local! { static CONTEXT: Arc<Context>; }
 /// Has the end of a log shown if the test that is running fails.
 pub fn show_on_failure(what: &str, log: PathBuf) {
     // Without a test there is nobody to show it to.
-    let _ = CONTEXT.try_with(|context| context.logs.lock().unwrap().push((what.into(), log)));
+    let _ = CONTEXT.try_with(|context| {
+        let mut logs = context.logs.lock().unwrap();
+        if !logs.iter().any(|(_, shown)| *shown == log) {
+            logs.push((what.into(), log));
+        }
+    });
 }
 
 /// The folder of this run: logs, keys, data. It stays if a test
 /// fails, or if FAIRWAY_KEEP_LOGS is set.
 pub fn folder() -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("fairway-tests-{}", std::process::id()));
+    // In a process namespace of its own the first process always has the same
+    // id, so what started it says another.
+    let outside = std::env::var(crate::stage::enter::RUN).map(|run| format!("{run}-")).unwrap_or_default();
+    let folder = std::env::temp_dir().join(format!("fairway-tests-{outside}{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }

@@ -54,6 +54,7 @@ impl Waypoint {
         command.args(["--envoyPrometheusPort", &metrics.port().to_string()]);
         let labels = serde_json::json!({ "gateway.networking.k8s.io/gateway-name": gateway });
         command.env("ISTIO_METAJSON_LABELS", labels.to_string());
+        command.env("ISTIO_META_NODE_NAME", "waypoint-node");
         command.env("POD_NAME", format!("{gateway}-1")).env("POD_NAMESPACE", namespace);
         command.env("SERVICE_ACCOUNT", gateway).env("INSTANCE_IP", ip.to_string());
         command.env("PROXY_CONFIG", "{terminationDrainDuration: 100ms}").env_remove("RUST_LOG");

@@ -41,6 +41,9 @@ pub struct ServiceEntrySpec {
     /// `DYNAMIC_DNS`.
     #[serde(deserialize_with = "interned")]
     pub resolution: Arc<str>,
+    /// `MESH_EXTERNAL` (also when empty) or `MESH_INTERNAL`.
+    #[serde(deserialize_with = "interned")]
+    pub location: Arc<str>,
     /// Endpoints given in place.
     #[serde(deserialize_with = "nullable")]
     pub endpoints: Box<[WorkloadEntrySpec]>,

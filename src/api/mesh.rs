@@ -50,6 +50,12 @@ pub struct MeshConfig {
     pub hbone_idle_timeout: Option<Duration>,
     /// Probes of idle connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// How often names are resolved again that do not say how long they last.
+    #[serde(deserialize_with = "duration")]
+    pub dns_refresh_rate: Option<Duration>,
+    /// What TLS connections begin with that say no more than that.
+    #[serde(deserialize_with = "nullable")]
+    pub tls_defaults: TlsDefaults,
     /// Where access logs go; empty is nowhere.
     #[serde(deserialize_with = "nullable")]
     pub access_log_file: Arc<str>,
@@ -116,6 +122,8 @@ impl Default for MeshConfig {
             connect_timeout: CONNECT_TIMEOUT,
             hbone_idle_timeout: None,
             tcp_keepalive: None,
+            dns_refresh_rate: None,
+            tls_defaults: TlsDefaults::default(),
             access_log_file: "".into(),
             access_log_format: "".into(),
             access_log_encoding: "".into(),
@@ -160,6 +168,18 @@ pub struct DefaultTrafficPolicy {
     pub connection_pool: Option<ConnectionPoolSettings>,
     /// When an endpoint is taken out.
     pub outlier_detection: Option<OutlierDetection>,
+}
+
+/// What TLS connections are made with, except those of the mesh itself.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TlsDefaults {
+    /// Curves, in order of preference; none is the proxy's own list.
+    #[serde(deserialize_with = "nullable")]
+    pub ecdh_curves: Texts,
+    /// Cipher suites, in order of preference; none is the proxy's own list.
+    #[serde(deserialize_with = "nullable")]
+    pub cipher_suites: Texts,
 }
 
 /// What becomes of paths before they are matched.

@@ -17,7 +17,7 @@ use crate::config::Translate;
 use crate::graph::Provenance;
 use crate::model::Settings;
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, Scope, WaypointScope};
+use crate::proxy::{Capabilities, Place, Scope, WaypointScope};
 use crate::source::Problems;
 use crate::source::file::Folder;
 use crate::translation::Translation;
@@ -88,6 +88,7 @@ fn scope(flags: &Translate) -> anyhow::Result<Option<Scope>> {
         capabilities: if flags.istio_proxy { Capabilities::ISTIO } else { Capabilities::STOCK },
         families: Families::V4,
         loopback: None,
+        place: Place::default(),
     })))
 }
 

@@ -14,6 +14,7 @@ pub fn covers(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => {
             wanted.iter().all(|(key, value)| match live.get(key) {
+                Some(live) if ["requests", "limits"].contains(&key.as_str()) => covers_quantities(live, value),
                 Some(live) => covers(live, value),
                 // The API server does not keep what is empty.
                 None => is_empty(value),
@@ -30,6 +31,46 @@ pub fn covers(live: &Value, wanted: &Value) -> bool {
         }
         (live, wanted) => live == wanted,
     }
+}
+
+/// The same for amounts of resources, which the API server stores in a form of
+/// its own.
+fn covers_quantities(live: &Value, wanted: &Value) -> bool {
+    let (Value::Object(live), Value::Object(wanted)) = (live, wanted) else { return covers(live, wanted) };
+    wanted.iter().all(|(key, value)| match live.get(key) {
+        Some(live) => live == value || quantity(live).is_some_and(|amount| Some(amount) == quantity(value)),
+        None => is_empty(value),
+    })
+}
+
+/// An amount in thousandths, such as that of `100m`, `1.5` or `2Gi`.
+/// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>
+fn quantity(value: &Value) -> Option<i128> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let unit: i128 = match suffix {
+        "m" => 1,
+        "" => 1000,
+        "k" => 1_000_000,
+        "M" => 1_000_000_000,
+        "G" => 1_000_000_000_000,
+        "T" => 1_000_000_000_000_000,
+        "Ki" => 1000 << 10,
+        "Mi" => 1000 << 20,
+        "Gi" => 1000 << 30,
+        "Ti" => 1000 << 40,
+        _ => return None,
+    };
+    // More digits than any amount has would not fit.
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits < 10 && whole.len() < 16)?;
+    let scaled: i128 = format!("{whole}{fraction}").parse().ok()?;
+    Some(scaled * unit / 10_i128.pow(digits))
 }
 
 /// Whether `manager` has applied a field that is no longer in `wanted`, hence

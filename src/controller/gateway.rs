@@ -6,6 +6,7 @@
 //! is left alone, and the status says so.
 
 pub mod class;
+pub mod overlay;
 pub mod run;
 pub mod settings;
 pub mod status;
@@ -25,6 +26,7 @@ use crate::api::gateway::Gateway;
 use super::covers::{applied_more, covers};
 use super::resource::{Manner, Reference, Resource, Write};
 use class::Template;
+use overlay::{Missing, Overlays};
 use settings::{Installation, Settings};
 use template::{Input, Names};
 
@@ -63,6 +65,8 @@ pub struct World {
     /// Objects that are or might be ours. What is not here has to be looked
     /// up; `None` is an object that is not there.
     pub objects: BTreeMap<Reference, Option<Value>>,
+    /// ConfigMaps with overlays for all Gateways of a class, by name.
+    pub class_defaults: BTreeMap<String, Value>,
     /// What the installation says.
     pub installation: Installation,
     /// The connected proxies.
@@ -96,12 +100,24 @@ pub fn plan(settings: &Settings, world: &World, key: &(String, String), now: &st
         None => names.deployment.clone(),
     };
     let service = Reference::new(Resource::Service, key.0.clone(), service);
-    let mut foreign = Vec::new();
+    let (mut foreign, mut invalid) = (Vec::new(), None);
     if managed {
         let input = Input { gateway: &gateway, object, controller };
-        for (reference, body) in template::waypoint(world, settings, &input) {
+        let overlays = match Overlays::of(world, object) {
+            Ok(overlays) => Ok(overlays),
+            Err(Missing::Unknown(reference)) => return Plan { look_up: vec![reference], writes: Vec::new() },
+            Err(Missing::Invalid(message)) => Err(message),
+        };
+        let made = overlays.and_then(|overlays| template::waypoint(world, settings, &input, &overlays));
+        // What is there stays as it is until the overlay is one.
+        let made = made.or_else(|message| {
+            invalid = Some(message);
+            template::waypoint(world, settings, &input, &Overlays::default())
+        });
+        for (reference, body) in made.unwrap_or_default() {
             match world.objects.get(&reference) {
                 None => plan.look_up.push(reference),
+                Some(_) if invalid.is_some() => {}
                 Some(Some(live)) if !owned(live, object) => {
                     foreign.extend(is_in_the_way(&reference).then_some(reference))
                 }
@@ -129,6 +145,7 @@ pub fn plan(settings: &Settings, world: &World, key: &(String, String), now: &st
         service: (&service, world.objects.get(&service).and_then(Option::as_ref)),
         deployment,
         foreign: &foreign,
+        invalid: invalid.as_deref(),
         proxies: world.proxies.get(&ObjectKey::new(&key.0, &key.1)).cloned().unwrap_or_default(),
         managed,
     };

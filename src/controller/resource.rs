@@ -25,6 +25,10 @@ pub enum Resource {
     Service,
     /// `apps/v1/Deployment`.
     Deployment,
+    /// `autoscaling/v2/HorizontalPodAutoscaler`.
+    HorizontalPodAutoscaler,
+    /// `policy/v1/PodDisruptionBudget`.
+    PodDisruptionBudget,
     /// `gateway.networking.k8s.io/v1/GatewayClass`.
     GatewayClass,
     /// `gateway.networking.k8s.io/v1/Gateway`.
@@ -51,6 +55,8 @@ impl Resource {
             Self::ServiceAccount => ("v1", "ServiceAccount", "serviceaccounts"),
             Self::Service => ("v1", "Service", "services"),
             Self::Deployment => ("apps/v1", "Deployment", "deployments"),
+            Self::HorizontalPodAutoscaler => ("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
+            Self::PodDisruptionBudget => ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::GatewayClass => ("gateway.networking.k8s.io/v1", "GatewayClass", "gatewayclasses"),
             Self::Gateway => ("gateway.networking.k8s.io/v1", "Gateway", "gateways"),
             Self::ServiceEntry => ("networking.istio.io/v1", "ServiceEntry", "serviceentries"),

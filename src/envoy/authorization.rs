@@ -50,6 +50,11 @@ pub const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
 /// connection is the waypoint's own.
 pub const PEER_ADDRESS: &str = "fairway.peer_address";
 
+/// What is in the identity of every workload of a namespace, and in no other.
+pub fn caller_of(namespace: &str) -> String {
+    format!("/ns/{namespace}/")
+}
+
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 const HTTP_EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 const NETWORK_RBAC: &str = "envoy.filters.network.rbac";

@@ -1,13 +1,18 @@
 //! `Cluster`: where an Envoy can send traffic, and how.
 
+pub mod discovery;
 pub mod policy;
+pub mod transport;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
+    LocalityConfigSpecifier, LocalityWeightedLbConfig,
+};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, OriginalDstLbConfig,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy, OriginalDstLbConfig,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::{
@@ -27,12 +32,17 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, Value};
 
 use super::encode::{any, duration, uint32};
+use super::endpoint::locality::Preference;
 use super::endpoint::{CONNECT_ORIGINATE, fields, filter_metadata, internal};
 use super::name;
 use super::tls::{self, ORIGINAL_DST};
+use crate::api::ObjectKey;
 use crate::api::mesh::MeshConfig;
-use crate::model::destination_rule::Policy;
+use crate::model::destination_rule::Rule;
 use crate::model::service::{Protocol, Service};
+use crate::proxy::scope::Families;
+use discovery::Discovery;
+use transport::Transport;
 
 /// The internal listener behind `connect_terminate`, where a waypoint tells
 /// services apart.
@@ -122,17 +132,36 @@ pub fn connect_originate(trust_domains: &[&str], connect_timeout: Duration, idle
     }
 }
 
-/// A port of a service that a waypoint serves, or a subset of it.
-pub fn inbound_vip(
-    name: String,
-    service: &Service,
-    policy: Policy<'_>,
-    mesh: &MeshConfig,
-    protocol: Protocol,
-) -> Cluster {
+/// A port of a service, or a subset of it, as a proxy reaches it.
+pub struct Upstream<'a> {
+    /// The name of the cluster.
+    pub name: String,
+    /// The service.
+    pub service: &'a Service,
+    /// What connections are like.
+    pub rule: &'a Rule,
+    /// The port of the service.
+    pub port: u16,
+    /// The subset; empty for the whole service.
+    pub subset: &'a str,
+    /// The protocol of the connections.
+    pub protocol: Protocol,
+    /// What is spoken on them.
+    pub transport: Transport<'a>,
+    /// How endpoints are found.
+    pub discovery: Discovery,
+    /// Those that are in the cluster.
+    pub endpoints: Vec<LocalityLbEndpoints>,
+    /// Which endpoints are preferred.
+    pub preference: Preference<'a>,
+    /// The address families of the proxy.
+    pub families: Families,
+}
+
+/// A port of a service that a waypoint serves or refers to, or a subset of it.
+pub fn upstream(upstream: Upstream<'_>, mesh: &MeshConfig) -> Cluster {
+    let Upstream { name, service, rule, port, subset, protocol, transport, discovery, .. } = upstream;
     let mut cluster = Cluster {
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
-        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(tls::ads(true)), service_name: name.clone() }),
         lb_policy: LbPolicy::LeastRequest.into(),
         // An endpoint that is not ready gets nothing, however few are. Envoy's
         // own rule is to use all when less than half are healthy.
@@ -140,12 +169,33 @@ pub fn inbound_vip(
             healthy_panic_threshold: Some(Percent { value: 0.0 }),
             ..Default::default()
         }),
-        metadata: Some(filter_metadata([("istio", services(service))])),
-        transport_socket: Some(tls::internal(&[ORIGINAL_DST, "istio"], tls::raw_buffer())),
+        metadata: Some(filter_metadata([("istio", metadata(service, rule, subset))])),
         ..base(name)
     };
-    policy::apply(&mut cluster, policy, mesh, protocol);
+    let http2 = policy::apply(&mut cluster, rule.policy(port, subset), mesh, protocol, transport.http());
+    if discovery.balances() && upstream.preference.weighted() {
+        let weighted = LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {});
+        cluster.common_lb_config.get_or_insert_default().locality_config_specifier = Some(weighted);
+    }
+    let insecure = transport.insecure();
+    discovery.apply(&mut cluster, service, upstream.endpoints, mesh, upstream.families, insecure);
+    cluster.transport_socket = Some(tls::internal(&[ORIGINAL_DST, "istio"], transport.socket(mesh, http2)));
     cluster
+}
+
+/// What `istio` in a cluster's metadata says: the services, which telemetry
+/// names destinations by, and the rule and subset, which tools show.
+fn metadata(service: &Service, rule: &Rule, subset: &str) -> Struct {
+    let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
+    let mut metadata = services(service);
+    if let Some(ObjectKey { namespace, name }) = &rule.origin {
+        let path = format!("/apis/networking.istio.io/v1/namespaces/{namespace}/destination-rule/{name}");
+        metadata.fields.insert("config".into(), text(path));
+    }
+    if !subset.is_empty() {
+        metadata.fields.insert("subset".into(), text(subset.into()));
+    }
+    metadata
 }
 
 /// `istio.services` of a cluster's metadata, which telemetry names

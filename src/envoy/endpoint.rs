@@ -1,5 +1,7 @@
 //! `ClusterLoadAssignment`: where the traffic of a cluster can go.
 
+pub mod locality;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,73 +20,115 @@ use envoy_types::pb::google::protobuf::{Struct, Value};
 
 use super::encode::uint32;
 use super::tls::ORIGINAL_DST;
-use crate::model::endpoint::{Endpoint, Locality};
+use crate::model::endpoint::{Address as EndpointAddress, Endpoint, Locality};
+use crate::model::service::{Distribution, Service};
+use crate::proxy::Place;
+use crate::proxy::scope::Families;
+use locality::{Group, Preference};
 
 /// The internal listener or cluster that opens HBONE connections.
 pub const CONNECT_ORIGINATE: &str = "connect_originate";
 
-/// Endpoints of a port of a service, by where they are. `proxy` is where the
-/// proxy is, which the model does not know yet; all localities are equal.
-pub fn assignment<'a>(
-    cluster: &str,
-    port: u16,
-    cluster_id: &str,
-    endpoints: impl IntoIterator<Item = &'a Endpoint>,
-) -> ClusterLoadAssignment {
-    let mut localities: BTreeMap<&Locality, Vec<LbEndpoint>> = BTreeMap::new();
-    // An Envoy would send them traffic once most endpoints are not ready.
-    for endpoint in endpoints.into_iter().filter(|endpoint| endpoint.healthy) {
-        localities.entry(&endpoint.locality).or_default().extend(lb_endpoint(endpoint, port, cluster_id));
-    }
-    let endpoints = localities.into_iter().filter(|(_, endpoints)| !endpoints.is_empty());
-    ClusterLoadAssignment {
-        cluster_name: cluster.into(),
-        endpoints: endpoints.map(|(locality, endpoints)| locality_endpoints(locality, endpoints)).collect(),
-        ..Default::default()
-    }
+/// Who the endpoints are for, and of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The service.
+    pub service: &'a Service,
+    /// The port of the service.
+    pub port: u16,
+    /// What the cluster of Kubernetes is called.
+    pub cluster_id: &'a str,
+    /// The address families of the proxy.
+    pub families: Families,
+    /// Where the proxy is.
+    pub place: &'a Place,
+    /// Whether names are resolved; if so, no tunnel can be opened.
+    pub by_dns: bool,
 }
 
-fn locality_endpoints(locality: &Locality, endpoints: Vec<LbEndpoint>) -> LocalityLbEndpoints {
-    let Locality { region, zone, subzone } = locality;
-    let weight = endpoints.iter().filter_map(|one| one.load_balancing_weight.as_ref());
-    let weight = weight.fold(0_u32, |sum, one| sum.saturating_add(one.value));
+/// The endpoints that a proxy can use, by where they are and by preference.
+pub fn localities<'a>(
+    request: &Request<'_>,
+    preference: &Preference<'_>,
+    endpoints: impl IntoIterator<Item = &'a Endpoint>,
+) -> Vec<LocalityLbEndpoints> {
+    let Request { service, place, .. } = *request;
+    let local = service.distribution == Distribution::LocalNode && !place.node.is_empty();
+    // An Envoy would send traffic to those that are not ready once most are not.
+    // It is only told of them where it has to see that the near ones are few.
+    let all = matches!(service.distribution, Distribution::PreferSameZone | Distribution::PreferSameNode);
+    let mut groups: BTreeMap<&Locality, Vec<(&Endpoint, LbEndpoint)>> = BTreeMap::new();
+    for endpoint in endpoints {
+        if (local && endpoint.node != place.node) || !(endpoint.healthy || all) {
+            continue;
+        }
+        if let Some(lb) = lb_endpoint(endpoint, request) {
+            groups.entry(&endpoint.locality).or_default().push((endpoint, lb));
+        }
+    }
+    let groups = groups.into_iter().map(|(locality, endpoints)| Group::new(locality, endpoints)).collect();
+    let groups = locality::arranged(groups, preference, place);
+    groups.into_iter().map(locality_endpoints).collect()
+}
+
+/// Endpoints that a cluster asks for.
+pub fn assignment(cluster: &str, endpoints: Vec<LocalityLbEndpoints>) -> ClusterLoadAssignment {
+    ClusterLoadAssignment { cluster_name: cluster.into(), endpoints, ..Default::default() }
+}
+
+fn locality_endpoints(group: Group<'_>) -> LocalityLbEndpoints {
+    let Locality { region, zone, subzone } = group.locality;
     LocalityLbEndpoints {
         locality: Some(WireLocality {
             region: region.to_string(),
             zone: zone.to_string(),
             sub_zone: subzone.to_string(),
         }),
-        lb_endpoints: endpoints,
-        load_balancing_weight: uint32(weight),
+        lb_endpoints: group.endpoints.into_iter().map(|(_, endpoint)| endpoint).collect(),
+        load_balancing_weight: uint32(group.weight),
+        priority: group.priority,
         ..Default::default()
     }
 }
 
-fn lb_endpoint(endpoint: &Endpoint, port: u16, cluster_id: &str) -> Option<LbEndpoint> {
-    let (_, target) = endpoint.ports.iter().find(|(number, _)| *number == port)?;
-    let address = SocketAddr::new(*endpoint.addresses.first()?, *target);
+/// `None` if the endpoint is not there for the port, or the proxy has not its
+/// address family.
+fn lb_endpoint(endpoint: &Endpoint, request: &Request<'_>) -> Option<LbEndpoint> {
+    let (_, target) = endpoint.ports.iter().find(|(number, _)| *number == request.port)?;
     // Two of Kubernetes' names make up the workload; the rest is for telemetry.
     let revision =
         endpoint.labels.get("service.istio.io/canonical-revision").or_else(|| endpoint.labels.get("version"));
     let canonical = endpoint.labels.get("service.istio.io/canonical-name").or_else(|| endpoint.labels.get("app"));
     let workload = format!(
-        "{};{};{};{};{cluster_id}",
-        endpoint.name,
+        "{};{};{};{};{}",
+        endpoint.workload,
         endpoint.namespace,
         canonical.unwrap_or_default(),
-        revision.unwrap_or_default()
+        revision.unwrap_or_default(),
+        request.cluster_id,
     );
     let mut metadata = vec![("istio", fields([("workload", workload)]))];
-    let address = if endpoint.hbone {
-        metadata.push((ORIGINAL_DST, fields([("local", address.to_string())])));
-        internal(CONNECT_ORIGINATE, &address.to_string())
-    } else {
-        socket(address)
+    let address = match &endpoint.address {
+        EndpointAddress::Hostname(name) => named(name, *target),
+        EndpointAddress::Ips(addresses) => {
+            let usable = |address: &&IpAddr| match request.families {
+                Families::V4 => address.is_ipv4(),
+                Families::V6 => address.is_ipv6(),
+                Families::Dual => true,
+            };
+            let address = SocketAddr::new(*addresses.iter().find(usable)?, *target);
+            if endpoint.hbone && !request.by_dns {
+                metadata.push((ORIGINAL_DST, fields([("local", address.to_string())])));
+                internal(CONNECT_ORIGINATE, &address.to_string())
+            } else {
+                socket(address)
+            }
+        }
     };
     Some(LbEndpoint {
-        health_status: HealthStatus::Healthy.into(),
+        health_status: if endpoint.healthy { HealthStatus::Healthy } else { HealthStatus::Unhealthy }.into(),
         metadata: Some(filter_metadata(metadata)),
-        load_balancing_weight: uint32(endpoint.weight.max(1)),
+        load_balancing_weight: uint32(endpoint.weight),
         host_identifier: Some(HostIdentifier::Endpoint(WireEndpoint { address: Some(address), ..Default::default() })),
     })
 }
@@ -103,10 +147,15 @@ pub fn fields(fields: impl IntoIterator<Item = (&'static str, String)>) -> Struc
 
 /// An address on the network.
 pub fn socket(address: SocketAddr) -> Address {
+    named(&address.ip().to_string(), address.port())
+}
+
+/// An address on the network, possibly one that is still to be resolved.
+fn named(host: &str, port: u16) -> Address {
     Address {
         address: Some(AddressKind::SocketAddress(SocketAddress {
-            address: address.ip().to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
+            address: host.into(),
+            port_specifier: Some(PortSpecifier::PortValue(port.into())),
             ..Default::default()
         })),
     }

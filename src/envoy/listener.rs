@@ -31,10 +31,13 @@ use envoy_types::pb::envoy::config::route::v3::route_action::upgrade_config::Con
 use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, UpgradeConfig as RouteUpgrade};
 use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost};
+use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue;
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{
     Key, SharedWithUpstream, Value,
 };
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy;
+use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::filter_config::ImplementationSpecifier;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as SetFilterState;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
@@ -69,6 +72,9 @@ use crate::proxy::{Capabilities, WaypointScope};
 
 /// The listener that takes HBONE.
 pub const CONNECT_TERMINATE: &str = "connect_terminate";
+/// The internal listener that connections go through which `main_internal`
+/// cannot look into, and the cluster that leads to it.
+pub const INSPECTED: &str = "main_internal_inspected";
 /// What waypoints and their users call the proxy's product.
 const SERVER: &str = "istio-envoy";
 
@@ -159,24 +165,49 @@ fn state(key: &str, factory: &str, format: &str) -> FilterStateValue {
 /// `main_internal`. The texts take part in the choice of the connection to it,
 /// so that no two callers or destinations share one.
 fn connect_authority(capabilities: Capabilities) -> HttpFilter {
-    let text = capabilities.hashable_string.factory();
-    let address = |key: &str, format: &str| {
-        let key = format!("envoy.filters.listener.original_dst.{key}");
-        state(&key, &key, format)
-    };
-    let mut states = vec![
-        address("local_ip", "%REQ(:AUTHORITY)%"),
-        state("io.istio.connect_authority", text, "%REQ(:AUTHORITY)%"),
-        address("remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-        state(PEER_PRINCIPAL, text, "%DOWNSTREAM_PEER_URI_SAN%"),
-        state("io.istio.local_principal", text, "%DOWNSTREAM_LOCAL_URI_SAN%"),
-    ];
-    // The address that an internal connection directly comes from is none.
-    if capabilities.network_ip {
-        states.push(state(PEER_ADDRESS, "envoy.network.ip", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"));
-    }
-    let config = SetFilterState { on_request_headers: states, ..Default::default() };
+    let noted = all_noted(capabilities).map(|(key, format)| noted(capabilities, key, format));
+    let config = SetFilterState { on_request_headers: noted.collect(), ..Default::default() };
     http_filter("connect_authority", &config)
+}
+
+/// What is noted of a connection that arrives by HBONE: where it is for, where
+/// it is from, and who is at its ends.
+const NOTED: [(&str, &str); 6] = [
+    (LOCAL_IP, "%REQ(:AUTHORITY)%"),
+    ("io.istio.connect_authority", "%REQ(:AUTHORITY)%"),
+    ("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    (PEER_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%"),
+    ("io.istio.local_principal", "%DOWNSTREAM_LOCAL_URI_SAN%"),
+    // The address that an internal connection directly comes from is none.
+    (PEER_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+];
+const LOCAL_IP: &str = "envoy.filters.listener.original_dst.local_ip";
+
+/// What of it a proxy can note.
+fn all_noted(capabilities: Capabilities) -> impl Iterator<Item = (&'static str, &'static str)> {
+    NOTED.into_iter().filter(move |(key, _)| *key != PEER_ADDRESS || capabilities.network_ip)
+}
+
+/// Addresses have kinds of their own.
+fn noted(capabilities: Capabilities, key: &str, format: &str) -> FilterStateValue {
+    let factory = match key {
+        PEER_ADDRESS => "envoy.network.ip",
+        key if key.starts_with("envoy.filters.listener.original_dst.") => key,
+        _ => capabilities.hashable_string.factory(),
+    };
+    state(key, factory, format)
+}
+
+/// Hands what was noted of a connection on to the next internal listener: it is
+/// shared with one at a time.
+fn noted_again(keys: &[&str], capabilities: Capabilities) -> Filter {
+    let again = |key: &&str| match *key {
+        // As a text it has a port, which this kind does not take.
+        PEER_ADDRESS => noted(capabilities, key, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+        key => noted(capabilities, key, &format!("%FILTER_STATE({key}:PLAIN)%")),
+    };
+    let config = NetworkFilterState { on_new_connection: keys.iter().map(again).collect(), ..Default::default() };
+    filter("connect_authority", &config)
 }
 
 /// `connect_terminate`: takes HBONE.
@@ -287,29 +318,41 @@ pub fn connect_originate(logs: Vec<AccessLog>) -> Listener {
 }
 
 /// Which ports of connections that arrive at `main_internal` are looked into.
+/// Envoy decides that by the port alone, whatever the address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspected {
-    /// Ports that declare their protocol. Looking for HTTP would only wait for
-    /// the client, which in some protocols waits for the server.
-    pub declared: BTreeSet<u16>,
+    /// Ports that declare HTTP.
+    pub http: BTreeSet<u16>,
+    /// Ports that declare a protocol that is passed on. Looking for HTTP would
+    /// wait for the client, which in some of them waits for the server.
+    pub bytes: BTreeSet<u16>,
     /// Ports that declare nothing, of whatever service: on them HTTP is looked
     /// for.
     pub undeclared: BTreeSet<u16>,
     /// Ports that may carry TLS: only on them it is looked for.
     pub tls: BTreeSet<u16>,
+    /// Ports that one service declares to be TCP while another wants them
+    /// looked into. They are not; the other's connections go to [`INSPECTED`].
+    pub elsewhere: BTreeSet<u16>,
+    /// Whether there are connections for workloads' own addresses, whose ports
+    /// declare nothing.
+    pub workloads: bool,
 }
 
 /// `main_internal` without its filter chains, which are made one by one.
 pub fn main_internal(inspected: &Inspected) -> Listener {
-    let declared: Vec<_> = inspected.declared.difference(&inspected.undeclared).copied().collect();
+    let Inspected { http, bytes, undeclared, tls, elsewhere, workloads } = inspected;
+    let http = http.iter().filter(|_| !workloads);
+    let declared: BTreeSet<_> = http.chain(bytes).copied().collect();
+    let quiet: BTreeSet<_> = declared.difference(undeclared).chain(elsewhere).copied().collect();
     let mut filters = vec![
         listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
         ListenerFilter {
-            filter_disabled: any_port(&declared),
+            filter_disabled: any_port(&Vec::from_iter(quiet)),
             ..listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {})
         },
     ];
-    let tls: Vec<_> = inspected.tls.iter().copied().collect();
+    let tls: Vec<_> = tls.difference(elsewhere).copied().collect();
     if let Some(tls) = any_port(&tls) {
         filters.push(ListenerFilter {
             filter_disabled: Some(Predicate { rule: Some(Rule::NotMatch(Box::new(tls))) }),
@@ -319,8 +362,31 @@ pub fn main_internal(inspected: &Inspected) -> Listener {
     Listener {
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: filters,
+        // Who waits for the server is none that speaks HTTP.
+        continue_on_listener_filters_timeout: inspected.workloads,
         ..internal_listener(MAIN_INTERNAL)
     }
+}
+
+/// [`INSPECTED`] without its filter chains. All that arrives is looked into.
+pub fn inspected() -> Listener {
+    Listener {
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: vec![
+            listener_filter("envoy.filters.listener.original_dst", &OriginalDst {}),
+            listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {}),
+            listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default()),
+        ],
+        ..internal_listener(INSPECTED)
+    }
+}
+
+/// The chain that leads to [`INSPECTED`]. Nothing is decided here, so no policy
+/// applies.
+pub fn to_inspected(capabilities: Capabilities) -> FilterChain {
+    let keys: Vec<_> = all_noted(capabilities).map(|(key, _)| key).collect();
+    let again = noted_again(&keys, capabilities);
+    tcp_chain(INSPECTED, vec![again], &tcp_proxy(INSPECTED))
 }
 
 /// Matches connections for any of these ports; `None` if there are none.
@@ -358,6 +424,20 @@ pub fn tcp_proxy(cluster: &str) -> TcpProxy {
     }
 }
 
+/// Looks up the host of each request.
+pub fn dynamic_forward_proxy(cache: DnsCacheConfig) -> HttpFilter {
+    let config = DynamicForwardProxy {
+        implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(cache)),
+        ..Default::default()
+    };
+    http_filter("envoy.filters.http.dynamic_forward_proxy", &config)
+}
+
+/// The chain for traffic to workloads' own addresses that is HTTP.
+pub const DIRECT_HTTP: &str = "direct-http";
+/// The chain for traffic to workloads' own addresses that is something else.
+pub const DIRECT_TCP: &str = "direct-tcp";
+
 /// The chains for traffic to workloads' own addresses.
 pub fn direct_chains(
     manager: &HttpConnectionManager,
@@ -365,18 +445,10 @@ pub fn direct_chains(
     proxy: &TcpProxy,
 ) -> [FilterChain; 2] {
     // The destination is handed on to `connect_originate`.
-    let destination = NetworkFilterState {
-        on_new_connection: vec![state(
-            "envoy.filters.listener.original_dst.local_ip",
-            "envoy.filters.listener.original_dst.local_ip",
-            "%FILTER_STATE(envoy.filters.listener.original_dst.local_ip:PLAIN)%",
-        )],
-        ..Default::default()
-    };
-    let first = || filter("connect_authority", &destination);
+    let first = || noted_again(&[LOCAL_IP], Capabilities::STOCK);
     [
-        tcp_chain("direct-tcp", std::iter::once(first()).chain(network_filters).collect(), proxy),
-        http_chain("direct-http", vec![first()], manager),
+        tcp_chain(DIRECT_TCP, std::iter::once(first()).chain(network_filters).collect(), proxy),
+        http_chain(DIRECT_HTTP, vec![first()], manager),
     ]
 }
 

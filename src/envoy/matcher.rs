@@ -3,20 +3,31 @@
 
 use std::collections::BTreeMap;
 
+use envoy_types::pb::envoy::config::core::v3::CidrRange;
+use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::FilterStateInput;
+use envoy_types::pb::envoy::extensions::matching::input_matchers::ip::v3::Ip;
 use envoy_types::pb::google::protobuf::{Any, StringValue};
 use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
+use envoy_types::pb::xds::r#type::matcher::v3::StringMatcher;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::single_predicate::Matcher as By;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::{
+    MatchType, PredicateList, SinglePredicate,
+};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::{FieldMatcher, Predicate};
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_tree::{MatchMap, TreeType};
-use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherTree, MatcherType, on_match};
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherList, MatcherTree, MatcherType, on_match};
+use envoy_types::pb::xds::r#type::matcher::v3::string_matcher::MatchPattern;
 use fairway_proto::matcher::IpMatcher;
+use ipnet::IpNet;
 
-use super::encode;
+use super::encode::{self, uint32};
 
 pub use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
 pub use envoy_types::pb::xds::r#type::matcher::v3::matcher::OnMatch;
 pub use fairway_proto::matcher::ip_matcher::IpRangeMatcher;
 
 /// What of a connection is looked at. The type is one of Envoy's
-/// `extensions.matching.common_inputs.network.v3`, which have no fields.
+/// `extensions.matching.common_inputs.network.v3` that have no fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The address it is for.
@@ -25,6 +36,8 @@ pub enum Input {
     DestinationPort,
     /// The protocols that were found in it.
     ApplicationProtocol,
+    /// The name that the client of TLS asks for, in lower case.
+    ServerName,
 }
 
 impl Input {
@@ -33,6 +46,7 @@ impl Input {
             Self::DestinationIp => ("ip", "DestinationIPInput"),
             Self::DestinationPort => ("port", "DestinationPortInput"),
             Self::ApplicationProtocol => ("application-protocol", "ApplicationProtocolInput"),
+            Self::ServerName => ("server-name", "ServerNameInput"),
         };
         let type_url = format!("type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.{ty}");
         TypedExtensionConfig { name: name.into(), typed_config: Some(Any { type_url, value: Vec::new() }) }
@@ -49,6 +63,77 @@ pub fn chain(name: &str) -> OnMatch {
 /// Looks further.
 pub fn further(matcher: Matcher) -> OnMatch {
     OnMatch { on_match: Some(on_match::OnMatch::Matcher(Box::new(matcher))), ..Default::default() }
+}
+
+/// A condition on a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition(Predicate);
+
+impl Condition {
+    fn new(input: TypedExtensionConfig, by: By) -> Self {
+        let single = SinglePredicate { input: Some(input), matcher: Some(by) };
+        Self(Predicate { match_type: Some(MatchType::SinglePredicate(single)) })
+    }
+
+    /// A server name: a host, or with a leading `*` all that end like it.
+    pub fn server_name(host: &str) -> Self {
+        let host = host.to_ascii_lowercase();
+        let pattern = match host.strip_prefix('*') {
+            Some(suffix) => MatchPattern::Suffix(suffix.to_owned()),
+            None => MatchPattern::Exact(host),
+        };
+        Self::new(Input::ServerName.config(), By::ValueMatch(text(pattern)))
+    }
+
+    /// A property that was noted on the connection, with a text in it.
+    pub fn noted(key: &str, contains: String) -> Self {
+        let config = encode::any(&FilterStateInput { key: key.into(), ..FilterStateInput::default() });
+        let input = TypedExtensionConfig { name: "filter-state".into(), typed_config: Some(config) };
+        Self::new(input, By::ValueMatch(text(MatchPattern::Contains(contains))))
+    }
+
+    /// A destination within any of some ranges.
+    pub fn destination(ranges: &[IpNet]) -> Self {
+        let range = |range: &IpNet| CidrRange {
+            address_prefix: range.addr().to_string(),
+            prefix_len: uint32(range.prefix_len().into()),
+        };
+        let matcher = Ip { cidr_ranges: ranges.iter().map(range).collect(), stat_prefix: "destination".into() };
+        let custom = TypedExtensionConfig { name: "ip".into(), typed_config: Some(encode::any(&matcher)) };
+        Self::new(Input::DestinationIp.config(), By::CustomMatch(custom))
+    }
+
+    /// Whether any of some conditions holds; `None` if there are none.
+    pub fn any(conditions: Vec<Self>) -> Option<Self> {
+        Self::several(conditions, MatchType::OrMatcher)
+    }
+
+    /// Whether all conditions hold; `None` if there are none.
+    pub fn all(conditions: Vec<Self>) -> Option<Self> {
+        Self::several(conditions, MatchType::AndMatcher)
+    }
+
+    fn several(conditions: Vec<Self>, how: fn(PredicateList) -> MatchType) -> Option<Self> {
+        // A list of one is refused.
+        if conditions.len() < 2 {
+            return conditions.into_iter().next();
+        }
+        let predicate = conditions.into_iter().map(|Self(predicate)| predicate).collect();
+        Some(Self(Predicate { match_type: Some(how(PredicateList { predicate })) }))
+    }
+}
+
+fn text(pattern: MatchPattern) -> StringMatcher {
+    StringMatcher { match_pattern: Some(pattern), ..StringMatcher::default() }
+}
+
+/// What follows for the first condition that holds.
+pub fn first(conditions: Vec<(Condition, OnMatch)>, on_no_match: OnMatch) -> Matcher {
+    let matchers = conditions
+        .into_iter()
+        .map(|(Condition(predicate), on_match)| FieldMatcher { predicate: Some(predicate), on_match: Some(on_match) });
+    let list = MatcherList { matchers: matchers.collect() };
+    Matcher { matcher_type: Some(MatcherType::MatcherList(list)), on_no_match: Some(Box::new(on_no_match)) }
 }
 
 /// What follows for exact values of an input.

@@ -32,7 +32,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
 use crate::api::destination_rule::ConsistentHash;
-use crate::api::virtual_service::{Destination, HttpRetry, HttpRoute};
+use crate::api::virtual_service::{Destination, HttpMatchRequest, HttpRetry, HttpRoute};
 use crate::envoy::encode::duration;
 
 pub use hash::hash_policy;
@@ -147,6 +147,14 @@ pub fn routes(request: &RouteRequest<'_>, http: &[HttpRoute]) -> (Vec<Route>, Ve
     (routes, problems)
 }
 
+/// Whether any of some rules of a virtual service is about requests inside the
+/// mesh for a port. If none is, it is as if there were none.
+pub fn applies(port: u16, http: &[HttpRoute]) -> bool {
+    // What asks for its clients' labels is never sent.
+    let applies = |one: &HttpMatchRequest| matches::concerns(port, one) && one.source_labels.is_empty();
+    http.iter().any(|rule| rule.matches.is_empty() || rule.matches.iter().any(applies))
+}
+
 /// Adds the routes of a rule, and returns whether nothing after it can match.
 fn rule_routes(
     request: &RouteRequest<'_>,
@@ -215,28 +223,50 @@ fn error_route(request: &RouteRequest<'_>, name: String, matched: RouteMatch) ->
     route
 }
 
-/// The route of a service that has no rules. Inbound, a request is tried again
-/// only if it never reached the application; not at all for gRPC, whose streams
-/// do not bear it.
-pub fn default_route(cluster: &ClusterRef, operation: &str, grpc: bool, inbound_retry: Option<&HttpRetry>) -> Route {
+/// The route of a service that has no rules: as if it had one that says nothing
+/// but where to go.
+/// <https://github.com/istio/istio/issues/60682>
+pub fn default_route(cluster: &ClusterRef, operation: &str, retry: Option<&HttpRetry>) -> Route {
+    let none = duration(std::time::Duration::ZERO);
+    let hashed = cluster.consistent_hash.is_some();
+    let mut action = RouteAction {
+        timeout: none,
+        retry_policy: retry::policy(retry, hashed, &mut |_| {}),
+        hash_policy: cluster.consistent_hash.iter().filter_map(hash_policy).collect(),
+        ..RouteAction::default()
+    };
+    #[expect(deprecated, reason = "Istio's choice: max_stream_duration also ends streams")]
+    {
+        action.max_grpc_timeout = none;
+    }
+    whole(cluster, operation, action)
+}
+
+/// The route to workloads' own addresses. There a request is tried again only if
+/// it never reached the application.
+pub fn inbound_route(cluster: &ClusterRef, operation: &str, retry: Option<&HttpRetry>) -> Route {
     let none = duration(std::time::Duration::ZERO);
     let action = RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.name.clone())),
         timeout: none,
         max_stream_duration: Some(MaxStreamDuration {
             max_stream_duration: none,
             grpc_timeout_header_max: none,
             ..MaxStreamDuration::default()
         }),
-        retry_policy: if grpc { None } else { retry::inbound_policy(inbound_retry) },
-        hash_policy: cluster.consistent_hash.iter().filter_map(hash_policy).collect(),
+        retry_policy: retry::inbound_policy(retry),
         ..RouteAction::default()
     };
+    whole(cluster, operation, action)
+}
+
+/// The route of all requests.
+fn whole(cluster: &ClusterRef, operation: &str, action: RouteAction) -> Route {
     let path_specifier = Some(PathSpecifier::Prefix("/".into()));
+    let cluster = Some(ClusterSpecifier::Cluster(cluster.name.clone()));
     Route {
         name: "default".into(),
         r#match: Some(RouteMatch { path_specifier, ..RouteMatch::default() }),
-        action: Some(Action::Route(action)),
+        action: Some(Action::Route(RouteAction { cluster_specifier: cluster, ..action })),
         decorator: Some(Decorator { operation: operation.into(), ..Decorator::default() }),
         ..Route::default()
     }
@@ -249,7 +279,11 @@ pub fn is_catch_all(matched: &RouteMatch) -> bool {
         Some(PathSpecifier::SafeRegex(regex)) => regex.regex == ".*",
         _ => false,
     };
-    any_path && matched.headers.is_empty() && matched.query_parameters.is_empty() && matched.dynamic_metadata.is_empty()
+    any_path
+        && matched.headers.is_empty()
+        && matched.query_parameters.is_empty()
+        && matched.dynamic_metadata.is_empty()
+        && matched.filter_state.is_empty()
 }
 
 /// The name of a route in traces: its host, or the object if it has several.

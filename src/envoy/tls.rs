@@ -1,5 +1,5 @@
-//! Transport sockets: the mutual TLS of HBONE, and the sockets between
-//! clusters and internal listeners.
+//! Transport sockets: the mutual TLS of HBONE, the sockets between clusters
+//! and internal listeners, and what other TLS is made of.
 
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
@@ -64,7 +64,29 @@ fn secret(name: &str) -> SdsSecretConfig {
     SdsSecretConfig { name: name.into(), sds_config: Some(agent()) }
 }
 
-fn named<M: Message + Name>(name: &str, config: &M) -> TransportSocket {
+/// Files of the proxy, which the agent reads. Envoy waits for a while and then
+/// goes on without: one cluster whose files are not there must not keep a
+/// waypoint from starting.
+pub fn file_secret(name: String) -> SdsSecretConfig {
+    SdsSecretConfig { name, sds_config: Some(ConfigSource { initial_fetch_timeout: None, ..agent() }) }
+}
+
+/// Matches a certificate that has this name, of whatever kind it is.
+pub fn any_name(name: &str) -> impl Iterator<Item = SubjectAltNameMatcher> {
+    [SanType::Dns, SanType::Uri, SanType::Email, SanType::IpAddress].into_iter().map(move |kind| {
+        SubjectAltNameMatcher {
+            san_type: kind.into(),
+            matcher: Some(StringMatcher {
+                match_pattern: Some(MatchPattern::Exact(name.into())),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    })
+}
+
+/// A transport socket.
+pub fn named<M: Message + Name>(name: &str, config: &M) -> TransportSocket {
     TransportSocket { name: name.into(), config_type: Some(ConfigType::TypedConfig(any(config))) }
 }
 

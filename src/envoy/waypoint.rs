@@ -7,6 +7,7 @@
 //! from encoded chains, so that a change of one service encodes that one.
 
 mod chain;
+mod connections;
 mod policies;
 mod routes;
 mod telemetry;
@@ -15,19 +16,23 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::endpoint::v3::LocalityLbEndpoints;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 
 use crate::api::{Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
-use crate::model::destination_rule::Rule;
+use crate::model::destination_rule::{Client, Rule};
 use crate::model::mesh::MeshConfig;
-use crate::model::service::{Port, Protocol, Service, ServiceKey};
+use crate::model::service::{Port, Protocol, Resolution, Service, ServiceKey};
 use crate::model::{Model, problem};
 use crate::proxy::{Scope, WaypointScope};
 use crate::xds::resource::ResourceType;
 
 use super::access_log::Only;
-use super::cluster::{self, ENCAP, MAIN_INTERNAL};
+use super::cluster::discovery::Discovery;
+use super::cluster::transport::Transport;
+use super::cluster::{self, ENCAP, MAIN_INTERNAL, Upstream};
+use super::endpoint::locality::Preference;
 use super::endpoint::{self, CONNECT_ORIGINATE};
 use super::listener::{self, CONNECT_TERMINATE};
 use super::name::{self, Handling};
@@ -108,9 +113,18 @@ fn handlings(protocol: Protocol) -> &'static [Handling] {
     }
 }
 
-/// The ports of a service that a waypoint can handle.
+/// The ports of a service that a waypoint can handle. A host that is looked up
+/// for each request has to be in the request, and outside of the mesh.
 fn ports(service: &Service) -> impl Iterator<Item = &Port> {
-    service.ports.iter().filter(|port| &*port.transport == "TCP" && port.number != 0)
+    let dynamic = service.resolution == Resolution::DynamicDns;
+    let tcp = service.ports.iter().filter(|port| &*port.transport == "TCP" && port.number != 0);
+    tcp.filter(move |port| !dynamic || (service.external && port.protocol == Protocol::Http11))
+}
+
+/// The proxies of a scope as those who connect to services.
+fn client(scope: &Scope) -> Client<'_> {
+    let WaypointScope { namespace, place, .. } = waypoint(scope);
+    Client { namespace, labels: &place.labels }
 }
 
 /// The trust domains that mean the mesh's own.
@@ -137,8 +151,7 @@ pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
     let model_of = model.clone();
     let destinations = graph.derive("waypoint_destinations", served, move |cx, key: &Served, ()| {
         let Served { scope, service } = key;
-        let client = &waypoint(scope).namespace;
-        let rule = model_of.destination_rules.rule(cx, model_of.scope(), client, service).unwrap_or_default();
+        let rule = model_of.destination_rules.rule(cx, model_of.scope(), client(scope), service).unwrap_or_default();
         let mut all = Vec::new();
         for port in cx.get(model_of.services, service).into_iter().flat_map(|service| ports(service)) {
             let subsets = rule.subsets.iter().map(|subset| subset.name.clone());
@@ -202,21 +215,64 @@ fn add_fixtures(graph: &mut Graph, model: &Model, to: &mut Configs) {
 /// Envoy wait, or us.
 fn reachable<'g>(cx: &Ctx<'g>, model: &Model, key: &Destination) -> Option<(&'g Service, Rule)> {
     let service = cx.get(model.services, &key.service)?;
-    let client = &waypoint(&key.scope).namespace;
-    let rule = model.destination_rules.rule(cx, model.scope(), client, &key.service).unwrap_or_default();
+    let rule = model.destination_rules.rule(cx, model.scope(), client(&key.scope), &key.service).unwrap_or_default();
     // A subset that is gone is nobody's.
     if !key.subset.is_empty() && rule.subset(&key.subset).is_none() {
         return None;
     }
-    let policy = rule.policy(key.port, &key.subset);
-    let tls = policy.tls.filter(|tls| !matches!(&*tls.mode, "" | "DISABLE" | "ISTIO_MUTUAL"));
-    let field = tls.map(|_| "tls").or_else(|| policy.proxy_protocol.map(|_| "proxyProtocol"));
-    let (Some(field), Some(origin)) = (field, &rule.origin) else { return Some((service, rule)) };
-    let meta = Meta { namespace: origin.namespace.clone(), name: origin.name.clone(), ..Meta::default() };
-    let field = format!("spec.trafficPolicy.{field}");
-    let message = "a waypoint does not do this yet; it does not connect rather than connect without";
-    cx.diagnose(problem("DestinationRule", &meta, field, "UnsupportedValue", message));
-    None
+    match Transport::of(&rule.policy(key.port, &key.subset), service) {
+        Ok(_) => Some((service, rule)),
+        Err(refused) => {
+            let origin = rule.origin.unwrap_or_default();
+            let meta = Meta { namespace: origin.namespace, name: origin.name, ..Meta::default() };
+            let field = format!("spec.trafficPolicy.{}", refused.field);
+            let message = format!("{}; a waypoint does not connect rather than connect without", refused.message);
+            cx.diagnose(problem("DestinationRule", &meta, field, refused.reason, message));
+            None
+        }
+    }
+}
+
+/// The endpoints of a destination, as its proxies see them.
+fn endpoints(
+    cx: &Ctx<'_>,
+    model: &Model,
+    key: &Destination,
+    service: &Service,
+    rule: &Rule,
+    discovery: Discovery,
+) -> Vec<LocalityLbEndpoints> {
+    let mut endpoints = model.endpoints(cx, service);
+    if let Some(subset) = rule.subset(&key.subset) {
+        endpoints.retain(|endpoint| subset.labels.select(&endpoint.labels));
+    }
+    let WaypointScope { families, place, .. } = waypoint(&key.scope);
+    let request = endpoint::Request {
+        service,
+        port: key.port,
+        cluster_id: &model.settings.cluster,
+        families: *families,
+        place,
+        by_dns: discovery != Discovery::Eds,
+    };
+    let preference = Preference::of(&rule.policy(key.port, &key.subset), service, model.scope().mesh(cx));
+    endpoint::localities(&request, &preference, &endpoints)
+}
+
+/// The endpoints in a cluster with names that are to be resolved. An Envoy that
+/// only takes the newest answer takes one name.
+fn resolved(cx: &Ctx<'_>, service: &Service, logical: bool, all: Vec<LocalityLbEndpoints>) -> Vec<LocalityLbEndpoints> {
+    let mut all = all;
+    if logical && all.iter().map(|group| group.lb_endpoints.len()).sum::<usize>() > 1 {
+        let message = "names are resolved for one endpoint only; the others get nothing";
+        cx.diagnose(problem("ServiceEntry", &service.meta, "spec.endpoints", "UnsupportedValue", message));
+        all.truncate(1);
+        for group in &mut all {
+            group.lb_endpoints.truncate(1);
+            group.load_balancing_weight = group.lb_endpoints.first().and_then(|one| one.load_balancing_weight);
+        }
+    }
+    all
 }
 
 fn add_clusters(
@@ -230,10 +286,31 @@ fn add_clusters(
     to.add(graph, table, ResourceType::Cluster, destinations, move |cx, key, protocol| {
         let (service, rule) = reachable(cx, &model, key)?;
         let policy = rule.policy(key.port, &key.subset);
-        // Bytes are passed on as they are.
-        let protocol = if key.handling == Handling::Tcp { Protocol::Tcp } else { *protocol };
         let mesh = model.scope().mesh(cx);
-        Some(encode::bytes(&cluster::inbound_vip(key.name(), service, policy, mesh, protocol)))
+        let discovery = Discovery::of(service, key.port, &policy);
+        let endpoints = match discovery {
+            Discovery::Dns { logical, .. } => {
+                let all = resolved(cx, service, logical, endpoints(cx, &model, key, service, &rule, discovery));
+                // Envoy takes no such cluster without any.
+                Some(all).filter(|all| !all.is_empty())?
+            }
+            Discovery::Eds | Discovery::OriginalDst(_) | Discovery::DynamicDns => Vec::new(),
+        };
+        let upstream = Upstream {
+            name: key.name(),
+            service,
+            rule: &rule,
+            port: key.port,
+            subset: &key.subset,
+            // Bytes are passed on as they are.
+            protocol: if key.handling == Handling::Tcp { Protocol::Tcp } else { *protocol },
+            transport: Transport::of(&policy, service).ok()?,
+            discovery,
+            endpoints,
+            preference: Preference::of(&policy, service, mesh),
+            families: waypoint(&key.scope).families,
+        };
+        Some(encode::bytes(&cluster::upstream(upstream, mesh)))
     });
 }
 
@@ -247,15 +324,12 @@ fn add_endpoints(
     let model = model.clone();
     to.add(graph, table, ResourceType::Endpoints, destinations, move |cx, key, _| {
         let (service, rule) = reachable(cx, &model, key)?;
-        if rule.policy(key.port, &key.subset).passthrough() {
+        let discovery = Discovery::of(service, key.port, &rule.policy(key.port, &key.subset));
+        if discovery != Discovery::Eds {
             return None;
         }
-        let mut endpoints = model.endpoints(cx, service);
-        if let Some(subset) = rule.subset(&key.subset) {
-            endpoints.retain(|endpoint| subset.labels.select(&endpoint.labels));
-        }
-        let assignment = endpoint::assignment(&key.name(), key.port, &model.settings.cluster, &endpoints);
-        Some(encode::bytes(&assignment))
+        let endpoints = endpoints(cx, &model, key, service, &rule, discovery);
+        Some(encode::bytes(&endpoint::assignment(&key.name(), endpoints)))
     });
 }
 

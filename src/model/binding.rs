@@ -9,6 +9,7 @@ use crate::api::{Kind, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph};
 
 use super::Model;
+use super::service::{ServiceKey, hostname};
 use super::waypoint::{MANAGED, TrafficType, is_gateway};
 
 const INGRESS: &str = "istio.io/ingress-use-waypoint";
@@ -31,13 +32,24 @@ pub type Collections = [(Kind, Collection<ObjectKey, Binding>); 2];
 pub fn bindings(graph: &mut Graph, model: &Model) -> Collections {
     let of_services = model.clone();
     let services = graph.derive("service_bindings", model.inputs.services, move |cx, key, service| {
-        binding(cx, &of_services, &service.meta).map(|binding| (key.clone(), binding))
+        let found = of_account(cx, &of_services, key).or_else(|| binding(cx, &of_services, &service.meta));
+        found.map(|binding| (key.clone(), binding))
     });
     let of_entries = model.clone();
     let entries = graph.derive("service_entry_bindings", model.inputs.service_entries, move |cx, key, entry| {
         binding(cx, &of_entries, &entry.meta).map(|binding| (key.clone(), binding))
     });
     [(Kind::Service, services), (Kind::ServiceEntry, entries)]
+}
+
+/// What is said of a Service that has a waypoint by the account of its pods.
+fn of_account(cx: &Ctx<'_>, model: &Model, key: &ObjectKey) -> Option<Binding> {
+    let hostname = hostname(&key.name, &key.namespace, &model.settings.domain);
+    let service = ServiceKey { namespace: key.namespace.clone(), hostname };
+    let waypoint = cx.get(model.service_waypoints, &service)?;
+    let account = cx.get(model.waypoints, waypoint)?.account.as_ref()?;
+    let message = format!("Successfully attached to waypoint {waypoint}, by the service account {account}");
+    Some(Binding { bound: true, reason: "WaypointAccepted", message: message.into() })
 }
 
 fn binding(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {

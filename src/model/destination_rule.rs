@@ -24,6 +24,15 @@ pub struct DestinationRules {
     by_host: ByHost<DestinationRule>,
 }
 
+/// Who opens the connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Its namespace.
+    pub namespace: &'a Arc<str>,
+    /// The labels of its pod, which rules may select it by.
+    pub labels: &'a [(Arc<str>, Arc<str>)],
+}
+
 /// What counts for a client and a host: one rule, or several of one host put
 /// together.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,17 +72,25 @@ pub(super) fn destination_rules(graph: &mut Graph, scope: &Scope) -> Destination
 }
 
 impl DestinationRules {
-    /// What counts for clients in a namespace. The client's own namespace comes
-    /// first, then that of the service, then the root namespace.
-    pub fn rule(&self, cx: &Ctx<'_>, scope: &Scope, client: &Arc<str>, service: &ServiceKey) -> Option<Rule> {
-        let root = &scope.mesh(cx).root_namespace;
-        let mut places = vec![client, &service.namespace, root];
-        if client == root {
-            // Rules of the root namespace are for everybody, not for clients
-            // that happen to be there.
-            places.remove(0);
-        }
-        places.into_iter().find_map(|place| self.in_namespace(cx, scope, place, client, service))
+    /// What counts for a client. Its own namespace comes first, then that of
+    /// the service, then the root namespace.
+    pub fn rule(&self, cx: &Ctx<'_>, scope: &Scope, client: Client<'_>, service: &ServiceKey) -> Option<Rule> {
+        let mesh = scope.mesh(cx);
+        let (own, root) = (client.namespace, &mesh.root_namespace);
+        let default = &*mesh.default_destination_rule_export_to;
+        let everybody = |place: &Arc<str>, rule: &DestinationRule| exported(&rule.spec.export_to, default, place, own);
+        // Rules of the root namespace are for everybody, not for clients that
+        // happen to be there, unless they say that they are.
+        let here = |rule: &DestinationRule| match own == root {
+            true => private(rule, default),
+            false => private(rule, default) || everybody(own, rule),
+        };
+        let rule = self.in_namespace(cx, scope, own, client, service, here);
+        let rule = rule.or_else(|| {
+            let place = &service.namespace;
+            self.in_namespace(cx, scope, place, client, service, |rule| everybody(place, rule))
+        });
+        rule.or_else(|| self.in_namespace(cx, scope, root, client, service, |rule| everybody(root, rule)))
     }
 
     fn in_namespace(
@@ -81,16 +98,12 @@ impl DestinationRules {
         cx: &Ctx<'_>,
         scope: &Scope,
         place: &Arc<str>,
-        client: &Arc<str>,
+        client: Client<'_>,
         service: &ServiceKey,
+        visible: impl Fn(&DestinationRule) -> bool,
     ) -> Option<Rule> {
-        let default = &scope.mesh(cx).default_destination_rule_export_to;
-        let visible = |rule: &&DestinationRule| {
-            // A rule for certain clients is not for one that has no labels.
-            rule.spec.workload_selector.is_none()
-                && scope.configures(cx, &rule.meta)
-                && exported(&rule.spec.export_to, default, place, client)
-        };
+        let visible =
+            |rule: &&DestinationRule| scope.configures(cx, &rule.meta) && selected(rule, client) && visible(rule);
         let mut rules = self.by_host.exact(cx, place, &service.hostname);
         rules.retain(visible);
         if rules.is_empty() {
@@ -99,8 +112,52 @@ impl DestinationRules {
             let longest = rules.iter().map(|rule| rule.spec.host.len()).max()?;
             rules.retain(|rule| rule.spec.host.len() == longest);
         }
-        merged(rules)
+        merged(alike(rules))
     }
+}
+
+/// Whether a rule is for its own namespace alone: it says so, or it is for
+/// certain clients, which are always there.
+fn private(rule: &DestinationRule, default: &[Arc<str>]) -> bool {
+    let DestinationRule { meta, spec } = rule;
+    let export_to = if spec.export_to.is_empty() { default } else { &*spec.export_to };
+    spec.workload_selector.is_some()
+        || (!export_to.is_empty() && export_to.iter().all(|entry| &**entry == "." || *entry == meta.namespace))
+}
+
+/// Whether a rule is for a client: it selects it in the rule's namespace, or
+/// selects nobody.
+fn selected(rule: &DestinationRule, client: Client<'_>) -> bool {
+    let Some(selector) = &rule.spec.workload_selector else { return true };
+    let has = |key: &str, value: &str| client.labels.iter().any(|(name, own)| &**name == key && &**own == value);
+    rule.meta.namespace == *client.namespace && selector.match_labels.iter().all(|(key, value)| has(key, value))
+}
+
+/// Of the rules for one host that are for a client, those that are put
+/// together. Those that select it come before those that select nobody; rules
+/// that select different clients, or are seen from different namespaces, stand
+/// by themselves. Of several such, the one of those that select counts that is
+/// the oldest, else the newest, as in Istio.
+fn alike(mut rules: Vec<&DestinationRule>) -> Vec<&DestinationRule> {
+    rules.sort_by_key(|rule| (rule.meta.created, rule.meta.name.clone(), rule.meta.namespace.clone()));
+    if let Some(first) = rules.iter().copied().find(|rule| rule.spec.workload_selector.is_some()) {
+        rules.retain(|rule| rule.spec.workload_selector == first.spec.workload_selector);
+        return rules;
+    }
+    let export_to = |rule: &DestinationRule| {
+        let mut names = rule.spec.export_to.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        names
+    };
+    let mut lists: Vec<_> = Vec::new();
+    for list in rules.iter().map(|rule| export_to(rule)) {
+        if !lists.contains(&list) {
+            lists.push(list);
+        }
+    }
+    rules.retain(|rule| lists.last().is_some_and(|list| *list == export_to(rule)));
+    rules
 }
 
 /// Rules of one host: the oldest counts, later ones add subsets, and a policy

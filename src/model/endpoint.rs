@@ -1,22 +1,27 @@
 //! What is behind a service: the places where its traffic can go, as an Envoy
 //! balances over them.
 
+mod entry;
+mod pod;
+mod slice;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::compact::Address;
-use crate::api::core::{Pod, TargetPort};
-use crate::api::{Labels, Meta, ObjectKey, intern};
+use crate::api::{Labels, Meta, intern};
 use crate::graph::Ctx;
 
 use super::Model;
-use super::service::{Port, Registry, Service};
+use super::service::{Registry, Service};
+
+pub use entry::entry_port;
+pub use pod::target_port;
 
 /// A place where traffic of a service can go.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
-    /// Its addresses, in order.
-    pub addresses: Vec<IpAddr>,
+    /// Where it is reached.
+    pub address: Address,
     /// Where it listens for each port of the service, by the port's number.
     pub ports: Vec<(u16, u16)>,
     /// The labels that subsets go by.
@@ -27,14 +32,27 @@ pub struct Endpoint {
     pub hbone: bool,
     /// Where it is.
     pub locality: Locality,
+    /// The Kubernetes node it is on; empty if that is not known.
+    pub node: Arc<str>,
+    /// The network it is on; empty is that of the cluster.
+    pub network: Arc<str>,
     /// Its share of traffic.
     pub weight: u32,
     /// The namespace it is in.
     pub namespace: Arc<str>,
-    /// What telemetry calls it.
+    /// The name of the object it comes from.
     pub name: Arc<str>,
-    /// The service account it runs as.
-    pub service_account: Arc<str>,
+    /// What telemetry calls it.
+    pub workload: Arc<str>,
+}
+
+/// Where an endpoint is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// At any of these.
+    Ips(Vec<IpAddr>),
+    /// At what DNS says of this name.
+    Hostname(Arc<str>),
 }
 
 /// Where an endpoint is.
@@ -49,67 +67,73 @@ pub struct Locality {
 }
 
 impl Locality {
+    /// From `region/zone/subzone`, of which the end may be missing.
+    pub fn parse(text: &str) -> Self {
+        let mut parts = text.split('/');
+        Self::new(std::array::from_fn(|_| parts.next().unwrap_or_default()))
+    }
+
+    /// What the labels of a workload say, whatever its node or its object says.
+    /// A label cannot hold a slash, so there a dot stands for it.
+    /// <https://istio.io/latest/docs/reference/config/labels/>
+    pub fn of_labels<'a>(label: impl Fn(&'static str) -> Option<&'a str>) -> Option<Self> {
+        let text = label("topology.istio.io/locality").or_else(|| label("istio-locality"))?;
+        match text.contains('/') {
+            _ if text.is_empty() => None,
+            true => Some(Self::parse(text)),
+            false => Some(Self::parse(&text.replace('.', "/"))),
+        }
+    }
+
     fn new(parts: [&str; 3]) -> Self {
         let [region, zone, subzone] = parts.map(intern);
         Self { region, zone, subzone }
+    }
+
+    /// Whether nothing is known.
+    pub fn is_unknown(&self) -> bool {
+        self.region.is_empty() && self.zone.is_empty() && self.subzone.is_empty()
     }
 }
 
 impl Model {
     /// What is behind a service, ordered by namespace and name.
     pub fn endpoints(&self, cx: &Ctx<'_>, service: &Service) -> Vec<Endpoint> {
-        let groups = cx.fetch(self.selection.groups, &service.key);
-        let pods = groups.flat_map(|(group, _)| cx.fetch(self.selection.pods, group));
-        let mut endpoints: Vec<_> = pods.filter_map(|(_, pod)| self.pod_endpoint(cx, service, pod)).collect();
+        let mut endpoints = self.selected_pods(cx, service);
+        endpoints.extend(self.selected_entries(cx, service));
+        match service.registry {
+            Registry::Kubernetes => endpoints.extend(self.sliced(cx, service)),
+            Registry::ServiceEntry => endpoints.extend(self.listed(cx, service)),
+        }
+        if endpoints.iter().any(|endpoint| !endpoint.network.is_empty()) {
+            self.keep_reachable(cx, &mut endpoints);
+        }
+        // What an object lists stays in its order.
         endpoints.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         endpoints
     }
 
-    fn pod_endpoint(&self, cx: &Ctx<'_>, service: &Service, pod: &Pod) -> Option<Endpoint> {
-        let Pod { meta, spec, status } = pod;
-        if status.ended {
-            return None;
-        }
-        let addresses: Vec<_> = status.addresses.iter().filter_map(ip).collect();
-        if addresses.is_empty() {
-            return None;
-        }
-        let ports = service.ports.iter();
-        let ports = ports.filter_map(|port| Some((port.number, target_port(pod, service.registry, port)?)));
-        Some(Endpoint {
-            addresses,
-            ports: ports.collect(),
-            labels: meta.labels.clone(),
-            healthy: service.all_endpoints || (status.ready && !meta.deleting),
-            hbone: tunnels(meta),
-            locality: Locality::new(self.node_locality(cx, &spec.node_name)),
-            weight: 1,
-            namespace: meta.namespace.clone(),
-            name: meta.name.clone(),
-            service_account: spec.template.service_account_name.clone(),
-        })
+    /// Leaves out what is on a network that has a gateway: it is reached through
+    /// that alone.
+    fn keep_reachable(&self, cx: &Ctx<'_>, endpoints: &mut Vec<Endpoint>) {
+        let own = self.scope.network(cx);
+        endpoints.retain_mut(|endpoint| {
+            if *endpoint.network == *own {
+                endpoint.network = intern("");
+            }
+            let network = &endpoint.network;
+            network.is_empty() || cx.fetch(self.network_gateways_by_network, network).next().is_none()
+        });
     }
 
-    /// Where a Kubernetes node is: its region, zone and subzone.
-    pub fn node_locality<'g>(&self, cx: &Ctx<'g>, node: &Arc<str>) -> [&'g str; 3] {
-        if node.is_empty() {
-            return [""; 3];
-        }
-        let node = cx.get(self.inputs.nodes, &ObjectKey { namespace: intern(""), name: node.clone() });
-        let label = |key| node.and_then(|node| node.meta.label(key)).unwrap_or_default();
-        ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"].map(label)
+    /// Where a Kubernetes node is.
+    pub fn locality_of_node(&self, cx: &Ctx<'_>, node: &Arc<str>) -> Locality {
+        Locality::new(self.node_locality(cx, node))
     }
 }
 
-fn ip(address: Address) -> Option<IpAddr> {
-    match address {
-        Address::Ip(address) => Some(address),
-        Address::Text(_) => None,
-    }
-}
-
-/// Whether a pod is reached by HBONE: the CNI redirects it, or it says that it
-/// speaks HBONE itself. The namespace's label plays no part.
+/// Whether a workload is reached by HBONE: the CNI redirects it, or it says
+/// that it speaks HBONE itself. The namespace's label plays no part.
 pub fn tunnels(meta: &Meta) -> bool {
     meta.annotation("ambient.istio.io/redirection") == Some("enabled") || speaks_hbone(&meta.labels)
 }
@@ -117,28 +141,4 @@ pub fn tunnels(meta: &Meta) -> bool {
 /// Whether labels say that a workload speaks HBONE itself.
 pub fn speaks_hbone(labels: &Labels) -> bool {
     labels.get("networking.istio.io/tunnel").is_some_and(|tunnels| tunnels.split(',').any(|one| one == "http"))
-}
-
-/// Where a pod listens for a port of a service; `None` if that is a named port
-/// that the pod does not have.
-pub fn target_port(pod: &Pod, registry: Registry, port: &Port) -> Option<u16> {
-    match (&port.target, registry) {
-        (TargetPort::Name(name), _) => container_port(pod, name, &port.transport),
-        // A ServiceEntry finds container ports by the name of its own port.
-        (target, Registry::ServiceEntry) => {
-            let named = (!port.name.is_empty()).then(|| container_port(pod, &port.name, &port.transport)).flatten();
-            Some(named.unwrap_or(if let TargetPort::Number(number) = target { *number } else { port.number }))
-        }
-        (TargetPort::Number(number), Registry::Kubernetes) => Some(*number),
-        (TargetPort::Same, Registry::Kubernetes) => Some(port.number),
-    }
-}
-
-fn container_port(pod: &Pod, name: &str, transport: &str) -> Option<u16> {
-    let mut ports = pod.spec.template.containers.iter().flat_map(|container| &*container.ports);
-    let found = ports.find(|port| {
-        let port_transport = if port.protocol.is_empty() { "TCP" } else { &*port.protocol };
-        &*port.name == name && port_transport == transport
-    });
-    found.map(|port| port.container_port)
 }

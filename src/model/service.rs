@@ -71,6 +71,10 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// The workloads behind it; empty selects none.
     pub selector: Labels,
+    /// How the places behind it are found.
+    pub resolution: Resolution,
+    /// Whether it is outside of the mesh.
+    pub external: bool,
     /// SPIFFE identities its endpoints may have besides those known.
     pub subject_alt_names: Box<[Arc<str>]>,
     /// Where its traffic should go.
@@ -112,6 +116,45 @@ pub enum Protocol {
     Tcp,
     /// TLS, and HTTPS which looks the same.
     Tls,
+}
+
+/// How the places behind a service are found.
+/// <https://istio.io/latest/docs/reference/config/networking/service-entry/#ServiceEntry-Resolution>
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Their addresses are known.
+    Static,
+    /// By DNS; every answer is one of them.
+    Dns,
+    /// By DNS; each new connection goes to the newest answer.
+    DnsRoundRobin,
+    /// The same, but the answers are tried side by side.
+    DnsRace,
+    /// Connections go to the address they were for.
+    Passthrough,
+    /// By DNS, from the name that each request is for.
+    DynamicDns,
+}
+
+impl Resolution {
+    fn of_entry(resolution: &str, meta: &Meta) -> Self {
+        // <https://istio.io/latest/docs/reference/config/annotations/>
+        let strategy = meta.annotation("istio.io/connect-strategy").unwrap_or_default();
+        let race = strategy.eq_ignore_ascii_case("RACE_FIRST_TCP_CONNECT");
+        match resolution {
+            "" | "NONE" => Self::Passthrough,
+            "DNS" if race => Self::DnsRace,
+            "DNS" => Self::Dns,
+            "DNS_ROUND_ROBIN" => Self::DnsRoundRobin,
+            "DYNAMIC_DNS" => Self::DynamicDns,
+            _ => Self::Static,
+        }
+    }
+
+    /// Whether hostnames can stand for endpoints.
+    pub const fn by_dns(self) -> bool {
+        matches!(self, Self::Dns | Self::DnsRoundRobin | Self::DnsRace)
+    }
 }
 
 /// How traffic to a service is spread.
@@ -225,6 +268,8 @@ fn kubernetes_service(cx: &Ctx<'_>, scope: &Scope, service: &core::Service) -> O
         addresses: parsed,
         ports: spec.ports.iter().map(kubernetes_port).collect(),
         selector: spec.selector.clone(),
+        resolution: Resolution::Static,
+        external: false,
         subject_alt_names: [].into(),
         distribution,
         all_endpoints: spec.publish_not_ready_addresses,
@@ -260,7 +305,8 @@ fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Serv
             }
         }
     }
-    let passthrough = matches!(&*spec.resolution, "" | "NONE");
+    let resolution = Resolution::of_entry(&spec.resolution, meta);
+    let passthrough = resolution == Resolution::Passthrough;
     let distribution =
         if passthrough { Distribution::Passthrough } else { distribution(cx, scope, "ServiceEntry", meta, "") };
     let ports: Vec<_> = spec.ports.iter().map(entry_port).collect();
@@ -274,6 +320,8 @@ fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Serv
         },
         ports: ports.clone(),
         selector: spec.workload_selector.as_ref().map(|selector| selector.labels.clone()).unwrap_or_default(),
+        resolution,
+        external: &*spec.location != "MESH_INTERNAL",
         subject_alt_names: spec.subject_alt_names.clone(),
         distribution,
         all_endpoints: passthrough,
@@ -308,7 +356,7 @@ fn allocated(entry: &ServiceEntry, hostname: &str) -> Vec<IpNet> {
 }
 
 /// An address, or a range with its host bits cleared.
-fn parse_range(text: &str) -> Option<IpNet> {
+pub fn parse_range(text: &str) -> Option<IpNet> {
     match text.contains('/') {
         true => text.parse::<IpNet>().ok().map(|range| range.trunc()),
         false => text.parse::<IpAddr>().ok().map(IpNet::from),

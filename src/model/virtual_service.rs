@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::api::route::{GRPCRoute, HTTPRoute, ParentReference, TCPRoute};
+use crate::api::route::{GRPCRoute, HTTPRoute, ParentReference, TCPRoute, TLSRoute};
 use crate::api::virtual_service::VirtualService;
 use crate::api::{Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index, Value};
@@ -25,6 +25,27 @@ pub struct Routes {
     http: Index<Parent, ObjectKey, HTTPRoute>,
     grpc: Index<Parent, ObjectKey, GRPCRoute>,
     tcp: Index<Parent, ObjectKey, TCPRoute>,
+    tls: Index<Parent, ObjectKey, TLSRoute>,
+}
+
+/// The Gateway API's routes for HTTP that count for one port of a service.
+#[derive(Debug, Default)]
+pub struct HttpRoutes<'g> {
+    /// Those of HTTP.
+    pub http: Vec<&'g HTTPRoute>,
+    /// Those of gRPC.
+    pub grpc: Vec<&'g GRPCRoute>,
+}
+
+/// A port of a service at a waypoint in a namespace.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The namespace of the waypoint.
+    pub client: &'a Arc<str>,
+    /// The service.
+    pub service: &'a Service,
+    /// The number of the port.
+    pub port: u16,
 }
 
 /// Declares the indexes.
@@ -38,6 +59,7 @@ pub(super) fn routes(graph: &mut Graph, scope: &Scope) -> Routes {
         http: by_parent(graph, inputs.http_routes, |route: &HTTPRoute| &route.spec.parent_refs),
         grpc: by_parent(graph, inputs.grpc_routes, |route: &GRPCRoute| &route.spec.parent_refs),
         tcp: by_parent(graph, inputs.tcp_routes, |route: &TCPRoute| &route.spec.parent_refs),
+        tls: by_parent(graph, inputs.tls_routes, |route: &TLSRoute| &route.spec.parent_refs),
     }
 }
 
@@ -68,11 +90,15 @@ fn service(parent: &ParentReference, namespace: &Arc<str>) -> Option<Parent> {
     Some((registry, ObjectKey { namespace: namespace.clone(), name: parent.name.clone() }))
 }
 
-/// Whether a route is attached to a port of a service.
-pub fn attached(parents: &[ParentReference], namespace: &Arc<str>, service_of: &Service, port: u16) -> bool {
+/// Whether a route is attached to a port of a service, which it may give by
+/// number and by name.
+fn attached(parents: &[ParentReference], namespace: &Arc<str>, service_of: &Service, port: u16) -> bool {
     let own = (service_of.registry, service_of.meta.key());
+    let named = |name: &str| service_of.ports.iter().any(|one| one.number == port && *one.name == *name);
     parents.iter().any(|parent| {
-        service(parent, namespace).as_ref() == Some(&own) && parent.port.is_none_or(|number| number == port)
+        service(parent, namespace).as_ref() == Some(&own)
+            && parent.port.is_none_or(|number| number == port)
+            && (parent.section_name.is_empty() || named(&parent.section_name))
     })
 }
 
@@ -122,35 +148,64 @@ impl Routes {
         (seen && scope.configures(cx, &found.meta)).then_some(found)
     }
 
-    /// The routes for HTTP that have the service as a parent, from namespaces
-    /// that count.
-    pub fn http<'g>(&self, cx: &Ctx<'g>, scope: &Scope, client: &Arc<str>, service: &Service) -> Vec<&'g HTTPRoute> {
-        of_parent(cx, self.http, scope, client, service, |route| &route.meta)
-    }
-
-    /// The same for gRPC.
-    pub fn grpc<'g>(&self, cx: &Ctx<'g>, scope: &Scope, client: &Arc<str>, service: &Service) -> Vec<&'g GRPCRoute> {
-        of_parent(cx, self.grpc, scope, client, service, |route| &route.meta)
+    /// The routes for HTTP and gRPC that have the port as a parent.
+    pub fn http<'g>(&self, cx: &Ctx<'g>, scope: &Scope, place: Place<'_>) -> HttpRoutes<'g> {
+        let mut http = of_parent(cx, self.http, scope, place, |route| (&route.meta, &*route.spec.parent_refs));
+        let mut grpc = of_parent(cx, self.grpc, scope, place, |route| (&route.meta, &*route.spec.parent_refs));
+        // The kinds share the requests, hence the precedence.
+        let consumers = |meta: &Meta| meta.namespace == *place.client;
+        if http.iter().any(|route| consumers(&route.meta)) || grpc.iter().any(|route| consumers(&route.meta)) {
+            http.retain(|route| consumers(&route.meta));
+            grpc.retain(|route| consumers(&route.meta));
+        }
+        HttpRoutes { http, grpc }
     }
 
     /// The same for TCP, oldest first.
-    pub fn tcp<'g>(&self, cx: &Ctx<'g>, scope: &Scope, client: &Arc<str>, service: &Service) -> Vec<&'g TCPRoute> {
-        let mut routes = of_parent(cx, self.tcp, scope, client, service, |route| &route.meta);
-        routes.sort_by_key(|route| (route.meta.created, route.meta.namespace.clone(), route.meta.name.clone()));
-        routes
+    pub fn tcp<'g>(&self, cx: &Ctx<'g>, scope: &Scope, place: Place<'_>) -> Vec<&'g TCPRoute> {
+        let routes = of_parent(cx, self.tcp, scope, place, |route| (&route.meta, &*route.spec.parent_refs));
+        oldest_consumers_first(routes, place, |route| &route.meta)
+    }
+
+    /// The same for TLS, oldest first.
+    pub fn tls<'g>(&self, cx: &Ctx<'g>, scope: &Scope, place: Place<'_>) -> Vec<&'g TLSRoute> {
+        let routes = of_parent(cx, self.tls, scope, place, |route| (&route.meta, &*route.spec.parent_refs));
+        oldest_consumers_first(routes, place, |route| &route.meta)
     }
 }
 
+/// The routes that have a port of a service as a parent, from the namespaces
+/// that count: that of the service, whose routes are for everybody, and that of
+/// the waypoint.
 fn of_parent<'g, R: Value>(
     cx: &Ctx<'g>,
     index: Index<Parent, ObjectKey, R>,
     scope: &Scope,
-    client: &Arc<str>,
-    service: &Service,
-    meta: impl Fn(&R) -> &Meta,
+    place: Place<'_>,
+    of: impl Fn(&R) -> (&Meta, &[ParentReference]),
 ) -> Vec<&'g R> {
+    let Place { client, service, port } = place;
     let parent = (service.registry, service.meta.key());
-    let counts = |key: &ObjectKey| key.namespace == *client || key.namespace == service.key.namespace;
-    let found = cx.fetch(index, &parent).filter(|(key, route)| counts(key) && scope.configures(cx, meta(route)));
+    let counts = |key: &ObjectKey, route: &R| {
+        let (meta, parents) = of(route);
+        (key.namespace == *client || key.namespace == service.key.namespace)
+            && scope.configures(cx, meta)
+            && attached(parents, &meta.namespace, service, port)
+    };
+    let found = cx.fetch(index, &parent).filter(|(key, route)| counts(key, route));
     found.map(|(_, route)| route).collect()
+}
+
+/// Routes of the waypoint's own namespace beat those of the service's, as a
+/// consumer's beat the producer's.
+/// <https://gateway-api.sigs.k8s.io/mesh/#namespace-boundaries>
+fn oldest_consumers_first<'g, R>(mut routes: Vec<&'g R>, place: Place<'_>, meta: impl Fn(&R) -> &Meta) -> Vec<&'g R> {
+    if routes.iter().any(|route| meta(route).namespace == *place.client) {
+        routes.retain(|route| meta(route).namespace == *place.client);
+    }
+    routes.sort_by_key(|route| {
+        let Meta { created, namespace, name, .. } = meta(route);
+        (*created, namespace.clone(), name.clone())
+    });
+    routes
 }

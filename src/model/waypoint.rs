@@ -1,6 +1,8 @@
 //! Waypoints, and which of them an object uses.
 //! <https://istio.io/latest/docs/ambient/usage/waypoint/>
 
+pub mod account;
+
 use std::sync::Arc;
 
 use fairway_proto::workload::application_tunnel::Protocol as TunnelProtocol;
@@ -9,8 +11,10 @@ use crate::api::gateway::{Gateway, GatewayClass, Listener, RouteNamespaces};
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph};
 
+use super::selection::Selection;
 use super::service::{Service, ServiceKey};
 use super::{Model, Scope, problem};
+use account::AccountWaypoints;
 
 /// The port waypoints accept HBONE on.
 pub const PORT: u16 = 15008;
@@ -40,6 +44,8 @@ pub struct Waypoint {
     pub attachment: RouteNamespaces,
     /// How its own instances take traffic from ztunnel.
     pub binding: Option<Binding>,
+    /// The service account that it serves, whatever labels say.
+    pub account: Option<Arc<str>>,
 }
 
 /// Where a waypoint is reached.
@@ -65,7 +71,7 @@ pub enum TrafficType {
 }
 
 impl TrafficType {
-    fn covers(&self, other: &TrafficType) -> bool {
+    pub(super) fn covers(&self, other: &TrafficType) -> bool {
         *self == TrafficType::All || self == other
     }
 }
@@ -91,9 +97,11 @@ pub fn waypoints(graph: &mut Graph, scope: &Scope) -> Collection<ObjectKey, Wayp
 fn waypoint(cx: &Ctx<'_>, gateway: &Gateway, class: Option<&GatewayClass>) -> Option<Waypoint> {
     let binding = binding(cx, gateway, class);
     let label = gateway.meta.label(WAYPOINT_FOR).or_else(|| class?.meta.label(WAYPOINT_FOR));
+    let account = account::account(gateway);
     Some(Waypoint {
         address: address(gateway)?,
         traffic: match label {
+            None if account.is_some() => TrafficType::All,
             None | Some("service") => TrafficType::Service,
             Some("workload") => TrafficType::Workload,
             Some("all") => TrafficType::All,
@@ -103,6 +111,7 @@ fn waypoint(cx: &Ctx<'_>, gateway: &Gateway, class: Option<&GatewayClass>) -> Op
             .map(|listener| listener.allowed_routes.namespaces.clone())
             .unwrap_or_default(),
         binding,
+        account,
     })
 }
 
@@ -153,12 +162,17 @@ pub(super) fn of_services(
     graph: &mut Graph,
     scope: &Scope,
     waypoints: Collection<ObjectKey, Waypoint>,
+    accounts: AccountWaypoints,
+    selection: Selection,
     services: Collection<ServiceKey, Arc<Service>>,
 ) -> Collection<ServiceKey, ObjectKey> {
     let scope = scope.clone();
     graph.derive("service_waypoints", services, move |cx, key, service| {
         if is_gateway(service.meta.label(MANAGED)) {
             return None;
+        }
+        if let Some(waypoint) = account::of_service(cx, accounts, selection, service) {
+            return Some((key.clone(), waypoint));
         }
         let found = attached(cx, &scope, waypoints, &key.namespace, &service.meta.labels, &TrafficType::Service);
         let waypoint = found.unwrap_or_else(|unattached| {
@@ -220,12 +234,21 @@ impl Model {
     }
     /// The waypoint that a workload with these labels is an instance of.
     pub fn instance_of<'g>(&self, cx: &Ctx<'g>, namespace: &Arc<str>, labels: &Labels) -> Option<&'g Waypoint> {
-        let name = labels.get("gateway.networking.k8s.io/gateway-name").filter(|name| !name.is_empty())?;
-        cx.get(self.waypoints, &ObjectKey { namespace: namespace.clone(), name: name.into() })
+        instance_of(cx, self.waypoints, namespace, labels)
     }
 }
 
-fn attached<'g>(
+pub(super) fn instance_of<'g>(
+    cx: &Ctx<'g>,
+    waypoints: Collection<ObjectKey, Waypoint>,
+    namespace: &Arc<str>,
+    labels: &Labels,
+) -> Option<&'g Waypoint> {
+    let name = labels.get("gateway.networking.k8s.io/gateway-name").filter(|name| !name.is_empty())?;
+    cx.get(waypoints, &ObjectKey { namespace: namespace.clone(), name: name.into() })
+}
+
+pub(super) fn attached<'g>(
     cx: &Ctx<'g>,
     scope: &Scope,
     waypoints: Collection<ObjectKey, Waypoint>,

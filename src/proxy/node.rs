@@ -13,7 +13,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use tonic::Status;
 
 use super::Capabilities;
-use super::scope::Families;
+use super::scope::{Families, Place};
 
 /// The kind of proxy a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -56,6 +56,8 @@ pub struct Node {
     pub families: Families,
     /// Its own address, if that is one of loopback.
     pub loopback: Option<IpAddr>,
+    /// Where it says it is.
+    pub place: Place,
 }
 
 /// Names the Gateway that a pod serves.
@@ -97,6 +99,7 @@ impl Node {
             capabilities: Capabilities::of(node, version.is_some()),
             families: families(std::iter::once(ip).chain(metadata(node, "INSTANCE_IPS"))),
             loopback: ip.parse().ok().filter(IpAddr::is_loopback),
+            place: place(node),
         })
     }
 }
@@ -111,10 +114,44 @@ fn metadata<'a>(node: &'a WireNode, key: &str) -> Option<&'a str> {
 
 /// A label of the node's pod.
 fn label<'a>(node: &'a WireNode, key: &str) -> Option<&'a str> {
-    let Kind::StructValue(labels) = node.metadata.as_ref()?.fields.get("LABELS")?.kind.as_ref()? else { return None };
-    match labels.fields.get(key)?.kind.as_ref()? {
-        Kind::StringValue(text) if !text.is_empty() => Some(text),
+    labels(node).find(|(name, value)| *name == key && !value.is_empty()).map(|(_, value)| value)
+}
+
+/// The labels of the node's pod, in no particular order.
+fn labels(node: &WireNode) -> impl Iterator<Item = (&str, &str)> {
+    let labels = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("LABELS"));
+    let labels = match labels.and_then(|labels| labels.kind.as_ref()) {
+        Some(Kind::StructValue(labels)) => Some(labels),
         _ => None,
+    };
+    labels.into_iter().flat_map(|labels| &labels.fields).filter_map(|(name, value)| match value.kind.as_ref()? {
+        Kind::StringValue(text) => Some((name.as_str(), text.as_str())),
+        _ => None,
+    })
+}
+
+/// Labels by which the pods of one Deployment or StatefulSet differ.
+const OF_ONE_POD: [&str; 4] = [
+    "pod-template-hash",
+    "controller-revision-hash",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+];
+
+/// Where the node says it is.
+fn place(node: &WireNode) -> Place {
+    let locality = node.locality.clone().unwrap_or_default();
+    let mut labels: Vec<(Arc<str>, Arc<str>)> = labels(node)
+        .filter(|(name, _)| !OF_ONE_POD.contains(name))
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    labels.sort_unstable();
+    Place {
+        region: locality.region.into(),
+        zone: locality.zone.into(),
+        subzone: locality.sub_zone.into(),
+        node: metadata(node, "NODE_NAME").unwrap_or_default().into(),
+        labels: labels.into(),
     }
 }
 

@@ -28,6 +28,32 @@ pub struct WaypointScope {
     /// is not alone on its address, as one in a pod is, and several may run on
     /// one machine without a cluster.
     pub loopback: Option<IpAddr>,
+    /// Where it is, which decides what is near.
+    pub place: Place,
+}
+
+/// Where a proxy is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct Place {
+    /// The region.
+    pub region: Arc<str>,
+    /// The zone.
+    pub zone: Arc<str>,
+    /// The subzone.
+    pub subzone: Arc<str>,
+    /// The Kubernetes node. What is worked out for a scope is shared by those
+    /// on different nodes, so it is empty there unless something depends on it.
+    pub node: Arc<str>,
+    /// The labels of its pod, sorted by key, but for those by which pods of one
+    /// Gateway differ.
+    pub labels: Arc<[(Arc<str>, Arc<str>)]>,
+}
+
+impl Place {
+    /// The value of a label of the proxy's pod.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)
+    }
 }
 
 /// The address families of a proxy, which decide what it listens on and which
@@ -53,6 +79,7 @@ impl Scope {
                 capabilities: node.capabilities,
                 families: node.families,
                 loopback: node.loopback,
+                place: node.place.clone(),
             })),
             NodeKind::Sidecar | NodeKind::Router | NodeKind::Ztunnel | NodeKind::Agentgateway => None,
         }

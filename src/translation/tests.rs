@@ -18,7 +18,7 @@ use crate::admin::render;
 use crate::api::{Change, Kind, Object, ObjectKey};
 use crate::model::key_set::{FetchedBy, KeySet, KeySource};
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, WaypointScope};
+use crate::proxy::{Capabilities, Place, WaypointScope};
 use crate::source::documents::{Document, read};
 use crate::xds::resource::{Family, Resource};
 
@@ -182,7 +182,22 @@ fn proxy(text: &str) -> Option<Scope> {
         capabilities: gateway.1,
         families: Families::V4,
         loopback: None,
+        place: place(text),
     }))
+}
+
+/// Where the proxy is: `# Place: region/zone/subzone on NODE with LABEL=VALUE`,
+/// the latter two if there are any.
+fn place(text: &str) -> Place {
+    let line = text.lines().find_map(|line| line.strip_prefix("# Place: ")).unwrap_or_default();
+    let (line, labels) = line.split_once(" with ").unwrap_or((line, ""));
+    let (locality, node) = line.split_once(" on ").unwrap_or((line, ""));
+    let mut parts = locality.split('/').map(Into::into);
+    let mut part = || parts.next().unwrap_or_default();
+    let labels = labels.split(' ').filter_map(|label| label.split_once('='));
+    let mut labels: Vec<(Arc<str>, Arc<str>)> = labels.map(|(key, value)| (key.into(), value.into())).collect();
+    labels.sort_unstable();
+    Place { region: part(), zone: part(), subzone: part(), node: node.into(), labels: labels.into() }
 }
 
 fn settings(text: &str) -> Settings {

@@ -7,27 +7,21 @@ use fairway_proto::workload as proto;
 
 use crate::api::core::{Endpoint, EndpointSlice};
 use crate::graph::{Collection, Ctx, Graph};
-use crate::model::service::{Registry, Service};
+use crate::model::endpoint_slice::is_pod;
+use crate::model::service::Service;
 use crate::model::{Model, problem};
 use crate::xds::resource::Resource;
 
-use super::pod::{port_mapping, slice_service};
+use super::pod::port_mapping;
 use super::{octets, trust_domain, workload_row};
 
 /// The workloads of all slices.
 pub(super) fn workloads(graph: &mut Graph, model: &Model) -> Collection<Arc<str>, Resource> {
     let model = model.clone();
-    graph.derive("endpoint_slice_workloads", model.inputs.endpoint_slices, move |cx, _, slice| {
-        let pods = |endpoint: &&Endpoint| endpoint.target_ref.as_ref().is_some_and(|target| &*target.kind == "Pod");
-        let others: Vec<_> = slice.endpoints.iter().filter(|endpoint| !pods(endpoint)).collect();
-        // The slices of pods are most of them; they end here.
-        if others.is_empty() {
-            return Vec::new();
-        }
-        let service = slice_service(&model, slice).and_then(|key| cx.get(model.services, &key));
-        let Some(service) = service.filter(|service| service.registry == Registry::Kubernetes) else {
-            return Vec::new();
-        };
+    graph.derive("endpoint_slice_workloads", model.slices.all, move |cx, _, slice| {
+        let Some(service) = cx.get(model.services, &slice.service) else { return Vec::new() };
+        let slice = &*slice.object;
+        let others: Vec<_> = slice.endpoints.iter().filter(|endpoint| !is_pod(endpoint)).collect();
         let rows = others.iter().enumerate().filter(|(at, one)| {
             let earlier = &others[..*at];
             !earlier.iter().any(|other| other.addresses.first() == one.addresses.first())

@@ -7,18 +7,19 @@ use std::sync::Arc;
 
 use fairway_proto::workload as proto;
 
-use crate::api::core::TargetPort;
 use crate::api::istio::{ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
 use crate::api::{Labels, Meta, intern};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
+use crate::model::endpoint::entry_port;
+use crate::model::selection::entry_labels;
 use crate::model::service::{Registry, Service};
 use crate::xds::resource::Resource;
 
 use super::pod::port_mapping;
 use super::{
     locality, network_gateway, octets, own_waypoint_fields, policies, set_canonical, set_tunnel, trust_domain,
-    workload_row,
+    waypoint_address, workload_row,
 };
 
 /// The workloads of all WorkloadEntries.
@@ -34,10 +35,7 @@ fn workload_entry(cx: &Ctx<'_>, model: &Model, entry: &WorkloadEntry) -> Option<
     if !model.scope().configures(cx, meta) {
         return None;
     }
-    let labels = match &spec.labels {
-        Some(labels) => labels.overlaid(&meta.labels),
-        None => meta.labels.clone(),
-    };
+    let labels = entry_labels(entry);
     let mut services = BTreeMap::new();
     for (label, value) in labels.iter() {
         let pair = (meta.namespace.clone(), intern(label), intern(value));
@@ -53,8 +51,16 @@ fn workload_entry(cx: &Ctx<'_>, model: &Model, entry: &WorkloadEntry) -> Option<
     let mut workload = base(cx, model, meta, spec, uid, model.scope().network(cx));
     workload.services = services;
     workload.authorization_policies = policies(cx, model, &meta.namespace, &labels);
-    let (tunnel, waypoint) = own_waypoint_fields(cx, model, "WorkloadEntry", meta, &labels);
-    (workload.application_tunnel, workload.waypoint) = (tunnel, waypoint);
+    let accounts = model.account_waypoints(cx, &meta.namespace, &labels);
+    match accounts.iter().find(|(account, _, _)| **account == spec.service_account) {
+        Some((_, key, waypoint)) => {
+            workload.waypoint = Some(waypoint_address(cx, model.scope(), &key.namespace, waypoint));
+        }
+        None => {
+            let (tunnel, waypoint) = own_waypoint_fields(cx, model, "WorkloadEntry", meta, &labels);
+            (workload.application_tunnel, workload.waypoint) = (tunnel, waypoint);
+        }
+    }
     set_tunnel(&mut workload, meta, &labels);
     set_canonical(&mut workload, &labels, name);
     Some(workload_row(workload))
@@ -161,17 +167,8 @@ fn base(
     }
 }
 
-/// Where an endpoint listens for the ports of a service: at the port it gives
-/// for the name, else at the service's target port.
+/// Where an endpoint listens for the ports of a service.
 fn ports(endpoint: &WorkloadEntrySpec, service: &Service) -> proto::PortList {
-    let target = |port: &crate::model::service::Port| -> Option<u16> {
-        let named = |name: &str| endpoint.ports.get(name).copied();
-        match &port.target {
-            TargetPort::Name(name) => named(name),
-            TargetPort::Number(number) => Some(named(&port.name).unwrap_or(*number)),
-            TargetPort::Same => Some(named(&port.name).unwrap_or(port.number)),
-        }
-    };
-    let mapped = service.ports.iter().filter_map(|port| Some(port_mapping(port.number, target(port)?)));
+    let mapped = service.ports.iter().filter_map(|port| Some(port_mapping(port.number, entry_port(endpoint, port)?)));
     proto::PortList { ports: mapped.collect() }
 }

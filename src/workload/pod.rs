@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use fairway_proto::workload as proto;
 
+use crate::api::ObjectKey;
 use crate::api::compact::Address;
-use crate::api::core::{EndpointSlice, Pod};
-use crate::api::{Labels, ObjectKey};
+use crate::api::core::Pod;
 use crate::graph::{Ctx, Graph, Index};
 use crate::model::endpoint;
+use crate::model::endpoint_slice::Slice;
 use crate::model::selection::PodGroup;
-use crate::model::service::{Registry, Service, ServiceKey, hostname};
+use crate::model::service::Service;
+use crate::model::workload_name::workload_name;
 use crate::model::{Model, Settings, problem};
 use crate::xds::resource::Resource;
 
@@ -22,10 +24,10 @@ use super::{Tables, locality, octets, set_canonical, set_tunnel, workload_resour
 #[derive(Clone, Copy)]
 struct Slices {
     /// By the pod an endpoint refers to.
-    by_pod: Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>,
+    by_pod: Index<ObjectKey, ObjectKey, Slice>,
     /// By the namespace of such a pod. Mostly there are none in it, so most
     /// pods need not look for their own.
-    by_namespace: Index<Arc<str>, ObjectKey, Arc<EndpointSlice>>,
+    by_namespace: Index<Arc<str>, ObjectKey, Slice>,
 }
 
 /// The workloads of all pods.
@@ -48,24 +50,19 @@ fn uid(settings: &Settings, pod: &ObjectKey) -> String {
     format!("{}//Pod/{}/{}", settings.cluster, pod.namespace, pod.name)
 }
 
-/// Slices of services without a selector. Those that Kubernetes keeps say
-/// nothing that the pods do not, and change all the time.
+/// Slices of services without a selector.
 fn hand_written_slices(graph: &mut Graph, model: &Model) -> Slices {
-    let model = model.clone();
-    let slices = graph.derive("hand_written_slices", model.inputs.endpoint_slices, move |cx, key, slice| {
-        let service = cx.get(model.services, &slice_service(&model, slice)?)?;
-        let free = service.registry == Registry::Kubernetes && service.selector.is_empty();
-        free.then(|| (key.clone(), Arc::new(slice.clone())))
-    });
-    let pods = |slice: &EndpointSlice| {
-        let targets = slice.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref());
+    let pods = |slice: &Slice| {
+        let targets = slice.object.endpoints.iter().filter(|_| !slice.selected);
+        let targets = targets.filter_map(|endpoint| endpoint.target_ref.as_ref());
         let pods = targets.filter(|target| &*target.kind == "Pod");
         pods.map(|target| ObjectKey { namespace: target.namespace.clone(), name: target.name.clone() })
             .collect::<Vec<_>>()
     };
+    let slices = model.slices.all;
     Slices {
-        by_pod: graph.index(slices, move |_: &ObjectKey, slice: &Arc<EndpointSlice>, keys| keys.extend(pods(slice))),
-        by_namespace: graph.index(slices, move |_: &ObjectKey, slice: &Arc<EndpointSlice>, keys| {
+        by_pod: graph.index(slices, move |_: &ObjectKey, slice: &Slice, keys| keys.extend(pods(slice))),
+        by_namespace: graph.index(slices, move |_: &ObjectKey, slice: &Slice, keys| {
             for pod in pods(slice) {
                 if !keys.contains(&pod.namespace) {
                     keys.push(pod.namespace);
@@ -75,17 +72,10 @@ fn hand_written_slices(graph: &mut Graph, model: &Model) -> Slices {
     }
 }
 
-/// The service a slice belongs to, unless it is of a kind we do not read.
-pub(super) fn slice_service(model: &Model, slice: &EndpointSlice) -> Option<ServiceKey> {
-    let name = slice.meta.label("kubernetes.io/service-name").filter(|_| &*slice.address_type != "FQDN")?;
-    let namespace = slice.meta.namespace.clone();
-    Some(ServiceKey { hostname: hostname(name, &namespace, &model.settings.domain), namespace })
-}
-
 fn workload(
     cx: &Ctx<'_>,
     model: &Model,
-    slices: Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>,
+    slices: Index<ObjectKey, ObjectKey, Slice>,
     profile: &Profile,
     key: &ObjectKey,
     pod: &Pod,
@@ -93,7 +83,9 @@ fn workload(
     let Pod { meta, spec, status } = pod;
     let addresses = addresses(cx, pod)?;
     let labels = &meta.labels;
-    if let Some(unattached) = &profile.unattached {
+    let account = &spec.template.service_account_name;
+    let of_account = profile.of_accounts.iter().find(|(name, _)| name == account).map(|(_, waypoint)| waypoint);
+    if let Some(unattached) = profile.unattached.as_ref().filter(|_| of_account.is_none()) {
         unattached.diagnose(cx, "Pod", meta);
     }
     let mut workload = proto::Workload {
@@ -104,7 +96,7 @@ fn workload(
         network: profile.network.clone(),
         network_gateway: profile.network_gateway.clone(),
         trust_domain: profile.trust_domain.clone(),
-        service_account: spec.template.service_account_name.to_string(),
+        service_account: account.to_string(),
         node: spec.node_name.to_string(),
         cluster_id: model.settings.cluster.to_string(),
         workload_type: proto::WorkloadType::Pod.into(),
@@ -112,11 +104,11 @@ fn workload(
         authorization_policies: profile.policies.clone(),
         locality: node_locality(cx, model, &spec.node_name),
         application_tunnel: profile.application_tunnel,
-        waypoint: profile.waypoint.clone(),
+        waypoint: of_account.or(profile.waypoint.as_ref()).cloned(),
         ..Default::default()
     };
     set_tunnel(&mut workload, meta, labels);
-    set_canonical(&mut workload, labels, &controller_name(pod));
+    set_canonical(&mut workload, labels, &workload_name(pod));
     if !status.ready || meta.deleting {
         workload.set_status(proto::WorkloadStatus::Unhealthy);
     }
@@ -152,7 +144,7 @@ fn node_locality(cx: &Ctx<'_>, model: &Model, node: &Arc<str>) -> Option<proto::
 fn services(
     cx: &Ctx<'_>,
     model: &Model,
-    slices: Index<ObjectKey, ObjectKey, Arc<EndpointSlice>>,
+    slices: Index<ObjectKey, ObjectKey, Slice>,
     profile: &Profile,
     pod: &Pod,
 ) -> std::collections::BTreeMap<String, proto::PortList> {
@@ -169,8 +161,8 @@ fn services(
                 && target.name == pod.meta.name
                 && (target.uid.is_empty() || target.uid == pod.meta.uid)
         };
-        let refers = slice.endpoints.iter().any(|endpoint| endpoint.target_ref.as_ref().is_some_and(this));
-        let service = slice_service(model, slice).and_then(|key| cx.get(model.services, &key));
+        let refers = slice.object.endpoints.iter().any(|endpoint| endpoint.target_ref.as_ref().is_some_and(this));
+        let service = cx.get(model.services, &slice.service);
         if let Some(service) = service.filter(|_| refers) {
             services.insert(service.key.to_string(), ports(pod, service));
         }
@@ -191,45 +183,4 @@ fn ports(pod: &Pod, service: &Service) -> proto::PortList {
 /// A service port and the workload port it leads to.
 pub(super) fn port_mapping(service: u16, target: u16) -> proto::Port {
     proto::Port { service_port: service.into(), target_port: target.into(), ..Default::default() }
-}
-
-/// The name of what made the pod, as telemetry shows it: a Deployment rather
-/// than its ReplicaSet, a CronJob rather than its Job.
-fn controller_name(pod: &Pod) -> Arc<str> {
-    let Pod { meta, .. } = pod;
-    if let Some(name) = meta.label("service.istio.io/workload-name") {
-        return name.into();
-    }
-    let Some(owner) = meta.controller.as_ref().filter(|_| meta.generated_name) else { return meta.name.clone() };
-    let name = match &*owner.kind {
-        "ReplicaSet" => ["pod-template-hash", "rollouts-pod-template-hash"]
-            .iter()
-            .find_map(|label| without_hash(&owner.name, &meta.labels, label))
-            .unwrap_or(&owner.name),
-        "ReplicationController" => {
-            meta.label("deploymentconfig").filter(|name| !name.is_empty()).unwrap_or(&owner.name)
-        }
-        "Job" => without_schedule(&owner.name),
-        _ => &owner.name,
-    };
-    if name.is_empty() { meta.name.clone() } else { name.into() }
-}
-
-/// A ReplicaSet's name without the hash of its pod template.
-fn without_hash<'a>(name: &'a str, labels: &Labels, label: &str) -> Option<&'a str> {
-    let hash = labels.get(label).filter(|hash| !hash.is_empty())?;
-    let stem = name.strip_suffix(hash)?;
-    Some(stem.strip_suffix('-').unwrap_or(name))
-}
-
-/// A Job's name without the time its CronJob gave it.
-fn without_schedule(name: &str) -> &str {
-    match name.rsplit_once('-') {
-        Some((stem, time))
-            if !stem.is_empty() && (8..=10).contains(&time.len()) && time.bytes().all(|c| c.is_ascii_digit()) =>
-        {
-            stem
-        }
-        _ => name,
-    }
 }

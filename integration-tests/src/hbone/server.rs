@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -9,11 +10,58 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::echo::Echo;
 use crate::identity::Identity;
+
+/// A tunnel that somebody asks for.
+pub struct Asked {
+    /// The identity of who asks.
+    pub peer: String,
+    /// The address and port it is to lead to.
+    pub destination: String,
+}
+
+/// Carries a tunnel to where it leads, until its end.
+pub type Carry = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// Takes HBONE on a connection until its end. `open` says of every tunnel who
+/// carries it, or with which status it is refused.
+pub async fn serve<F>(stream: TcpStream, identity: &Identity, open: impl Fn(Asked) -> F)
+where
+    F: Future<Output = Result<Carry, StatusCode>> + Send + 'static,
+{
+    let _ = stream.set_nodelay(true);
+    let Ok((stream, peer)) = identity.accept(stream).await else { return };
+    let service = service_fn(|request: Request<Incoming>| {
+        let authority = request.uri().authority().map(ToString::to_string);
+        let opening = match (request.method(), authority) {
+            (&Method::CONNECT, Some(destination)) => Some(open(Asked { peer: peer.clone(), destination })),
+            _ => None,
+        };
+        async move {
+            let result = match opening {
+                Some(opening) => opening.await,
+                None => Err(StatusCode::METHOD_NOT_ALLOWED),
+            };
+            let mut response = Response::new(Empty::<Bytes>::new());
+            match result {
+                Ok(carry) => drop(tokio::spawn(async move {
+                    if let Ok(tunnel) = hyper::upgrade::on(request).await {
+                        carry(tunnel).await;
+                    }
+                })),
+                Err(status) => *response.status_mut() = status,
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+}
 
 /// Takes HBONE for a pod, as its ztunnel would, with the application in it. It
 /// ends when it is dropped.
@@ -38,13 +86,13 @@ impl Server {
             while let Ok((stream, _)) = listener.accept().await {
                 let (identity, echo, opened) = (identity.clone(), echo.clone(), opened.clone());
                 tokio::spawn(async move {
-                    let Ok((stream, peer)) = identity.accept(stream).await else { return };
-                    let service = service_fn(|request: Request<Incoming>| {
-                        let response = connect(request, &peer, &echo, &opened);
-                        async move { Ok::<_, Infallible>(response) }
-                    });
-                    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    let open = |asked: Asked| {
+                        opened.lock().unwrap().push((asked.peer, asked.destination));
+                        let echo = echo.clone();
+                        let carry: Carry = Box::new(move |tunnel| Box::pin(async move { echo.serve(tunnel).await }));
+                        std::future::ready(Ok(carry))
+                    };
+                    serve(stream, &identity, open).await;
                 });
             }
         });
@@ -55,26 +103,4 @@ impl Server {
     pub fn tunnels(&self) -> Vec<(String, String)> {
         self.tunnels.lock().unwrap().clone()
     }
-}
-
-fn connect(
-    request: Request<Incoming>,
-    peer: &str,
-    echo: &Echo,
-    opened: &Mutex<Vec<(String, String)>>,
-) -> Response<Empty<Bytes>> {
-    let mut response = Response::new(Empty::new());
-    let authority = request.uri().authority().map(ToString::to_string);
-    let (&Method::CONNECT, Some(authority)) = (request.method(), authority) else {
-        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-        return response;
-    };
-    opened.lock().unwrap().push((peer.to_owned(), authority));
-    let echo = echo.clone();
-    tokio::spawn(async move {
-        if let Ok(tunnel) = hyper::upgrade::on(request).await {
-            echo.serve(tunnel).await;
-        }
-    });
-    response
 }

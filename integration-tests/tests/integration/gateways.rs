@@ -22,6 +22,8 @@ fn gateway(name: &str, class: &str) -> Value {
 fn version(kind: &str) -> &'static str {
     match kind {
         "Deployment" => "apps/v1",
+        "HorizontalPodAutoscaler" => "autoscaling/v2",
+        "PodDisruptionBudget" => "policy/v1",
         "Gateway" | "GatewayClass" => GATEWAY,
         "ServiceEntry" => "networking.istio.io/v1",
         _ => "v1",
@@ -142,6 +144,70 @@ pub async fn waypoint() {
         })
         .await;
     }
+}
+
+/// What a user adds to the objects of a Gateway is there, once and for all; what
+/// cannot be added is said.
+pub async fn overlays() {
+    let mesh = shared().await;
+    let ns = mesh.namespace("overlays").await;
+    ns.apply(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "mine" },
+        "data": {
+            // Not as the API server stores amounts.
+            "deployment": "spec: {template: {spec: {containers: [{name: istio-proxy, resources: {limits: {cpu: 2, memory: 2048Mi}, requests: {cpu: 1000m}}}]}}}",
+            "service": "metadata: {annotations: {example.com/a: b}}",
+            "horizontalPodAutoscaler": "spec: {minReplicas: 2, maxReplicas: 4, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}]}",
+            "podDisruptionBudget": "spec: {minAvailable: 50%}",
+        },
+    }))
+    .await;
+    let with_parameters = |name: &str, parameters: &str| {
+        let mut gateway = gateway(name, "istio-waypoint");
+        gateway["spec"]["infrastructure"] =
+            json!({ "parametersRef": { "group": "", "kind": "ConfigMap", "name": parameters } });
+        gateway
+    };
+    ns.apply(with_parameters("w", "mine")).await;
+    let scaler = ns.until("HorizontalPodAutoscaler", "w", "is made", |_| true).await;
+    let wanted = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "w" });
+    assert_eq!((&scaler["spec"]["scaleTargetRef"], &scaler["spec"]["minReplicas"]), (&wanted, &json!(2)));
+    let budget = ns.until("PodDisruptionBudget", "w", "is made", |_| true).await;
+    assert_eq!(budget["spec"]["minAvailable"], "50%");
+    assert_eq!(budget["spec"]["selector"]["matchLabels"]["gateway.networking.k8s.io/gateway-name"], "w");
+    let service = ns.until("Service", "w", "is made", |_| true).await;
+    assert_eq!(service["metadata"]["annotations"]["example.com/a"], "b");
+    let deployment = ns.until("Deployment", "w", "is made", |_| true).await;
+    let resources = &deployment["spec"]["template"]["spec"]["containers"][0]["resources"];
+    let stored = json!({ "limits": { "cpu": "2", "memory": "2Gi" }, "requests": { "cpu": "1", "memory": "128Mi" } });
+    assert_eq!(*resources, stored);
+
+    // When all is as it should be, nothing is written.
+    let written = async || {
+        let mut entries = vec![];
+        for kind in ["Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"] {
+            let object = ns.api.get(version(kind), kind, &ns.name, "w").await.unwrap();
+            let all = object["metadata"]["managedFields"].as_array().unwrap().clone();
+            entries.extend(all.into_iter().filter(|entry| entry["manager"] == "istio.io/gateway-controller"));
+        }
+        entries
+    };
+    let settled = eventually("all is settled", || async {
+        let before = written().await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        if written().await == before { Ok(before) } else { Err("still written") }
+    })
+    .await;
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline {
+        assert_eq!(written().await, settled);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    ns.apply(with_parameters("other", "nothing")).await;
+    let said = ns.until("Gateway", "other", "says why", |one| is(one, "Accepted", "False", "InvalidParameters")).await;
+    assert!(condition(&said, "Accepted")["message"].as_str().unwrap().contains("nothing"), "{said}");
+    assert_eq!(ns.api.get("apps/v1", "Deployment", &ns.name, "other").await.unwrap_err().code, 404);
 }
 
 /// A Deployment that somebody else made is left alone, and so is a class.

@@ -21,19 +21,31 @@ mod outage;
 mod soak;
 mod waypoint;
 mod demo;
+mod stage;
 
 use std::process::ExitCode;
 
+use fairway_integration_tests::stage::enter;
 use fairway_integration_tests::{runner, tests};
+use stage::{pods as stage_pods, walkthrough};
 use waypoint::{
-    authorizers as waypoint_authorizers, changes as waypoint_changes, gateway_api as waypoint_gateway_api,
-    policies as waypoint_policies, protocols as waypoint_protocols, routes as waypoint_routes,
+    authorizers as waypoint_authorizers, changes as waypoint_changes, connections as waypoint_connections,
+    endpoints as waypoint_endpoints, gateway_api as waypoint_gateway_api, policies as waypoint_policies,
+    protocols as waypoint_protocols, requests as waypoint_requests, routes as waypoint_routes,
     telemetry as waypoint_telemetry, tokens as waypoint_tokens,
 };
 
 fn main() -> ExitCode {
+    // In namespaces of their own, two runs of the tests cannot meet, and nothing
+    // outlives them.
+    enter::enter(run)
+}
+
+fn run() -> ExitCode {
     // The long ones first: they end last.
     let tests = tests![
+        walkthrough(""): bookinfo;
+        stage_pods(""): life, services;
         // These break the cluster or need it to themselves. They share one
         // of their own.
         outage("spare"): crds_added_late, api_server_killed, absent_at_start;
@@ -42,19 +54,22 @@ fn main() -> ExitCode {
         undecodable("spare"): service_entry, mesh_config;
         read_only("spare"): nothing_is_written;
         gateways("spare"): read_only;
-        gateways(""): classes, waypoint, of_others, bound;
+        gateways(""): classes, waypoint, overlays, of_others, bound;
         replica(""): versions_agree, restart_resends_nothing;
         root(""): config_maps, new_root, continued_root;
         deployment(""): roll, namespace_deleted;
         encoding(""): protobuf_is_json;
         waypoint_changes(""): under_load;
         waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset;
-        waypoint_gateway_api(""): weights_and_headers, filters;
+        waypoint_requests(""): conditions, answers, cors, shares, attempts, delegates;
+        waypoint_connections(""): weights, matches, names, gateway_api;
+        waypoint_gateway_api(""): weights_and_headers, filters, more_filters, times, grpc;
         waypoint_policies(""): requests_and_callers, nothing_allowed, never_mixed;
         waypoint_authorizers(""): over_http, over_grpc, missing, only_logged, callers;
         waypoint_tokens(""): claims, places, fetched_keys;
         waypoint_telemetry(""): metrics, connections, access_logs, traces;
-        waypoint_protocols(""): tcp, sniffed, unready, captured;
+        waypoint_endpoints(""): listed_and_selected, names, as_it_came, slices, workloads, tls, proxy_protocol, near;
+        waypoint_protocols(""): tcp, sniffed, server_first, unready, captured;
         demo(""): ends_well;
         envoy(""): starts, refuses_what_it_does_not_know, takes_expressions;
         enrolment(""): annotated_pods_only, kinds_of_workloads;
@@ -67,6 +82,7 @@ fn main() -> ExitCode {
             mesh::stop().await;
             outage::stop().await;
             waypoint::stop().await;
+            stage::stop().await;
         })
     })
 }

@@ -5,12 +5,15 @@
 //! addresses of its own, and rejections are everybody's.
 
 pub mod routes;
+pub mod requests;
+pub mod connections;
 pub mod gateway_api;
 pub mod policies;
 pub mod authorizers;
 pub mod tokens;
 pub mod telemetry;
 pub mod protocols;
+pub mod endpoints;
 pub mod changes;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -84,7 +87,7 @@ metadata: {{name: {NAMESPACE}, labels: {{istio.io/dataplane-mode: ambient}}}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
-metadata: {{name: waypoint, namespace: {NAMESPACE}}}
+metadata: {{name: waypoint, namespace: {NAMESPACE}, labels: {{istio.io/waypoint-for: all}}}}
 spec:
   gatewayClassName: istio-waypoint
   listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]

@@ -2,10 +2,12 @@
 //! works under the Lease that istiod uses for the same.
 //!
 //! It needs the rights to list and watch `gateways`, `gatewayclasses`,
-//! `namespaces`, and in the namespace of the control plane `configmaps`; to
-//! get, list, watch, create and patch `serviceaccounts`, `services` and
-//! `deployments`; to create `gatewayclasses`; and to patch `gateways`,
-//! `gateways/status` and `gatewayclasses/status`.
+//! `namespaces`, and in the namespace of the control plane `configmaps`; to get
+//! `configmaps` that Gateways have as parameters; to get, list, watch, create
+//! and patch `serviceaccounts`, `services`, `deployments`,
+//! `horizontalpodautoscalers` and `poddisruptionbudgets`; to create
+//! `gatewayclasses`; and to patch `gateways`, `gateways/status` and
+//! `gatewayclasses/status`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use crate::controller::resource::{self, Manner, Reference, RequestError, Resourc
 use crate::controller::watch::{Seen, Selection, follow};
 use crate::source::kube::backoff::Backoff;
 
+use super::overlay::DEFAULTS;
 use super::settings::Settings;
 use super::template::GATEWAY_NAME;
 use super::{MANAGED, MANAGER, Proxies, REVISION, World, class, plan};
@@ -86,6 +89,11 @@ fn selections(settings: &Settings) -> Vec<(Part, Selection)> {
         namespace: settings.system_namespace.clone(),
         query: format!("fieldSelector=metadata.name%3D{name}{suffix}"),
     };
+    let defaults = Selection {
+        resource: Resource::ConfigMap,
+        namespace: settings.system_namespace.clone(),
+        query: format!("labelSelector={}", escaped(DEFAULTS)),
+    };
     vec![
         (Part::Classes, all(Resource::GatewayClass, "")),
         (Part::Gateways, all(Resource::Gateway, "")),
@@ -93,6 +101,9 @@ fn selections(settings: &Settings) -> Vec<(Part, Selection)> {
         (Part::Objects(Resource::ServiceAccount), all(Resource::ServiceAccount, &managed)),
         (Part::Objects(Resource::Service), all(Resource::Service, &managed)),
         (Part::Objects(Resource::Deployment), all(Resource::Deployment, &managed)),
+        (Part::Objects(Resource::HorizontalPodAutoscaler), all(Resource::HorizontalPodAutoscaler, &managed)),
+        (Part::Objects(Resource::PodDisruptionBudget), all(Resource::PodDisruptionBudget, &managed)),
+        (Part::Defaults, defaults),
         (Part::Values, map("istio-sidecar-injector")),
         (Part::Mesh, map("istio")),
     ]
@@ -105,6 +116,7 @@ enum Part {
     Gateways,
     Namespaces,
     Objects(Resource),
+    Defaults,
     Values,
     Mesh,
 }
@@ -218,6 +230,7 @@ impl Leader {
                     self.put(Reference::of(resource, &object), object);
                 }
             }
+            Part::Defaults => self.world.class_defaults = by_name(objects),
             Part::Values => self.world.installation.read_values(objects.first()),
             Part::Mesh => self.world.installation.read_mesh(objects.first()),
         }
@@ -251,6 +264,10 @@ impl Leader {
                     Some(gateway) => _ = self.due.insert(Subject::Gateway((namespace, gateway))),
                     None => self.namespace_is_due(&namespace),
                 }
+            }
+            Part::Defaults => {
+                set(&mut self.world.class_defaults, name, object, there);
+                self.everything_is_due();
             }
             Part::Values => {
                 self.world.installation.read_values(Some(&object).filter(|_| there));

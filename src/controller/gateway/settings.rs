@@ -61,13 +61,7 @@ impl Installation {
 
     /// A setting of the waypoints' pods, if there is something in it.
     pub fn of_waypoints(&self, name: &str) -> Option<Value> {
-        let value = self.global(&["waypoint", name]);
-        let filled = match value {
-            Value::Object(map) => !map.is_empty(),
-            Value::Array(list) => !list.is_empty(),
-            _ => false,
-        };
-        filled.then(|| without_nulls(value))
+        filled(self.global(&["waypoint", name]))
     }
 
     /// The image of proxies.
@@ -117,6 +111,16 @@ impl Installation {
         keys.sort_by(|a, b| a.0.cmp(&b.0));
         Value::Object(keys.into_iter().collect())
     }
+}
+
+/// A value that is not empty.
+pub fn filled(value: &Value) -> Option<Value> {
+    let filled = match value {
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => false,
+    };
+    filled.then(|| without_nulls(value))
 }
 
 fn own_address(settings: &Settings) -> String {

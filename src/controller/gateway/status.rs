@@ -29,6 +29,8 @@ pub struct Facts<'a> {
     pub deployment: Option<&'a Value>,
     /// Objects of somebody else's with the names that ours would have.
     pub foreign: &'a [Reference],
+    /// Why its parameters cannot be honoured.
+    pub invalid: Option<&'a str>,
     /// Its proxies that are connected here.
     pub proxies: Proxies,
     /// Whether its proxies are ours to make.
@@ -59,6 +61,7 @@ pub fn status(settings: &Settings, facts: &Facts<'_>, now: &str) -> Value {
     let addresses = addresses(settings, facts);
     let invalid: Vec<_> = facts.gateway.spec.listeners.iter().filter(|one| refusal(one).is_some()).collect();
     let accepted = match (invalid.as_slice(), &*facts.gateway.spec.gateway_class_name) {
+        _ if facts.invalid.is_some() => (false, "InvalidParameters", facts.invalid.unwrap_or_default().to_owned()),
         ([], OLD_WAYPOINT_CLASS) => (true, "Accepted", old_form(facts)),
         ([], _) => (true, "Accepted", "Resource accepted".to_owned()),
         (invalid, _) => {
@@ -93,8 +96,10 @@ fn old_form(facts: &Facts<'_>) -> String {
     let label = format!("istio.io/use-waypoint: {}", facts.gateway.meta.name);
     match account {
         Some(account) => format!(
-            "Resource accepted. The class is now called istio-waypoint, and the annotation istio.io/service-account has \
-             no effect: label what uses this waypoint, such as the pods of {account}, {label}"
+            "Resource accepted. It serves the workloads of the service account {account}. The class is now called \
+             istio-waypoint, and what uses a waypoint is labelled: write {label} on the services and the pods of \
+             {account} instead of the annotation istio.io/service-account, and istio.io/waypoint-for: all on this \
+             Gateway"
         ),
         None => format!(
             "Resource accepted. The class is now called istio-waypoint: label what uses this waypoint, or its namespace, \

@@ -1,4 +1,5 @@
-//! What is made for a Gateway: a ServiceAccount, a Deployment and a Service,
+//! What is made for a Gateway: a ServiceAccount, a Deployment and a Service, and
+//! what scales and protects its pods if a user says how,
 //! with the names, labels, environment and volumes that Istio's proxy image and
 //! Istio's tools expect. The reference is the documentation of waypoints and
 //! what istiod's own templates make of the same values.
@@ -14,13 +15,15 @@ use crate::controller::resource::{Reference, Resource};
 
 use super::World;
 use super::class::Controller;
-use super::settings::Settings;
+use super::overlay::Overlays;
+use super::settings::{Settings, filled};
 
 /// Names the Gateway on everything made for it.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 const NAME_OVERRIDE: &str = "gateway.istio.io/name-override";
 const SERVICE_ACCOUNT: &str = "gateway.istio.io/service-account";
+const SERVICE_TYPE: &str = "networking.istio.io/service-type";
 const NETWORK: &str = "topology.istio.io/network";
 /// Where waypoints take HBONE.
 pub const HBONE: u16 = 15008;
@@ -55,14 +58,34 @@ pub struct Input<'a> {
     pub controller: &'static Controller,
 }
 
-/// The objects of a waypoint, in the order of their making.
-pub fn waypoint(world: &World, settings: &Settings, input: &Input<'_>) -> Vec<(Reference, Value)> {
+/// The objects of a waypoint, in the order of their making; the reason if what
+/// a user adds to them cannot be added.
+pub fn waypoint(
+    world: &World,
+    settings: &Settings,
+    input: &Input<'_>,
+    overlays: &Overlays,
+) -> Result<Vec<(Reference, Value)>, String> {
     let names = Names::of(input.gateway);
-    let objects = [
+    let mut objects = vec![
         (Resource::ServiceAccount, &names.service_account, None),
         (Resource::Deployment, &names.deployment, Some(deployment(world, settings, input, &names))),
         (Resource::Service, &names.deployment, Some(service(input))),
     ];
+    // These have no defaults that would be of use.
+    let scaler = json!({
+        "scaleTargetRef": {
+            "apiVersion": Resource::Deployment.api_version(),
+            "kind": Resource::Deployment.kind(),
+            "name": names.deployment,
+        },
+        "maxReplicas": 1,
+    });
+    let budget = json!({ "selector": { "matchLabels": { GATEWAY_NAME: &*input.gateway.meta.name } } });
+    let optional = [(Resource::HorizontalPodAutoscaler, scaler), (Resource::PodDisruptionBudget, budget)];
+    for (resource, spec) in optional.into_iter().filter(|(resource, _)| overlays.has(*resource)) {
+        objects.push((resource, &names.deployment, Some(spec)));
+    }
     let namespace = &*input.gateway.meta.namespace;
     let object = |(resource, name, spec): (Resource, &String, Option<Value>)| {
         let mut annotations = own_annotations(input);
@@ -93,7 +116,8 @@ pub fn waypoint(world: &World, settings: &Settings, input: &Input<'_>) -> Vec<(R
         if let Some(spec) = spec {
             body["spec"] = spec;
         }
-        (Reference::new(resource, namespace, name.clone()), body)
+        overlays.apply(resource, &mut body)?;
+        Ok((Reference::new(resource, namespace, name.clone()), body))
     };
     objects.into_iter().map(object).collect()
 }
@@ -153,7 +177,7 @@ fn service(input: &Input<'_>) -> Value {
         ports.push(json!({ "name": name, "port": number, "protocol": "TCP", "appProtocol": protocol }));
     }
     json!({
-        "type": "ClusterIP",
+        "type": input.gateway.meta.annotation(SERVICE_TYPE).unwrap_or("ClusterIP"),
         "ipFamilyPolicy": "PreferDualStack",
         "ports": ports,
         "selector": { GATEWAY_NAME: &*input.gateway.meta.name },
@@ -163,7 +187,7 @@ fn service(input: &Input<'_>) -> Value {
 fn deployment(world: &World, settings: &Settings, input: &Input<'_>, names: &Names) -> Value {
     let mut annotations = own_annotations(input);
     for (key, value) in [
-        ("istio.io/rev", settings.revision.as_str()),
+        ("istio.io/rev", if settings.revision.is_empty() { "default" } else { &settings.revision }),
         ("prometheus.io/path", "/stats/prometheus"),
         ("prometheus.io/port", "15020"),
         ("prometheus.io/scrape", "true"),
@@ -228,6 +252,9 @@ fn container(world: &World, settings: &Settings, input: &Input<'_>, names: &Name
         security["runAsUser"] = json!(1337);
         security["runAsGroup"] = json!(1337);
     }
+    if let Some(profile) = filled(&installation.values["gateways"]["seccompProfile"]) {
+        security["seccompProfile"] = profile;
+    }
     let resources = installation.of_waypoints("resources").unwrap_or_else(
         || json!({ "requests": { "cpu": "100m", "memory": "128Mi" }, "limits": { "cpu": "2", "memory": "1Gi" } }),
     );
@@ -248,6 +275,9 @@ fn container(world: &World, settings: &Settings, input: &Input<'_>, names: &Name
     ];
     if installation.global(&["logAsJson"]) == true {
         arguments.push(json!("--log_as_json"));
+    }
+    if let Some(path) = installation.text(&["proxy", "outlierLogPath"]) {
+        arguments.push(json!(format!("--outlierLogPath={path}")));
     }
     let mut container = json!({
         "name": "istio-proxy",

@@ -214,6 +214,26 @@ fn drift_is_repaired_and_additions_of_others_are_not_drift() {
 }
 
 #[test]
+fn amounts_are_compared_by_value() {
+    let mut world = world(gateway("istio-waypoint"));
+    let amounts = |cpu: &str, memory: &str| json!({ "requests": { "cpu": cpu, "memory": memory } });
+    world.installation.values =
+        json!({ "global": { "waypoint": { "resources": { "requests": { "cpu": 1.5, "memory": "2048Mi" } } } } });
+    apply(&settings(), &mut world);
+    apply(&settings(), &mut world);
+    let deployment = Reference::new(Resource::Deployment, "ns", "w");
+    let mut planned = |resources: Value| {
+        let live = world.objects.get_mut(&deployment).and_then(Option::as_mut).expect("it is there");
+        live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources;
+        !plan(&settings(), &world, &key(), NOW).writes.is_empty()
+    };
+    assert!(!planned(amounts("1500m", "2Gi")), "as an API server stores them");
+    assert!(planned(amounts("1501m", "2Gi")));
+    assert!(planned(amounts("1500m", "2G")));
+    assert!(planned(amounts("1500m", "much")));
+}
+
+#[test]
 fn what_others_made_is_not_touched() {
     let (settings, mut world) = (settings(), world(gateway("istio-waypoint")));
     let foreign = json!({ "kind": "Deployment", "metadata": { "name": "w", "namespace": "ns", "uid": "theirs" } });
@@ -374,9 +394,101 @@ fn the_old_class_says_what_to_write_instead() {
     assert!(
         message.contains("istio-waypoint")
             && message.contains("istio.io/use-waypoint: w")
-            && message.contains("reviews"),
+            && message.contains("serves the workloads of the service account reviews"),
         "{message}"
     );
+}
+
+/// A ConfigMap with one overlay.
+fn overlay(namespace: &str, name: &str, data: Value) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": namespace }, "data": data })
+}
+
+/// A Gateway whose parameters are in the ConfigMap `mine`.
+fn with_parameters() -> Value {
+    let mut gateway = gateway("istio-waypoint");
+    gateway["spec"]["infrastructure"] =
+        json!({ "parametersRef": { "group": "", "kind": "ConfigMap", "name": "mine" } });
+    gateway
+}
+
+#[test]
+fn overlays_change_what_is_made_and_make_more() {
+    let mut world = world(with_parameters());
+    let mine = Reference::new(Resource::ConfigMap, "ns", "mine");
+    let look_up = plan(&settings(), &world, &key(), NOW);
+    assert_eq!(look_up, Plan { look_up: vec![mine.clone()], writes: vec![] });
+    for resource in [Resource::HorizontalPodAutoscaler, Resource::PodDisruptionBudget] {
+        world.objects.insert(Reference::new(resource, "ns", "w"), None);
+    }
+    let mut defaults = overlay(
+        "istio-system",
+        "defaults",
+        json!({
+            "deployment": "spec: {replicas: 2, minReadySeconds: 5}",
+            "podDisruptionBudget": "spec: {minAvailable: 1}",
+        }),
+    );
+    defaults["metadata"]["labels"] = json!({ "gateway.istio.io/defaults-for-class": "istio-waypoint" });
+    world.class_defaults.insert("defaults".into(), defaults);
+    let own = json!({
+        "deployment": "spec: {replicas: 3, template: {spec: {containers: [{name: istio-proxy, env: [{name: A, value: b}]}]}}}",
+        "service": "metadata: {annotations: {a: b}}",
+        "horizontalPodAutoscaler": "spec: {minReplicas: 2, maxReplicas: 4}",
+    });
+    world.objects.insert(mine.clone(), Some(overlay("ns", "mine", own)));
+    let writes = apply(&settings(), &mut world);
+    let made = names(&writes);
+    let expected = [
+        "ServiceAccount ns/w",
+        "Deployment ns/w",
+        "Service ns/w",
+        "HorizontalPodAutoscaler ns/w",
+        "PodDisruptionBudget ns/w",
+    ];
+    assert_eq!(made[..5], expected);
+    let spec = &writes[1].body["spec"];
+    assert_eq!((&spec["replicas"], &spec["minReadySeconds"]), (&json!(3), &json!(5)), "its own beats the class's");
+    let container = &spec["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], "proxy:default", "an overlay adds");
+    assert!(container["env"].as_array().expect("variables").contains(&json!({ "name": "A", "value": "b" })));
+    assert_eq!(writes[2].body["metadata"]["annotations"]["a"], "b");
+    let scaler = &writes[3].body;
+    assert_eq!((&scaler["spec"]["minReplicas"], &scaler["spec"]["maxReplicas"]), (&json!(2), &json!(4)));
+    assert_eq!(scaler["spec"]["scaleTargetRef"], json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "w" }));
+    assert_eq!(scaler["metadata"]["ownerReferences"][0]["uid"], "uid-1");
+    let selector = json!({ "matchLabels": { "gateway.networking.k8s.io/gateway-name": "w" } });
+    assert_eq!(writes[4].body["spec"], json!({ "selector": selector, "minAvailable": 1 }));
+    apply(&settings(), &mut world);
+    assert!(apply(&settings(), &mut world).is_empty());
+}
+
+#[test]
+fn an_overlay_that_is_none_changes_nothing_and_is_said() {
+    let mine = Reference::new(Resource::ConfigMap, "ns", "mine");
+    let expect = |parameters: Option<Value>, gateway: Value, part: &str| {
+        let mut world = world(gateway);
+        world.objects.insert(mine.clone(), parameters);
+        let writes = apply(&settings(), &mut world);
+        assert_eq!(names(&writes), ["Gateway ns/w", "Gateway ns/w"], "{part}");
+        let (status, reason, message) = condition(&world, "Accepted");
+        assert_eq!((status, reason), ("False", "InvalidParameters"), "{message}");
+        assert!(message.contains(part), "{message}");
+    };
+    expect(None, with_parameters(), "ConfigMap ns/mine");
+    let mut other = with_parameters();
+    other["spec"]["infrastructure"]["parametersRef"]["kind"] = json!("Secret");
+    expect(None, other, "Secret");
+    for (key, text, part) in [
+        ("ingress", "{}", "ingress"),
+        ("deployment", "- a", "mapping"),
+        ("deployment", "a: [", "deployment"),
+        ("service", "metadata: {name: other}", "metadata.name"),
+        ("serviceAccount", "metadata: {ownerReferences: []}", "metadata.ownerReferences"),
+        ("deployment", "spec: {template: {spec: {containers: [{image: x}]}}}", "containers"),
+    ] {
+        expect(Some(overlay("ns", "mine", json!({ key: text }))), with_parameters(), part);
+    }
 }
 
 #[test]

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget as WireBudget;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
-    RoundRobinLbConfig, SlowStartConfig,
+    LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig, SlowStartConfig,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{
     Cluster, OutlierDetection as WireOutlier, UpstreamConnectionOptions,
 };
 use envoy_types::pb::envoy::config::core::v3::{
     Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, KeepaliveSettings, RuntimeDouble,
-    TcpKeepalive as WireKeepalive,
+    TcpKeepalive as WireKeepalive, UpstreamHttpProtocolOptions,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
@@ -34,9 +33,17 @@ use crate::model::destination_rule::Policy;
 use crate::model::service::Protocol;
 
 /// Sets what a policy says about a cluster. What it leaves open is the mesh's.
-pub fn apply(cluster: &mut Cluster, policy: Policy<'_>, mesh: &MeshConfig, protocol: Protocol) {
+/// `upstream` is what TLS wants of HTTP. Returns whether HTTP/2 is spoken in any
+/// case.
+pub fn apply(
+    cluster: &mut Cluster,
+    policy: Policy<'_>,
+    mesh: &MeshConfig,
+    protocol: Protocol,
+    upstream: Option<UpstreamHttpProtocolOptions>,
+) -> bool {
     let pool = policy.connection_pool.or(mesh.default_traffic_policy.connection_pool.as_ref());
-    connection_pool(cluster, pool, mesh, protocol);
+    let http2 = connection_pool(cluster, pool, mesh, protocol, upstream);
     if let Some(settings) = policy.load_balancer {
         load_balancer(cluster, settings);
     }
@@ -47,6 +54,7 @@ pub fn apply(cluster: &mut Cluster, policy: Policy<'_>, mesh: &MeshConfig, proto
     if let Some(budget) = policy.retry_budget {
         retry_budget(cluster, budget);
     }
+    http2
 }
 
 fn connection_pool(
@@ -54,7 +62,8 @@ fn connection_pool(
     pool: Option<&ConnectionPoolSettings>,
     mesh: &MeshConfig,
     protocol: Protocol,
-) {
+    tls: Option<UpstreamHttpProtocolOptions>,
+) -> bool {
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let http = pool.and_then(|pool| pool.http.as_ref());
     let timeout = tcp.and_then(|tcp| tcp.connect_timeout).unwrap_or(mesh.connect_timeout);
@@ -78,8 +87,10 @@ fn connection_pool(
     }
     let common = common_options(tcp, http);
     let upstream = upstream_protocol(http, mesh, protocol);
-    if common.is_none() && upstream.is_none() {
-        return;
+    // Bytes that are passed on have no host that could be looked at.
+    let tls = tls.filter(|_| !matches!(protocol, Protocol::Tcp | Protocol::Tls));
+    if common.is_none() && upstream.is_none() && tls.is_none() {
+        return false;
     }
     // Envoy wants to be told a protocol once it is told anything.
     let upstream = upstream.unwrap_or_else(|| {
@@ -87,11 +98,19 @@ fn connection_pool(
             protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
         })
     });
+    let http2 = matches!(
+        &upstream,
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
+        })
+    );
     cluster.typed_extension_protocol_options = http_options(&HttpProtocolOptions {
         common_http_protocol_options: common,
+        upstream_http_protocol_options: tls,
         upstream_protocol_options: Some(upstream),
         ..Default::default()
     });
+    http2
 }
 
 fn wire_keepalive(keepalive: &TcpKeepalive) -> WireKeepalive {
@@ -170,12 +189,8 @@ fn load_balancer(cluster: &mut Cluster, settings: &LoadBalancerSettings) {
                 .map(|slow| LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config: Some(slow) }));
         }
         "RANDOM" => cluster.lb_policy = LbPolicy::Random.into(),
-        // To the address the connection was for.
-        "PASSTHROUGH" => {
-            cluster.lb_policy = LbPolicy::ClusterProvided.into();
-            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
-            (cluster.eds_cluster_config, cluster.load_assignment) = (None, None);
-        }
+        // That is how endpoints are found.
+        "PASSTHROUGH" => {}
         _ => {
             cluster.lb_config = slow_start.map(|slow| {
                 LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {

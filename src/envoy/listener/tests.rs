@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::Rule;
 
 use super::*;
+use crate::proxy::Place;
 
 fn terminate(families: Families, loopback: Option<&str>) -> Vec<String> {
     let scope = WaypointScope {
@@ -14,6 +15,7 @@ fn terminate(families: Families, loopback: Option<&str>) -> Vec<String> {
         capabilities: Capabilities::STOCK,
         families,
         loopback: loopback.map(|address| address.parse().unwrap()),
+        place: Place::default(),
     };
     let listener = connect_terminate(&scope, &["cluster.local"], &MeshConfig::default(), Vec::new());
     let more = listener.additional_addresses.into_iter().filter_map(|more| more.address);
@@ -58,14 +60,49 @@ fn runs(listener: &Listener, filter: &str, port: u16) -> bool {
 
 #[test]
 fn only_ports_that_declare_nothing_are_searched_for_http() {
-    let inspected = Inspected { declared: [80, 443, 3306].into(), undeclared: [80, 9000].into(), tls: [443].into() };
+    let inspected = Inspected {
+        http: [80, 8080].into(),
+        bytes: [443, 3306].into(),
+        undeclared: [80, 9000].into(),
+        tls: [443].into(),
+        ..Inspected::default()
+    };
     let listener = main_internal(&inspected);
     let http: Vec<_> =
-        [80, 443, 3306, 9000, 1].into_iter().filter(|port| runs(&listener, "http_inspector", *port)).collect();
+        [80, 8080, 443, 3306, 9000, 1].into_iter().filter(|port| runs(&listener, "http_inspector", *port)).collect();
     // One service declares 80, another does not; 1 is nobody's.
     assert_eq!(http, [80, 9000, 1]);
     let tls: Vec<_> = [80, 443, 9000].into_iter().filter(|port| runs(&listener, "tls_inspector", *port)).collect();
     assert_eq!(tls, [443]);
-    let none = main_internal(&Inspected { declared: [80].into(), ..Inspected::default() });
+    let none = main_internal(&Inspected { http: [80].into(), ..Inspected::default() });
     assert!(!runs(&none, "http_inspector", 80) && !runs(&none, "tls_inspector", 80));
+}
+
+#[test]
+fn ports_of_workloads_are_searched_unless_a_service_declares_other_than_http() {
+    let inspected = Inspected { http: [80].into(), bytes: [3306].into(), workloads: true, ..Inspected::default() };
+    let listener = main_internal(&inspected);
+    let http: Vec<_> = [80, 3306, 1].into_iter().filter(|port| runs(&listener, "http_inspector", *port)).collect();
+    assert_eq!(http, [80, 1]);
+    assert!(listener.continue_on_listener_filters_timeout);
+}
+
+#[test]
+fn nobody_waits_for_the_client_where_a_server_may_speak_first() {
+    let ports = || [443, 3306];
+    for workloads in [false, true] {
+        let main = main_internal(&Inspected {
+            bytes: ports().into(),
+            undeclared: [3306].into(),
+            tls: [443].into(),
+            elsewhere: ports().into(),
+            workloads,
+            ..Inspected::default()
+        });
+        for port in ports() {
+            assert!(!runs(&main, "http_inspector", port) && !runs(&main, "tls_inspector", port), "{port}");
+            let other = super::inspected();
+            assert!(runs(&other, "http_inspector", port) && runs(&other, "tls_inspector", port), "{port}");
+        }
+    }
 }

@@ -7,12 +7,13 @@ use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, QueryParameterMat
 use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::PathSegment;
 use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::path_segment::Segment;
 use envoy_types::pb::envoy::r#type::matcher::v3::{
-    ListMatcher, MetadataMatcher, OrMatcher, RegexMatcher, StringMatcher, ValueMatcher, list_matcher, string_matcher,
-    value_matcher,
+    FilterStateMatcher, ListMatcher, MetadataMatcher, OrMatcher, RegexMatcher, StringMatcher, ValueMatcher,
+    filter_state_matcher, list_matcher, string_matcher, value_matcher,
 };
 
 use super::{Checked, RouteRequest, Semantics, headers, refuse, regex};
 use crate::api::virtual_service::{HttpMatchRequest, StringMatch};
+use crate::envoy::authorization::{PEER_PRINCIPAL, caller_of};
 use crate::envoy::encode::boolean;
 
 /// The filter that verifies tokens, and where it leaves their claims.
@@ -22,18 +23,21 @@ const JWT_PAYLOAD: &str = "payload";
 /// The prefix of a header name that stands for a claim of the caller's token.
 const CLAIMS: &str = "@request.auth.claims";
 
+/// Whether a match is for requests inside the mesh and for a port.
+pub(super) fn concerns(port: u16, one: &HttpMatchRequest) -> bool {
+    let mesh = one.gateways.is_empty() || one.gateways.iter().any(|gateway| **gateway == *"mesh");
+    mesh && (one.port == 0 || one.port == u32::from(port))
+}
+
 /// Envoy's match, unless it is for another port or gateway.
 pub(super) fn route_match(request: &RouteRequest<'_>, one: &HttpMatchRequest) -> Checked<Option<RouteMatch>> {
-    let mesh = one.gateways.is_empty() || one.gateways.iter().any(|gateway| **gateway == *"mesh");
-    let port = one.port == 0 || one.port == u32::from(request.port);
-    if !mesh || !port {
+    if !concerns(request.port, one) {
         return Ok(None);
     }
     if let Some(name) = one.unknown.names().next() {
         return refuse(name, "UnknownField", "this version does not know the condition; the match is left out");
     }
-    // https://github.com/istio/istio/issues/51565. istiod compares the namespace
-    // with the waypoint's own, which would let clients of any namespace through.
+    // https://github.com/istio/istio/issues/51565
     if !one.source_labels.is_empty() {
         return refuse(
             "sourceLabels",
@@ -41,15 +45,18 @@ pub(super) fn route_match(request: &RouteRequest<'_>, one: &HttpMatchRequest) ->
             "a waypoint does not know its clients' labels; the match is left out",
         );
     }
-    if !one.source_namespace.is_empty() {
-        let message = "a waypoint does not match its clients' namespaces; the match is left out";
-        return refuse("sourceNamespace", "UnsupportedValue", message);
-    }
     let mut matched = RouteMatch {
         case_sensitive: boolean(!one.ignore_uri_case),
         path_specifier: Some(path(request.semantics, one.uri.as_ref()).map_err(|refusal| refusal.within("uri"))?),
         ..RouteMatch::default()
     };
+    // istiod compares it with the namespace of the waypoint itself.
+    if !one.source_namespace.is_empty() {
+        let contains = string_matcher::MatchPattern::Contains(caller_of(&one.source_namespace));
+        let matcher = StringMatcher { match_pattern: Some(contains), ..StringMatcher::default() };
+        let matcher = Some(filter_state_matcher::Matcher::StringMatch(matcher));
+        matched.filter_state.push(FilterStateMatcher { key: PEER_PRINCIPAL.into(), matcher });
+    }
     for (field, entries, inverted) in [("headers", &one.headers, false), ("withoutHeaders", &one.without_headers, true)]
     {
         for (name, value) in entries {

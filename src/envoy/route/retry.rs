@@ -68,7 +68,7 @@ pub(super) fn policy(retry: Option<&HttpRetry>, hashed: bool, note: &mut dyn FnM
     Some(policy)
 }
 
-/// The policy of the route to a service without rules.
+/// The policy of the route to workloads' own addresses.
 pub(super) fn inbound_policy(retry: Option<&HttpRetry>) -> Option<RetryPolicy> {
     let defaults = RetryPolicy { num_retries: uint32(2), retry_on: INBOUND_RETRY_ON.into(), ..RetryPolicy::default() };
     match retry {

@@ -127,6 +127,7 @@ fn matches_keep_every_condition() {
         ),
         ("{withoutHeaders: {'@request.auth.claims.iss': {prefix: x}}}", "prefix /; not claim payload.iss = prefix x"),
         ("{port: 80, gateways: [x/y, mesh], uri: {exact: /a}}", "path /a"),
+        ("{sourceNamespace: a}", "prefix /; caller with /ns/a/"),
     ] {
         check(&rule(matches), &[&format!("{wanted} => outbound|80||a")]);
     }
@@ -136,11 +137,24 @@ fn matches_keep_every_condition() {
 }
 
 #[test]
+fn rules_for_other_ports_and_gateways_are_as_if_they_were_not_there() {
+    let applies = |text: &str| super::applies(80, &yaml::<Vec<HttpRoute>>(text).unwrap());
+    assert!(applies("[{match: [{port: 81}]}, {match: [{port: 80}]}]"));
+    assert!(applies("[{match: [{port: 81}]}, {}]"));
+    assert!(!applies("[{match: [{port: 81}, {gateways: [x/y]}, {sourceLabels: {a: b}}]}]"));
+    assert!(!applies("[]"));
+    // What says which callers it is for does not end the list.
+    check(
+        "[{match: [{sourceNamespace: a}], redirect: {uri: /a}}, {redirect: {uri: /b}}]",
+        &["prefix /; caller with /ns/a/ => redirect 0 /a", "prefix / => redirect 0 /b"],
+    );
+}
+
+#[test]
 fn a_match_that_cannot_be_expressed_is_left_out() {
     let long = "a".repeat(1025);
     for (matches, field, reason) in [
         ("{sourceLabels: {a: b}}", "sourceLabels", "UnsupportedValue"),
-        ("{sourceNamespace: a}", "sourceNamespace", "UnsupportedValue"),
         ("{clientIp: 10.0.0.1}", "clientIp", "UnknownField"),
         ("{uri: {suffix: a}}", "uri", "UnknownField"),
         ("{uri: {regex: '(?=a)'}}", "uri.regex", "InvalidRegex"),
@@ -395,20 +409,22 @@ fn a_service_without_rules_has_one_route() {
     let hash = Some(HashKey::Cookie(HttpCookie { name: "c".into(), ..HttpCookie::default() }));
     let consistent_hash = Some(ConsistentHash { key: hash, ..ConsistentHash::default() });
     let cluster = ClusterRef { name: "inbound-vip|80|http|a".into(), consistent_hash };
-    let route = default_route(&cluster, "a:80/*", false, None);
+    let route = default_route(&cluster, "a:80/*", None);
     let Some(Action::Route(action)) = &route.action else { panic!("{route:#?}") };
-    assert_eq!((&*route.name, &*action.retry_policy.as_ref().unwrap().retry_on), ("default", "reset-before-request"));
-    assert_eq!(
-        (action.max_stream_duration.unwrap().grpc_timeout_header_max, action.hash_policy.len()),
-        (duration(Default::default()), 1)
-    );
-    let retry = |grpc, retry: Option<&HttpRetry>| match default_route(&cluster, "x", grpc, retry).action {
+    let policy = action.retry_policy.as_ref().unwrap();
+    assert_eq!((&*route.name, policy.num_retries.unwrap().value), ("default", 2));
+    assert!(policy.retry_on.contains("connect-failure"), "{}", policy.retry_on);
+    assert_eq!((policy.retry_host_predicate.len(), action.hash_policy.len()), (0, 1), "who has the session is asked");
+    let retry = |route: Route| match route.action {
         Some(Action::Route(action)) => action.retry_policy.map(|policy| policy.num_retries.unwrap().value),
         other => panic!("{other:?}"),
     };
-    assert_eq!(retry(true, None), None);
-    assert_eq!(retry(false, Some(&HttpRetry::default())), None);
-    assert_eq!(retry(false, Some(&HttpRetry { attempts: 7, ..HttpRetry::default() })), Some(7));
+    let seven = HttpRetry { attempts: 7, ..HttpRetry::default() };
+    assert_eq!(retry(default_route(&cluster, "x", Some(&HttpRetry::default()))), None);
+    assert_eq!(retry(default_route(&cluster, "x", Some(&seven))), Some(7));
+    assert_eq!(retry(inbound_route(&cluster, "x", Some(&seven))), Some(7));
+    let Some(Action::Route(action)) = inbound_route(&cluster, "x", None).action else { panic!("no route") };
+    assert_eq!(action.retry_policy.unwrap().retry_on, "reset-before-request");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
@@ -11,22 +12,28 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ForwardClientCertDetails;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::xds::core::v3::CidrRange;
+use ipnet::IpNet;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use crate::api::virtual_service::HttpRetry;
 use crate::envoy::Configs;
-use crate::envoy::cluster::{ENCAP, MAIN_INTERNAL};
+use crate::envoy::cluster::discovery::dns_cache;
+use crate::envoy::cluster::{self, ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
-use crate::envoy::listener::{self, Inspected, connection_manager, http, tcp_proxy};
+use crate::envoy::listener::{
+    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, connection_manager, http, tcp_proxy,
+};
 use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::{self, ClusterRef};
 use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
-use crate::model::service::{Protocol, Service};
+use crate::model::service::{Protocol, Resolution, Service};
 use crate::proxy::Scope;
 use crate::xds::resource::ResourceType;
 
+use super::connections::Connections;
 use super::policies::Policies;
 use super::routes::Routing;
 use super::telemetry::{listener_logs, telemetry};
@@ -39,14 +46,31 @@ struct Chains {
     age: (u32, Served),
     /// The addresses of the service.
     ranges: Vec<CidrRange>,
-    /// What follows for its ports.
-    ports: OnMatch,
-    /// Encoded filter chains.
-    chains: Vec<Message>,
-    /// What its ports declare.
-    inspected: Inspected,
+    /// Its ports.
+    ports: Vec<PortChains>,
     /// Where its routes lead that the waypoint does not serve.
     references: BTreeSet<Destination>,
+}
+
+/// A port's part of the listener.
+#[derive(PartialEq)]
+struct PortChains {
+    number: u16,
+    /// What it declares.
+    protocol: Protocol,
+    /// Whether TLS is looked for.
+    tls: bool,
+    /// What follows for its connections.
+    on_match: OnMatch,
+    /// Encoded filter chains.
+    chains: Vec<Message>,
+}
+
+impl PortChains {
+    /// Whether connections wait until the client has said something.
+    fn waits(&self) -> bool {
+        self.tls || self.protocol == Protocol::Unknown
+    }
 }
 
 /// `Listener.filter_chains` and `Listener.filter_chain_matcher`.
@@ -76,46 +100,128 @@ pub(super) fn add_main_internal(
         chains.references.iter().filter_map(protocol).collect::<Vec<_>>()
     });
     let chains = by_scope(graph, chains);
+    let elsewhere = graph.derive("waypoint_inspections", to.scopes, move |cx, scope: &Scope, ()| {
+        let ports = elsewhere(cx.fetch(chains, scope).map(|(_, chains)| chains));
+        (!ports.is_empty()).then(|| (Fixture { scope: scope.clone(), name: INSPECTED }, ports))
+    });
+    to.add(graph, "waypoint_inspection_clusters", ResourceType::Cluster, elsewhere, move |_, key, _| {
+        Some(encode::bytes(&cluster::to_internal_listener(key.name, key.name)))
+    });
     let listeners = graph.derive("waypoint_main_internal", to.scopes, move |_, scope: &Scope, ()| {
         [(Fixture { scope: scope.clone(), name: MAIN_INTERNAL }, ())]
     });
+    let oldest_first = move |cx: &Ctx<'_>, scope: &Scope, listener: &dyn Fn(&[&Chains]) -> Message| {
+        let mut services: Vec<&Chains> = cx.fetch(chains, scope).map(|(_, chains)| chains).collect();
+        services.sort_by(|a, b| a.age.cmp(&b.age));
+        listener(&services)
+    };
     let model = model.clone();
     to.add(graph, "waypoint_main_listener", ResourceType::Listener, listeners, move |cx, key, ()| {
-        let mut services: Vec<&Chains> = cx.fetch(chains, &key.scope).map(|(_, chains)| chains).collect();
-        services.sort_by(|a, b| a.age.cmp(&b.age));
+        let scope = &key.scope;
+        let elsewhere = cx.get(elsewhere, &Fixture { scope: scope.clone(), name: INSPECTED });
+        let other =
+            |elsewhere: &BTreeSet<u16>| (elsewhere.clone(), listener::to_inspected(waypoint(scope).capabilities));
+        let workloads = cx.get(model.attached_workloads, &gateway(scope)).map(Vec::as_slice).unwrap_or_default();
         // Whom all services' chains call is enough for these, see below.
-        let common = Common::new(cx, &model, &key.scope, None, &RefCell::default());
+        let common = Common::new(cx, &model, scope, None, &RefCell::default());
         let access_log = listener_logs(cx, &model, &common.telemetry);
-        Some(listener(&services, direct_chains(&common), access_log))
+        let direct = (workloads, direct_chains(&common));
+        Some(oldest_first(cx, scope, &|services| {
+            main_internal(services, elsewhere.map(other), &direct, access_log.clone())
+        }))
+    });
+    to.add(graph, "waypoint_inspection_listeners", ResourceType::Listener, elsewhere, move |cx, key, ports| {
+        Some(oldest_first(cx, &key.scope, &|services| inspected(services, ports)))
     });
     referenced
 }
 
-/// Puts the listener together.
-fn listener(services: &[&Chains], direct: [FilterChain; 2], access_log: Vec<AccessLog>) -> Message {
-    let mut inspected = Inspected::default();
-    for service in services {
-        inspected.declared.extend(&service.inspected.declared);
-        inspected.undeclared.extend(&service.inspected.undeclared);
-        inspected.tls.extend(&service.inspected.tls);
+/// The ports that one service declares to be TCP, in which the server may speak
+/// first, and on which another's connections have to be looked into.
+fn elsewhere<'a>(services: impl Iterator<Item = &'a Chains>) -> BTreeSet<u16> {
+    let (mut quiet, mut waiting) = (BTreeSet::new(), BTreeSet::new());
+    for port in services.flat_map(|service| &service.ports) {
+        if port.waits() {
+            waiting.insert(port.number);
+        } else if port.protocol == Protocol::Tcp {
+            quiet.insert(port.number);
+        }
+    }
+    waiting.intersection(&quiet).copied().collect()
+}
+
+/// Puts the listener together. `elsewhere` are ports with connections that
+/// another listener looks into, and the chain that leads there; `direct` are the
+/// addresses of workloads that are attached, and the chains for them.
+fn main_internal(
+    services: &[&Chains],
+    elsewhere: Option<(BTreeSet<u16>, FilterChain)>,
+    (workloads, direct): &(&[IpAddr], [FilterChain; 2]),
+    access_log: Vec<AccessLog>,
+) -> Message {
+    let (elsewhere, other) = elsewhere.unzip();
+    let elsewhere = elsewhere.unwrap_or_default();
+    let mut inspected = Inspected { elsewhere, workloads: !workloads.is_empty(), ..Inspected::default() };
+    for port in services.iter().flat_map(|service| &service.ports) {
+        let of_protocol = match port.protocol {
+            Protocol::Http11 | Protocol::Http2 | Protocol::Grpc => &mut inspected.http,
+            Protocol::Tcp | Protocol::Tls => &mut inspected.bytes,
+            Protocol::Unknown => &mut inspected.undeclared,
+        };
+        of_protocol.insert(port.number);
+        if port.tls {
+            inspected.tls.insert(port.number);
+        }
     }
     let mut message = encode::bytes(&Listener { access_log, ..listener::main_internal(&inspected) });
-    for chain in services.iter().flat_map(|service| &service.chains) {
-        put(&mut message, FILTER_CHAINS, chain);
+    let moved = |port: &PortChains| port.waits() && inspected.elsewhere.contains(&port.number);
+    let mut matchers = put_services(&mut message, services, |port| match moved(port) {
+        true => Some((matcher::chain(INSPECTED), &[][..])),
+        false => Some((port.on_match.clone(), &*port.chains)),
+    });
+    if !workloads.is_empty() {
+        let host = |address: &IpAddr| range(&IpNet::from(*address));
+        let on_match = matcher::further(sniff(matcher::chain(DIRECT_HTTP), matcher::chain(DIRECT_TCP)));
+        let ranges = workloads.iter().map(host).collect();
+        matchers.push(IpRangeMatcher { ranges, on_match: Some(on_match), ..Default::default() });
     }
-    for chain in direct {
-        put(&mut message, FILTER_CHAINS, &encode::bytes(&chain));
+    put(&mut message, FILTER_CHAIN_MATCHER, &encode::bytes(&matcher::destination(matchers)));
+    for chain in other.iter().chain(direct) {
+        put(&mut message, FILTER_CHAINS, &encode::bytes(chain));
     }
-    let ranges = services.iter().filter(|service| !service.ranges.is_empty());
-    let matchers = ranges
-        .map(|service| IpRangeMatcher {
-            ranges: service.ranges.clone(),
-            on_match: Some(service.ports.clone()),
-            ..Default::default()
-        })
-        .collect();
+    message
+}
+
+/// Puts the listener together that looks into connections for some ports.
+fn inspected(services: &[&Chains], ports: &BTreeSet<u16>) -> Message {
+    let mut message = encode::bytes(&listener::inspected());
+    let matchers = put_services(&mut message, services, |port| {
+        (port.waits() && ports.contains(&port.number)).then(|| (port.on_match.clone(), &*port.chains))
+    });
     put(&mut message, FILTER_CHAIN_MATCHER, &encode::bytes(&matcher::destination(matchers)));
     message
+}
+
+/// Adds the chains of ports to a listener, and returns what chooses them.
+fn put_services<'a>(
+    message: &mut Message,
+    services: &[&'a Chains],
+    part: impl Fn(&'a PortChains) -> Option<(OnMatch, &'a [Message])>,
+) -> Vec<IpRangeMatcher> {
+    let mut matchers = Vec::new();
+    for service in services {
+        let mut ports = BTreeMap::new();
+        for port in &service.ports {
+            let Some((on_match, chains)) = part(port) else { continue };
+            chains.iter().for_each(|chain| put(message, FILTER_CHAINS, chain));
+            ports.insert(port.number.to_string(), on_match);
+        }
+        if !service.ranges.is_empty() && !ports.is_empty() {
+            let on_match = Some(matcher::further(exact(Input::DestinationPort, ports, None)));
+            matchers.push(IpRangeMatcher { ranges: service.ranges.clone(), on_match, ..Default::default() });
+        }
+    }
+    matchers
 }
 
 fn put(message: &mut Message, field: u32, value: &[u8]) {
@@ -125,57 +231,74 @@ fn put(message: &mut Message, field: u32, value: &[u8]) {
 }
 
 fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
-    let ranges = service.addresses.iter().map(|range| CidrRange {
-        address_prefix: range.addr().to_string(),
-        prefix_len: uint32(range.prefix_len().into()),
-    });
     let references = RefCell::default();
     let common = Common::new(cx, model, &key.scope, Some(service), &references);
     // What all connections have in common may be sent elsewhere, and is without
     // references of its own.
     telemetry(cx, model, &key.scope, None, &references);
-    let mut encoded = Vec::new();
-    let mut matches = BTreeMap::new();
-    for port in ports(service) {
-        let chain = |handling: &Handling| name::inbound_vip(port.number, *handling, "", &service.key);
-        for handling in handlings(port.protocol) {
-            let routing = Routing { cx, model, key, service, port, references: &references };
-            encoded.push(filter_chain(&routing, &common, *handling));
-        }
-        let action = match handlings(port.protocol) {
-            [Handling::Http, Handling::Tcp] => matcher::further(sniff(&chain(&Handling::Http), &chain(&Handling::Tcp))),
-            one => one.first().map(|handling| matcher::chain(&chain(handling))).unwrap_or_default(),
-        };
-        matches.insert(port.number.to_string(), action);
-    }
+    let port = |port| {
+        let routing = Routing { cx, model, key, service, port, references: &references };
+        port_chains(&routing, &common)
+    };
+    let ports = ports(service).map(port).collect();
     Chains {
         age: (service.meta.created, key.clone()),
-        ranges: ranges.collect(),
-        ports: matcher::further(exact(Input::DestinationPort, matches, None)),
-        chains: encoded,
-        inspected: inspected(service),
+        ranges: service.addresses.iter().map(range).collect(),
+        ports,
         references: references.into_inner(),
     }
 }
 
-/// What the ports of a service declare.
-fn inspected(service: &Service) -> Inspected {
-    let with = |wanted: fn(Protocol) -> bool| {
-        ports(service).filter(|port| wanted(port.protocol)).map(|port| port.number).collect::<BTreeSet<_>>()
-    };
-    Inspected {
-        declared: with(|protocol| protocol != Protocol::Unknown),
-        undeclared: with(|protocol| protocol == Protocol::Unknown),
-        tls: with(|protocol| protocol == Protocol::Tls),
+fn range(range: &IpNet) -> CidrRange {
+    CidrRange { address_prefix: range.addr().to_string(), prefix_len: uint32(range.prefix_len().into()) }
+}
+
+/// The chains of a port, in the order of [`handlings`].
+fn port_chains(routing: &Routing<'_>, common: &Common<'_>) -> PortChains {
+    let Routing { service, port, .. } = *routing;
+    let mut chains = Vec::new();
+    let mut on_matches = Vec::new();
+    let mut tls = port.protocol == Protocol::Tls;
+    for handling in handlings(port.protocol) {
+        let name = name::inbound_vip(port.number, *handling, "", &service.key);
+        on_matches.push(match handling {
+            Handling::Http => {
+                chains.push(encode::bytes(&http_chain(routing, common, &name)));
+                matcher::chain(&name)
+            }
+            Handling::Tcp | Handling::Outbound => {
+                let Connections { some, rest, names } = routing.connections(&name);
+                tls |= names;
+                let mut chain = |name: &str, proxy: TcpProxy| {
+                    let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..proxy };
+                    chains.push(encode::bytes(&listener::tcp_chain(name, common.network_filters(), &proxy)));
+                    matcher::chain(name)
+                };
+                let rest = chain(&name, rest);
+                let some = some
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, (predicate, proxy))| (predicate, chain(&format!("{name}|{index}"), proxy)));
+                match some.collect::<Vec<_>>() {
+                    none if none.is_empty() => rest,
+                    some => matcher::further(matcher::first(some, rest)),
+                }
+            }
+        });
     }
+    let on_match = match <[OnMatch; 2]>::try_from(on_matches) {
+        Ok([http, tcp]) => matcher::further(sniff(http, tcp)),
+        Err(one) => one.into_iter().next().unwrap_or_default(),
+    };
+    PortChains { number: port.number, protocol: port.protocol, tls, on_match, chains }
 }
 
 /// Tells HTTP from everything else by what was found at the start of the
 /// connection.
-fn sniff(http: &str, tcp: &str) -> Matcher {
+fn sniff(http: OnMatch, other: OnMatch) -> Matcher {
     // The input quotes what it found.
-    let protocols = ["'h2c'", "'http/1.1'"].map(|protocol| (protocol.to_owned(), matcher::chain(http)));
-    exact(Input::ApplicationProtocol, BTreeMap::from(protocols), Some(matcher::chain(tcp)))
+    let protocols = ["'h2c'", "'http/1.1'"].map(|protocol| (protocol.to_owned(), http.clone()));
+    exact(Input::ApplicationProtocol, BTreeMap::from(protocols), Some(other))
 }
 
 /// What the chains of a service, or of all else, have in common.
@@ -240,38 +363,48 @@ fn forwards_identity(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> bool {
     value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-fn filter_chain(routing: &Routing<'_>, common: &Common<'_>, handling: Handling) -> Message {
-    let Routing { service, port, .. } = *routing;
-    let chain = name::inbound_vip(port.number, handling, "", &service.key);
-    let chain = match handling {
-        Handling::Http => {
-            let routes = routes(&chain, port.number, routing.http());
-            let traffic = if port.protocol == Protocol::Grpc { Traffic::Grpc } else { Traffic::Http };
-            let manager = common.manager(&format!("inbound_0.0.0.0_{}", port.number), routes, traffic);
-            listener::http_chain(&chain, Vec::new(), &manager)
-        }
-        Handling::Tcp | Handling::Outbound => {
-            let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..routing.tcp(&chain) };
-            listener::tcp_chain(&chain, common.network_filters(), &proxy)
-        }
-    };
-    encode::bytes(&chain)
+fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterChain {
+    let (service, port) = (routing.service, routing.port.number);
+    let routes = routes(name, service, port, routing.http());
+    let traffic = if routing.port.protocol == Protocol::Grpc { Traffic::Grpc } else { Traffic::Http };
+    let mut manager = common.manager(&format!("inbound_0.0.0.0_{port}"), routes, traffic);
+    if service.resolution == Resolution::DynamicDns {
+        let cache = dns_cache(service, waypoint(&routing.key.scope).families);
+        // The router is the last.
+        let last = manager.http_filters.len().saturating_sub(1);
+        manager.http_filters.insert(last, listener::dynamic_forward_proxy(cache));
+    }
+    listener::http_chain(name, Vec::new(), &manager)
 }
 
 /// The chains for traffic to workloads' own addresses.
 fn direct_chains(common: &Common<'_>) -> [FilterChain; 2] {
-    let manager = common.manager("inbound_0.0.0.0_0", direct_routes(ENCAP), Traffic::Http);
+    let mesh = common.model.scope().mesh(common.cx);
+    let routes = direct_routes(ENCAP, mesh.default_inbound_http_retry_policy.as_ref());
+    let manager = common.manager("inbound_0.0.0.0_0", routes, Traffic::Http);
     let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..tcp_proxy(ENCAP) };
     listener::direct_chains(&manager, common.network_filters(), &proxy)
 }
 
+/// The hosts that requests for a service may be for. The address of the service
+/// says enough, except where the host says where a request goes.
+fn domains(service: &Service, port: u16) -> Vec<String> {
+    match service.resolution {
+        Resolution::DynamicDns => {
+            let host = &service.key.hostname;
+            vec![host.to_string(), format!("{host}:{port}")]
+        }
+        _ => vec!["*".into()],
+    }
+}
+
 /// The routes of a chain, which it has in itself.
-fn routes(chain: &str, port: u16, routes: Vec<Route>) -> RouteConfiguration {
+fn routes(chain: &str, service: &Service, port: u16, routes: Vec<Route>) -> RouteConfiguration {
     RouteConfiguration {
         name: chain.into(),
         virtual_hosts: vec![VirtualHost {
             name: format!("inbound|http|{port}"),
-            domains: vec!["*".into()],
+            domains: domains(service, port),
             routes,
             ..Default::default()
         }],
@@ -282,14 +415,14 @@ fn routes(chain: &str, port: u16, routes: Vec<Route>) -> RouteConfiguration {
 }
 
 /// Traffic to a workload's own address goes there.
-fn direct_routes(cluster: &str) -> RouteConfiguration {
+fn direct_routes(cluster: &str, retry: Option<&HttpRetry>) -> RouteConfiguration {
     let to = ClusterRef { name: cluster.into(), consistent_hash: None };
     RouteConfiguration {
         name: cluster.into(),
         virtual_hosts: vec![VirtualHost {
             name: "inbound|http|0".into(),
             domains: vec!["*".into()],
-            routes: vec![route::default_route(&to, "direct", true, None)],
+            routes: vec![route::inbound_route(&to, "direct", retry)],
             ..Default::default()
         }],
         validate_clusters: boolean(false),

@@ -1,4 +1,4 @@
-//! What becomes of traffic for a port of a service: the routes of virtual
+//! What becomes of requests for a port of a service: the routes of virtual
 //! services and of the Gateway API, and where they lead.
 
 use std::cell::RefCell;
@@ -6,29 +6,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::Route;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::weighted_cluster::ClusterWeight;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
-    ClusterSpecifier, WeightedCluster,
-};
 
 use crate::api::route::BackendRef;
-use crate::api::virtual_service::{
-    Destination as ApiDestination, L4MatchAttributes, PortSelector, RouteDestination, TcpRoute, VirtualService,
-};
+use crate::api::virtual_service::{Destination as ApiDestination, PortSelector, VirtualService};
 use crate::api::{Meta, ObjectKey};
 use crate::envoy::Scoped;
-use crate::envoy::listener::tcp_proxy;
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::gateway_api::{self, Backends, Invalid};
-use crate::envoy::route::{self, ClusterRef, Problem, RouteRequest, Semantics, UNKNOWN_SERVICE, delegate};
+use crate::envoy::route::{self, ClusterRef, Problem, RouteRequest, Semantics, delegate};
 use crate::graph::Ctx;
-use crate::model::by_host::resolve;
-use crate::model::service::{Port, Protocol, Service, ServiceKey};
-use crate::model::virtual_service::attached;
+use crate::model::destination_rule::Rule;
+use crate::model::service::{Port, Service, ServiceKey};
+use crate::model::virtual_service::{HttpRoutes, Place};
 use crate::model::{Model, problem};
 
-use super::{Destination, Served, gateway, ports, waypoint};
+use super::{Destination, Served, client, gateway, handlings, ports, waypoint};
 
 /// The routes of one port of a service at one waypoint are worked out here.
 pub(super) struct Routing<'a> {
@@ -42,8 +34,17 @@ pub(super) struct Routing<'a> {
 }
 
 impl Routing<'_> {
-    fn client(&self) -> &Arc<str> {
+    pub(super) fn client(&self) -> &Arc<str> {
         &waypoint(&self.key.scope).namespace
+    }
+
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { client: self.client(), service: self.service, port: self.port.number }
+    }
+
+    /// What counts for connections to a service.
+    pub(super) fn destination_rule(&self, service: &ServiceKey) -> Option<Rule> {
+        self.model.destination_rules.rule(self.cx, self.model.scope(), client(&self.key.scope), service)
     }
 
     /// The service that a host stands for, as a client of the waypoint's
@@ -55,11 +56,9 @@ impl Routing<'_> {
         self.cx.get(self.model.canonical, host).cloned()
     }
 
-    /// The cluster of a destination, and what keeps requests at one endpoint.
-    /// One that is not there is named all the same: requests for it fail, and
-    /// do not go elsewhere.
-    fn cluster(&self, destination: &ApiDestination) -> ClusterRef {
-        let subset = &*destination.subset;
+    /// The service of a destination, and its port: the one that is asked for,
+    /// the service's only one, or that of the client.
+    pub(super) fn target(&self, destination: &ApiDestination) -> (Option<ServiceKey>, u16) {
         let asked = destination.port.as_ref().and_then(|port| u16::try_from(port.number).ok());
         let key = self.service_of(&destination.host);
         let service = key.as_ref().and_then(|key| self.cx.get(self.model.services, key));
@@ -67,16 +66,31 @@ impl Routing<'_> {
             [one] => Some(one.number),
             _ => None,
         });
-        let port = asked.or(only).unwrap_or(self.port.number);
+        (key, asked.or(only).unwrap_or(self.port.number))
+    }
+
+    /// The cluster of a destination, and what keeps requests at one endpoint.
+    /// One that is not there is named all the same: requests for it fail, and
+    /// do not go elsewhere. A port that declares nothing is handled as the
+    /// client's was found to be.
+    pub(super) fn cluster(&self, destination: &ApiDestination, found: Handling) -> ClusterRef {
+        let subset = &*destination.subset;
+        let (key, port) = self.target(destination);
         let Some(key) = key else {
             return ClusterRef { name: name::outbound(port, subset, &destination.host), consistent_hash: None };
         };
         let scope = &self.key.scope;
-        let rule = self.model.destination_rules.rule(self.cx, self.model.scope(), self.client(), &key);
+        let rule = self.destination_rule(&key);
         let hash = rule.as_ref().and_then(|rule| rule.policy(port, subset).load_balancer?.consistent_hash.clone());
         let by = self.cx.get(self.model.service_waypoints, &key);
         let served = by.is_some_and(|by| *by == gateway(scope));
-        let handling = if served { Handling::Http } else { Handling::Outbound };
+        let service = self.cx.get(self.model.services, &key);
+        let declared = service.and_then(|service| ports(service).find(|one| one.number == port));
+        let handling = match declared.map(|port| handlings(port.protocol)) {
+            _ if !served => Handling::Outbound,
+            Some([one]) => *one,
+            Some(_) | None => found,
+        };
         let cluster = Destination { scope: scope.clone(), service: key, port, handling, subset: subset.into() };
         let name = cluster.name();
         if !served {
@@ -88,11 +102,10 @@ impl Routing<'_> {
     /// The routes for HTTP. Without any rule, everything goes to the service.
     pub(super) fn http(&self) -> Vec<Route> {
         let Self { cx, model, service, port, .. } = *self;
-        let mesh = model.scope().mesh(cx);
         let virtual_services = model.routes.virtual_services(cx, model.scope(), self.client(), service);
         let mut routes = Vec::new();
         let mut any = false;
-        for one in virtual_services.iter().filter(|one| !one.spec.http.is_empty()) {
+        for one in virtual_services.iter().filter(|one| route::applies(port.number, &one.spec.http)) {
             any = true;
             routes.extend(self.of_virtual_service(one));
             if routes.last().is_some_and(ends) {
@@ -112,9 +125,8 @@ impl Routing<'_> {
             ..ApiDestination::default()
         };
         let operation = format!("{}:{}/*", service.key.hostname, port.number);
-        let grpc = port.protocol == Protocol::Grpc;
-        let retry = mesh.default_inbound_http_retry_policy.as_ref();
-        vec![route::default_route(&self.cluster(&own), &operation, grpc, retry)]
+        let retry = model.scope().mesh(cx).default_http_retry_policy.as_ref();
+        vec![route::default_route(&self.cluster(&own, Handling::Http), &operation, retry)]
     }
 
     fn of_virtual_service(&self, one: &VirtualService) -> Vec<Route> {
@@ -137,7 +149,7 @@ impl Routing<'_> {
         routes
     }
 
-    fn say(&self, kind: &'static str, meta: &Meta, found: &Problem, rules: &str) {
+    pub(super) fn say(&self, kind: &'static str, meta: &Meta, found: &Problem, rules: &str) {
         self.cx.diagnose(problem(kind, meta, found.path(rules), found.reason, &*found.message));
     }
 
@@ -156,34 +168,28 @@ impl Routing<'_> {
             port: self.port.number,
             append_x_forwarded_host: mesh.default_config.proxy_headers.x_forwarded_host.enabled == Some(true),
             default_retry: mesh.default_http_retry_policy.as_ref(),
-            cluster_of: &|destination| self.cluster(destination),
+            cluster_of: &|destination| self.cluster(destination, Handling::Http),
         })
     }
 
     /// Routes of the Gateway API, those of all objects together; `None` if
     /// there is no object.
     fn of_gateway_api(&self) -> Option<Vec<Route>> {
-        let Self { cx, model, service, port, .. } = *self;
-        let scope = model.scope();
-        let (mut lowered, mut any) = (Vec::new(), false);
-        for route in model.routes.http(cx, scope, self.client(), service) {
-            if attached(&route.spec.parent_refs, &route.meta.namespace, service, port.number) {
-                any = true;
-                let (rules, problems) = self.backends(&route.meta, |backends| gateway_api::http_rules(route, backends));
-                lowered.extend(rules.into_iter().map(|one| ("HTTPRoute", one)));
-                problems.iter().for_each(|found| self.say("HTTPRoute", &route.meta, found, "spec.rules"));
-            }
-        }
-        for route in model.routes.grpc(cx, scope, self.client(), service) {
-            if attached(&route.spec.parent_refs, &route.meta.namespace, service, port.number) {
-                any = true;
-                let (rules, problems) = self.backends(&route.meta, |backends| gateway_api::grpc_rules(route, backends));
-                lowered.extend(rules.into_iter().map(|one| ("GRPCRoute", one)));
-                problems.iter().for_each(|found| self.say("GRPCRoute", &route.meta, found, "spec.rules"));
-            }
-        }
-        if !any {
+        let Self { cx, model, service, .. } = *self;
+        let HttpRoutes { http, grpc } = model.routes.http(cx, model.scope(), self.place());
+        if http.is_empty() && grpc.is_empty() {
             return None;
+        }
+        let mut lowered = Vec::new();
+        for route in http {
+            let (rules, problems) = self.backends(&route.meta, |backends| gateway_api::http_rules(route, backends));
+            lowered.extend(rules.into_iter().map(|one| ("HTTPRoute", one)));
+            problems.iter().for_each(|found| self.say("HTTPRoute", &route.meta, found, "spec.rules"));
+        }
+        for route in grpc {
+            let (rules, problems) = self.backends(&route.meta, |backends| gateway_api::grpc_rules(route, backends));
+            lowered.extend(rules.into_iter().map(|one| ("GRPCRoute", one)));
+            problems.iter().for_each(|found| self.say("GRPCRoute", &route.meta, found, "spec.rules"));
         }
         let kinds: Vec<_> = lowered.iter().map(|(kind, one)| (one.route.clone(), *kind)).collect();
         let mut lowered: Vec<_> = lowered.into_iter().map(|(_, one)| one).collect();
@@ -205,7 +211,7 @@ impl Routing<'_> {
         Some(routes)
     }
 
-    fn backends<T>(&self, meta: &Meta, then: impl FnOnce(&Backends<'_>) -> T) -> T {
+    pub(super) fn backends<T>(&self, meta: &Meta, then: impl FnOnce(&Backends<'_>) -> T) -> T {
         let valid = |_: &BackendRef, destination: &ApiDestination| match self.service_of(&destination.host) {
             Some(_) => Ok(()),
             None => {
@@ -213,74 +219,6 @@ impl Routing<'_> {
             }
         };
         then(&Backends { namespace: &meta.namespace, domain: &self.model.settings.domain, valid: &valid })
-    }
-
-    /// Where connections go that are passed on as they are: to where the first
-    /// rule for TCP says, else to the service.
-    pub(super) fn tcp(&self, own: &str) -> TcpProxy {
-        let Self { cx, model, service, port, .. } = *self;
-        let scope = model.scope();
-        for one in model.routes.virtual_services(cx, scope, self.client(), service) {
-            let domain = &model.settings.domain;
-            let applies =
-                |rule: &&TcpRoute| rule.matches.is_empty() || rule.matches.iter().any(|one| self.matches(one));
-            if let Some(rule) = one.spec.tcp.iter().find(applies) {
-                let mut to = rule.route.clone();
-                for one_to in &mut to {
-                    one_to.destination.host = resolve(&one_to.destination.host, &one.meta.namespace, domain);
-                }
-                return self.to(own, &format!("{}.{}", one.meta.name, one.meta.namespace), &to);
-            }
-        }
-        for route in model.routes.tcp(cx, scope, self.client(), service) {
-            if attached(&route.spec.parent_refs, &route.meta.namespace, service, port.number) {
-                let (rule, problems) = self.backends(&route.meta, |backends| gateway_api::tcp_rule(route, backends));
-                problems.iter().for_each(|found| self.say("TCPRoute", &route.meta, found, "spec.rules"));
-                if let Some(rule) = rule {
-                    return self.to(own, &format!("{}.{}", route.meta.name, route.meta.namespace), &rule.route);
-                }
-            }
-        }
-        tcp_proxy(own)
-    }
-
-    /// Whether a match applies at a waypoint, which knows nothing of its
-    /// clients' labels.
-    fn matches(&self, one: &L4MatchAttributes) -> bool {
-        let here = one.gateways.is_empty() || one.gateways.iter().any(|gateway| &**gateway == "mesh");
-        let narrower = one.source_labels.iter().next().is_some()
-            || !one.source_namespace.is_empty()
-            || !one.destination_subnets.is_empty()
-            || one.unknown.names().next().is_some();
-        here && !narrower && (one.port == 0 || one.port == u32::from(self.port.number))
-    }
-
-    fn to(&self, own: &str, prefix: &str, route: &[RouteDestination]) -> TcpProxy {
-        let cluster = |destination: &ApiDestination| match destination.host.is_empty() {
-            true => UNKNOWN_SERVICE.to_owned(),
-            // The chain is for TCP, whatever the destination's port declares.
-            false => self.cluster(destination).name.replacen("|http", "|tcp", 1),
-        };
-        if let [one] = route {
-            let cluster = cluster(&one.destination);
-            return TcpProxy {
-                cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.clone())),
-                ..tcp_proxy(&cluster)
-            };
-        }
-        let weighted = route.iter().filter_map(|one| {
-            let weight = u32::try_from(one.weight).ok().filter(|weight| *weight > 0)?;
-            Some(ClusterWeight { name: cluster(&one.destination), weight, ..Default::default() })
-        });
-        let clusters: Vec<_> = weighted.collect();
-        if clusters.is_empty() {
-            return TcpProxy { stat_prefix: own.into(), ..tcp_proxy(UNKNOWN_SERVICE) };
-        }
-        TcpProxy {
-            stat_prefix: prefix.into(),
-            cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })),
-            ..Default::default()
-        }
     }
 }
 

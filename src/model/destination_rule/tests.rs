@@ -78,3 +78,66 @@ fn ports_replace_and_subsets_refine() {
     assert_eq!((lb(80, "v2"), outlier(80, "v2")), (None, true));
     assert_eq!(rule.policy(80, "unknown"), rule.policy(80, ""));
 }
+
+const PROXY: [(&str, &str); 2] = [("app", "proxy"), ("tier", "gold")];
+
+/// The names of the rules that are put together for a proxy of `ns`.
+fn together(specs: &[&str]) -> Vec<String> {
+    let labels = PROXY.map(|(key, value)| (Arc::from(key), Arc::from(value)));
+    let (ns, rules) = (Arc::from("ns"), rules(specs));
+    let client = Client { namespace: &ns, labels: &labels };
+    let namespaced = |mut rule: DestinationRule| {
+        rule.meta.namespace = ns.clone();
+        rule
+    };
+    let rules: Vec<_> = rules.into_iter().map(namespaced).collect();
+    let names = |rules: Vec<&DestinationRule>| {
+        let for_client = rules.into_iter().filter(|rule| selected(rule, client)).collect();
+        alike(for_client).iter().map(|rule| rule.meta.name.to_string()).collect::<Vec<_>>()
+    };
+    let forwards = names(rules.iter().collect());
+    assert_eq!(forwards, names(rules.iter().rev().collect()), "the order in which they are found does not matter");
+    forwards
+}
+
+#[test]
+fn rules_that_select_the_client_come_first() {
+    let everybody = r#"{"host": "h"}"#;
+    let gold = r#"{"host": "h", "workloadSelector": {"matchLabels": {"tier": "gold"}}}"#;
+    let proxies = r#"{"host": "h", "workloadSelector": {"matchLabels": {"app": "proxy"}}}"#;
+    let others = r#"{"host": "h", "workloadSelector": {"matchLabels": {"app": "other"}}}"#;
+    assert_eq!(together(&[everybody, others, everybody]), ["rule-0", "rule-2"]);
+    assert_eq!(together(&[everybody, others, gold, proxies, gold]), ["rule-2", "rule-4"]);
+    assert!(together(&[others]).is_empty());
+}
+
+#[test]
+fn a_selector_is_for_clients_of_its_own_namespace() {
+    let mut rule = rules(&[r#"{"host": "h", "workloadSelector": {}}"#]).remove(0);
+    let ns = Arc::from("ns");
+    let client = Client { namespace: &ns, labels: &[] };
+    assert!(!selected(&rule, client), "the rule is in another namespace");
+    rule.meta.namespace = ns.clone();
+    assert!(selected(&rule, client), "an empty selector selects all");
+}
+
+#[test]
+fn rules_that_are_seen_from_different_namespaces_stand_by_themselves() {
+    let all = r#"{"host": "h"}"#;
+    let (ab, ba) = (r#"{"host": "h", "exportTo": ["a", "b"]}"#, r#"{"host": "h", "exportTo": ["b", "a"]}"#);
+    assert_eq!(together(&[all, ab, all, ba]), ["rule-1", "rule-3"]);
+    assert_eq!(together(&[ab, all, ba]), ["rule-1"]);
+}
+
+#[test]
+fn a_private_rule_is_for_its_own_namespace_alone() {
+    let check = |spec: &str, default: &[&str]| {
+        let mut rule = rules(&[spec]).remove(0);
+        rule.meta.namespace = "ns".into();
+        private(&rule, &default.iter().map(|entry| Arc::from(*entry)).collect::<Vec<_>>())
+    };
+    assert!(!check(r#"{"host": "h"}"#, &["*"]) && !check(r#"{"host": "h"}"#, &[]) && check(r#"{"host": "h"}"#, &["."]));
+    assert!(check(r#"{"host": "h", "exportTo": [".", "ns"]}"#, &["*"]));
+    assert!(!check(r#"{"host": "h", "exportTo": [".", "other"]}"#, &["*"]));
+    assert!(check(r#"{"host": "h", "exportTo": ["*"], "workloadSelector": {}}"#, &["*"]));
+}

@@ -65,6 +65,8 @@ fn service(registry: Registry, name: &str) -> Service {
         addresses: vec![],
         ports: vec![],
         selector: Default::default(),
+        resolution: crate::model::service::Resolution::Static,
+        external: false,
         subject_alt_names: Default::default(),
         distribution: super::super::service::Distribution::Any,
         all_endpoints: false,

@@ -90,6 +90,47 @@ spec:
     scene.end().await;
 }
 
+/// A server that speaks first is heard although another service declares
+/// nothing for the same port, whose connections are looked into with everything
+/// that was known of them.
+pub async fn server_first() {
+    let scene = Scene::new("first").await;
+    scene.keep(Backend::tcp(SocketAddr::new(scene.ip(11).into(), 9090), "v11").await);
+    let echo = scene.echo(11, "v11").await;
+    scene.keep(Backend::line(SocketAddr::new(scene.ip(11).into(), 9091), "v11").await);
+    let mesh = "
+apiVersion: v1
+kind: Service
+metadata: {name: $name, namespace: default, labels: {istio.io/use-waypoint: waypoint}}
+spec: {clusterIP: 127.$n.1, selector: {app: $name}, ports: [{name: tcp, port: 3900, targetPort: 9090}, {name: tcp-other, port: 3901, targetPort: 9090}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: $name-undeclared, namespace: default, labels: {istio.io/use-waypoint: waypoint}}
+spec: {clusterIP: 127.$n.2, selector: {app: $name}, ports: [{name: some, port: 3900, targetPort: 8080}, {name: thing, port: 3901, targetPort: 9091}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: $name, namespace: default}
+spec:
+  targetRefs: [{kind: Service, group: '', name: $name-undeclared}]
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/denied]}}]}]
+";
+    scene.apply(&[mesh, &pod(11)].concat()).await;
+    let (client, denied) = (scene.world.client("caller").await, scene.world.client("denied").await);
+    for _ in 0..3 {
+        assert_eq!(line(&client, &scene.at(1, 3900), "").await, Ok("v11\n".into()));
+        assert_eq!(get(&client, &scene.at(2, 3900), "/").await.who(), "v11");
+        assert_eq!(line(&client, &scene.at(2, 3901), "hello\n").await, Ok("v11 hello\n".into()));
+    }
+    assert_eq!(get(&denied, &scene.at(2, 3900), "/").await.status, 403);
+    let answer = line(&denied, &scene.at(2, 3901), "hello\n").await;
+    assert!(answer.as_ref().map_or(true, String::is_empty), "{answer:?}");
+    assert_eq!(echo.seen().len(), 3);
+    scene.end().await;
+}
+
 /// A pod that is not ready gets nothing, and a service without any ready pod
 /// answers 503.
 pub async fn unready() {

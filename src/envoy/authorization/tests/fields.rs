@@ -54,7 +54,7 @@ fn sources() {
     );
     check(
         &source("ipBlocks: [1.2.3.4, 10.0.0.0/8, 'fd00::/8']"),
-        "any <- (fairway.peer_address 1.2.3.4/32 | fairway.peer_address 10.0.0.0/8 | fairway.peer_address fd00::/8)",
+        "any <- (source 1.2.3.4/32 | source 10.0.0.0/8 | source fd00::/8)",
     );
     check(&source("notIpBlocks: [1.2.3.4]"), "any <- !source 1.2.3.4/32");
     check(&source("remoteIpBlocks: [1.2.3.4]"), "any <- remote 1.2.3.4/32");
@@ -107,7 +107,7 @@ fn conditions() {
     let when = |key: &str, lists: &str| format!("when: [{{key: '{key}', {lists}}}]");
     check(
         &when("source.ip", "values: [1.2.3.4], notValues: [10.0.0.0/8]"),
-        "any <- (fairway.peer_address 1.2.3.4/32 & !fairway.peer_address 10.0.0.0/8)",
+        "any <- (source 1.2.3.4/32 & !source 10.0.0.0/8)",
     );
     check(&when("remote.ip", "values: [1.2.3.4]"), "any <- remote 1.2.3.4/32");
     check(&when("source.namespace", "values: [a]"), &format!("any <- {peer} /spiffe://.+/ns/a/.*/"));

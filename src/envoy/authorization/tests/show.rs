@@ -82,7 +82,8 @@ fn principal(one: &Principal) -> String {
                     let prefix_len = one.prefix_len;
                     range(&CidrRange { address_prefix: one.address_prefix.clone(), prefix_len })
                 });
-                format!("{} {}", matcher.key, ranges.collect::<Vec<_>>().join(" "))
+                assert_eq!(matcher.key, "fairway.peer_address");
+                format!("source {}", ranges.collect::<Vec<_>>().join(" "))
             }
         },
         Identifier::Metadata(matcher) => metadata(matcher),

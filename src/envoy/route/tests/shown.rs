@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
 use envoy_types::pb::envoy::config::route::v3::{RedirectAction, Route, RouteAction, RouteMatch};
 use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::path_segment::Segment;
-use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher, value_matcher};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, filter_state_matcher, string_matcher, value_matcher};
 
 /// What a route matches, and what it does.
 pub(super) fn shown(route: &Route) -> String {
@@ -79,6 +79,13 @@ fn matched(matched: &RouteMatch) -> String {
         };
         parts.push(format!("{not}claim {}{value}", path.join(".")));
     }
+    for one in &matched.filter_state {
+        assert_eq!(one.key, "io.istio.peer_principal");
+        match one.matcher.as_ref().unwrap() {
+            filter_state_matcher::Matcher::StringMatch(matcher) => parts.push(format!("caller {}", text(matcher))),
+            other => panic!("{other:?}"),
+        }
+    }
     parts.join("; ")
 }
 
@@ -86,6 +93,7 @@ fn text(matcher: &StringMatcher) -> String {
     match matcher.match_pattern.as_ref().unwrap() {
         string_matcher::MatchPattern::Exact(text) => format!("exact {text}"),
         string_matcher::MatchPattern::Prefix(text) => format!("prefix {text}"),
+        string_matcher::MatchPattern::Contains(text) => format!("with {text}"),
         string_matcher::MatchPattern::SafeRegex(regex) => format!("regex {}", regex.regex),
         other => format!("{other:?}"),
     }

@@ -22,6 +22,7 @@ fn scope() -> Scope {
         capabilities: Capabilities::STOCK,
         families: Families::V4,
         loopback: None,
+        place: Node::parse(&node()).unwrap().place,
     })
 }
 

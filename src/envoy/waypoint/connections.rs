@@ -1,0 +1,355 @@
+//! What becomes of connections that a waypoint passes on as they are: rules for
+//! TLS by server name, then rules for TCP, else the service itself.
+//! <https://istio.io/latest/docs/reference/config/networking/virtual-service/#TLSRoute>,
+//! <https://gateway-api.sigs.k8s.io/reference/spec/#tlsroute>
+//!
+//! istiod has one chain for a port, hence only knows rules that hold for all of
+//! its connections. Here a rule that holds for some has a chain of its own, and
+//! the listener's matcher chooses.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::weighted_cluster::ClusterWeight;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
+    ClusterSpecifier, WeightedCluster,
+};
+use envoy_types::pb::envoy::r#type::v3::HashPolicy;
+use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
+use ipnet::IpNet;
+
+use crate::api::destination_rule::HashKey;
+use crate::api::istio::Unknown;
+use crate::api::virtual_service::{
+    Destination as ApiDestination, L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService,
+};
+use crate::api::{Labels, Meta};
+use crate::envoy::authorization::{PEER_PRINCIPAL, caller_of};
+use crate::envoy::encode::duration;
+use crate::envoy::listener::tcp_proxy;
+use crate::envoy::matcher::Condition;
+use crate::envoy::name::Handling;
+use crate::envoy::route::gateway_api;
+use crate::envoy::route::{Problem, UNKNOWN_SERVICE};
+use crate::model::by_host::resolve;
+use crate::model::problem;
+use crate::model::service::{Protocol, parse_range};
+
+use super::routes::Routing;
+
+/// What becomes of the connections for one port.
+pub(super) struct Connections {
+    /// What becomes of some of them, in order.
+    pub(super) some: Vec<(Condition, TcpProxy)>,
+    /// What becomes of the rest.
+    pub(super) rest: TcpProxy,
+    /// Whether server names decide.
+    pub(super) names: bool,
+}
+
+/// Which connections a rule is for.
+enum When {
+    Never,
+    If(Box<Condition>),
+    Always,
+}
+
+/// A rule.
+struct Rule {
+    when: When,
+    /// The object it is from, in statistics.
+    prefix: String,
+    route: Vec<RouteDestination>,
+}
+
+/// What rules for TLS and for TCP match by.
+struct Attributes<'a> {
+    /// Server names; none of a rule for TCP.
+    sni_hosts: Option<&'a [Arc<str>]>,
+    destination_subnets: &'a [Arc<str>],
+    port: u32,
+    source_labels: &'a Labels,
+    source_namespace: &'a str,
+    gateways: &'a [Arc<str>],
+    unknown: &'a Unknown,
+}
+
+impl<'a> From<&'a TlsMatchAttributes> for Attributes<'a> {
+    fn from(one: &'a TlsMatchAttributes) -> Self {
+        Self {
+            sni_hosts: Some(&one.sni_hosts),
+            destination_subnets: &one.destination_subnets,
+            port: one.port,
+            source_labels: &one.source_labels,
+            source_namespace: &one.source_namespace,
+            gateways: &one.gateways,
+            unknown: &one.unknown,
+        }
+    }
+}
+
+impl<'a> From<&'a L4MatchAttributes> for Attributes<'a> {
+    fn from(one: &'a L4MatchAttributes) -> Self {
+        Self {
+            sni_hosts: None,
+            destination_subnets: &one.destination_subnets,
+            port: one.port,
+            source_labels: &one.source_labels,
+            source_namespace: &one.source_namespace,
+            gateways: &one.gateways,
+            unknown: &one.unknown,
+        }
+    }
+}
+
+impl Routing<'_> {
+    /// What becomes of connections, given the name of the service's own
+    /// cluster.
+    pub(super) fn connections(&self, own: &str) -> Connections {
+        let (mut some, mut rest, mut names) = (Vec::new(), None, false);
+        let tls = self.tls_rules().into_iter().map(|rule| (true, rule));
+        for (tls, rule) in tls.chain(self.tcp_rules().into_iter().map(|rule| (false, rule))) {
+            let proxy = self.proxy(own, &rule);
+            match rule.when {
+                When::Never => {}
+                When::If(condition) => {
+                    some.push((*condition, proxy));
+                    names |= tls;
+                }
+                When::Always => {
+                    rest = Some(proxy);
+                    break;
+                }
+            }
+        }
+        let rest = rest.unwrap_or_else(|| self.configured(tcp_proxy(own), None));
+        Connections { some, rest, names }
+    }
+
+    /// The rules for TLS: of virtual services, in their order, then of the
+    /// Gateway API, the more specific names first. They are for ports that may
+    /// carry TLS. On one that declares TCP nobody looks for it, as the client
+    /// may be waiting for the server to speak.
+    fn tls_rules(&self) -> Vec<Rule> {
+        let Self { cx, model, service, port, .. } = *self;
+        if port.protocol == Protocol::Tcp {
+            return Vec::new();
+        }
+        let mut rules = Vec::new();
+        for one in model.routes.virtual_services(cx, model.scope(), self.client(), service) {
+            for (index, rule) in one.spec.tls.iter().enumerate() {
+                let when = self.when(one, "spec.tls", index, rule.matches.iter().map(Attributes::from));
+                rules.push(self.rule(one, when, &rule.route));
+            }
+        }
+        let mut named = Vec::new();
+        for route in model.routes.tls(cx, model.scope(), self.place()) {
+            let (rule, problems) = self.backends(&route.meta, |backends| gateway_api::tls_rule(route, backends));
+            problems.iter().for_each(|found| self.say("TLSRoute", &route.meta, found, "spec.rules"));
+            let Some(rule) = rule else { continue };
+            for (index, host) in rule.matches.iter().flat_map(|one| &*one.sni_hosts).enumerate() {
+                let when = match server_name(host) {
+                    Ok(when) => when,
+                    Err(message) => {
+                        let (field, message) = (format!("spec.hostnames[{index}]"), message + "; the name is left out");
+                        cx.diagnose(problem("TLSRoute", &route.meta, field, "InvalidValue", message));
+                        continue;
+                    }
+                };
+                let specific = (!host.starts_with('*'), host.len());
+                let prefix = self::prefix(&route.meta);
+                named.push((specific, Rule { when, prefix, route: rule.route.clone() }));
+            }
+        }
+        // The sort is stable: of equals the oldest counts.
+        named.sort_by_key(|(specific, _)| Reverse(*specific));
+        rules.extend(named.into_iter().map(|(_, rule)| rule));
+        rules
+    }
+
+    /// The rules for TCP, in the same order.
+    fn tcp_rules(&self) -> Vec<Rule> {
+        let Self { cx, model, service, .. } = *self;
+        let mut rules = Vec::new();
+        for one in model.routes.virtual_services(cx, model.scope(), self.client(), service) {
+            for (index, rule) in one.spec.tcp.iter().enumerate() {
+                let when = self.when(one, "spec.tcp", index, rule.matches.iter().map(Attributes::from));
+                rules.push(self.rule(one, when, &rule.route));
+            }
+        }
+        for route in model.routes.tcp(cx, model.scope(), self.place()) {
+            let (rule, problems) = self.backends(&route.meta, |backends| gateway_api::tcp_rule(route, backends));
+            problems.iter().for_each(|found| self.say("TCPRoute", &route.meta, found, "spec.rules"));
+            let prefix = self::prefix(&route.meta);
+            rules.extend(rule.map(|rule| Rule { when: When::Always, prefix, route: rule.route }));
+        }
+        rules
+    }
+
+    fn rule(&self, of: &VirtualService, when: When, route: &[RouteDestination]) -> Rule {
+        let mut route = route.to_vec();
+        for one in &mut route {
+            one.destination.host = resolve(&one.destination.host, &of.meta.namespace, &self.model.settings.domain);
+        }
+        Rule { when, prefix: prefix(&of.meta), route }
+    }
+
+    /// When a rule of a virtual service applies: if any of its matches does, or
+    /// always if it has none.
+    fn when<'a>(
+        &self,
+        of: &VirtualService,
+        rules: &str,
+        rule: usize,
+        matches: impl ExactSizeIterator<Item = Attributes<'a>>,
+    ) -> When {
+        if matches.len() == 0 {
+            return When::Always;
+        }
+        let mut any = Vec::new();
+        for (index, one) in matches.enumerate() {
+            match self.matches(&one) {
+                Ok(When::Never) => {}
+                Ok(When::If(condition)) => any.push(*condition),
+                Ok(When::Always) => return When::Always,
+                Err((field, reason, message)) => {
+                    let field = format!("match[{index}].{field}");
+                    let found = Problem { rule, field, reason, message: message + "; the match is left out" };
+                    self.say("VirtualService", &of.meta, &found, rules);
+                }
+            }
+        }
+        Condition::any(any).map_or(When::Never, |any| When::If(Box::new(any)))
+    }
+
+    /// When a match applies. What a waypoint cannot tell costs the match, which
+    /// must not become wider.
+    fn matches(&self, one: &Attributes<'_>) -> Result<When, (String, &'static str, String)> {
+        let here = one.gateways.is_empty() || one.gateways.iter().any(|gateway| &**gateway == "mesh");
+        if !here || (one.port != 0 && one.port != u32::from(self.port.number)) {
+            return Ok(When::Never);
+        }
+        if let Some(name) = one.unknown.names().next() {
+            return Err((name.to_owned(), "UnknownField", "this version does not know the condition".into()));
+        }
+        if !one.source_labels.is_empty() {
+            let message = "a waypoint does not know its clients' labels";
+            return Err(("sourceLabels".into(), "UnsupportedValue", message.into()));
+        }
+        let mut all = Vec::new();
+        if let Some(hosts) = one.sni_hosts {
+            let mut any = Vec::new();
+            let mut every = false;
+            for (index, host) in hosts.iter().enumerate() {
+                match server_name(host).map_err(|message| (format!("sniHosts[{index}]"), "InvalidValue", message))? {
+                    When::If(condition) => any.push(*condition),
+                    When::Always => every = true,
+                    When::Never => {}
+                }
+            }
+            match Condition::any(any) {
+                _ if every => {}
+                Some(condition) => all.push(condition),
+                None => return Err(("sniHosts".into(), "InvalidValue", "a server name is needed".into())),
+            }
+        }
+        match self.subnets(one.destination_subnets)? {
+            When::Never => return Ok(When::Never),
+            When::If(condition) => all.push(*condition),
+            When::Always => {}
+        }
+        if !one.source_namespace.is_empty() {
+            all.push(Condition::noted(PEER_PRINCIPAL, caller_of(one.source_namespace)));
+        }
+        Ok(Condition::all(all).map_or(When::Always, |all| When::If(Box::new(all))))
+    }
+
+    /// Whether the addresses of the service, which are all that arrives here,
+    /// are within ranges.
+    fn subnets(&self, subnets: &[Arc<str>]) -> Result<When, (String, &'static str, String)> {
+        let mut ranges: Vec<IpNet> = Vec::new();
+        for (index, subnet) in subnets.iter().enumerate() {
+            let Some(range) = parse_range(subnet) else {
+                let message = format!("{subnet:?} is neither an IP address nor a CIDR range");
+                return Err((format!("destinationSubnets[{index}]"), "InvalidAddress", message));
+            };
+            ranges.push(range);
+        }
+        let addresses = &self.service.addresses;
+        let within = |address: &IpNet| ranges.iter().any(|range| range.contains(address));
+        let overlaps = |address: &IpNet| within(address) || ranges.iter().any(|range| address.contains(range));
+        Ok(match () {
+            () if ranges.is_empty() || addresses.iter().all(within) => When::Always,
+            () if addresses.iter().any(overlaps) => When::If(Box::new(Condition::destination(&ranges))),
+            () => When::Never,
+        })
+    }
+
+    /// Passes connections on to where a rule says.
+    fn proxy(&self, own: &str, rule: &Rule) -> TcpProxy {
+        let cluster = |destination: &ApiDestination| match destination.host.is_empty() {
+            true => UNKNOWN_SERVICE.to_owned(),
+            false => self.cluster(destination, Handling::Tcp).name,
+        };
+        if let [one] = &*rule.route {
+            return self.configured(tcp_proxy(&cluster(&one.destination)), Some(&one.destination));
+        }
+        let weighted = rule.route.iter().filter_map(|one| {
+            let weight = u32::try_from(one.weight).ok().filter(|weight| *weight > 0)?;
+            Some(ClusterWeight { name: cluster(&one.destination), weight, ..Default::default() })
+        });
+        let clusters: Vec<_> = weighted.collect();
+        if clusters.is_empty() {
+            return TcpProxy { stat_prefix: own.into(), ..tcp_proxy(UNKNOWN_SERVICE) };
+        }
+        let weighted = TcpProxy {
+            stat_prefix: rule.prefix.clone(),
+            cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })),
+            ..Default::default()
+        };
+        let whole = rule.route.first().map(|one| ApiDestination { subset: "".into(), ..one.destination.clone() });
+        self.configured(weighted, whole.as_ref())
+    }
+
+    /// What the rule for a destination, or for the service itself, says about
+    /// connections. Of several destinations the first one's counts, as Istio
+    /// does it: a proxy has one setting for all.
+    fn configured(&self, proxy: TcpProxy, destination: Option<&ApiDestination>) -> TcpProxy {
+        let (key, port) = match destination {
+            Some(destination) => self.target(destination),
+            None => (Some(self.service.key.clone()), self.port.number),
+        };
+        let Some(rule) = key.and_then(|key| self.destination_rule(&key)) else { return proxy };
+        let subset = destination.map_or("", |destination| &*destination.subset);
+        let policy = rule.policy(port, subset);
+        let tcp = policy.connection_pool.and_then(|pool| pool.tcp.as_ref());
+        let hash = policy.load_balancer.and_then(|balancer| balancer.consistent_hash.as_ref()?.key.as_ref());
+        let by_source = matches!(hash, Some(HashKey::SourceIp(true)));
+        TcpProxy {
+            idle_timeout: tcp.and_then(|tcp| tcp.idle_timeout).and_then(duration),
+            max_downstream_connection_duration: tcp.and_then(|tcp| tcp.max_connection_duration).and_then(duration),
+            hash_policy: by_source
+                .then_some(HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) })
+                .into_iter()
+                .collect(),
+            ..proxy
+        }
+    }
+}
+
+/// What the statistics of an object's weighted rules are called.
+fn prefix(meta: &Meta) -> String {
+    format!("{}.{}", meta.name, meta.namespace)
+}
+
+/// Connections for a server name; the reason if nobody could ask for it.
+fn server_name(host: &str) -> Result<When, String> {
+    let rest = host.strip_prefix('*').unwrap_or(host);
+    match rest {
+        "" if host == "*" => Ok(When::Always),
+        "" => Err("empty".into()),
+        _ if rest.contains('*') || rest == "." => Err(format!("{host:?} is not a host, possibly with a leading *")),
+        _ => Ok(When::If(Box::new(Condition::server_name(host)))),
+    }
+}
