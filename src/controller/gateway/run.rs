@@ -260,7 +260,7 @@ impl Leader {
                     false => drop(self.world.objects.remove(&reference)),
                 }
                 match gateway {
-                    Some(gateway) => _ = self.due.insert(Subject::Gateway((namespace, gateway))),
+                    Some(gateway) => self.due.insert(Subject::Gateway((namespace, gateway))),
                     None => self.namespace_is_due(&namespace),
                 }
             }

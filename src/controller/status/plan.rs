@@ -168,7 +168,10 @@ fn parents(
         let reference = serde_json::from_value::<ParentReference>(one["parentRef"].clone()).unwrap_or_default();
         let at = left.iter().position(|(wanted, _)| same_parent(wanted, &reference, namespace));
         let wanted = at.map(|at| left.remove(at));
-        if wanted.is_none() && part.parents && !of_another(live, &reference, namespace) {
+        if wanted.is_none() && part.parents {
+            if of_another(live, &reference, namespace) {
+                all.push(one.clone());
+            }
             continue;
         }
         let conditions = one["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();

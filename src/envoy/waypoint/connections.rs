@@ -145,8 +145,9 @@ impl Routing<'_> {
         }
         let mut named = Vec::new();
         for route in model.routes.tls(cx, model.scope(), self.place()) {
-            let (rule, problems) =
-                self.backends("TLSRoute", &route.meta, |backends| gateway_api::tls_rule(route, backends));
+            let (rule, problems) = self.backends("TLSRoute", (&route.meta, &route.spec.parent_refs), |backends| {
+                gateway_api::tls_rule(route, backends)
+            });
             problems.iter().for_each(|found| self.say("TLSRoute", &route.meta, found, "spec.rules"));
             let Some(rule) = rule else { continue };
             for (index, host) in rule.matches.iter().flat_map(|one| &*one.sni_hosts).enumerate() {
@@ -180,8 +181,9 @@ impl Routing<'_> {
             }
         }
         for route in model.routes.tcp(cx, model.scope(), self.place()) {
-            let (rule, problems) =
-                self.backends("TCPRoute", &route.meta, |backends| gateway_api::tcp_rule(route, backends));
+            let (rule, problems) = self.backends("TCPRoute", (&route.meta, &route.spec.parent_refs), |backends| {
+                gateway_api::tcp_rule(route, backends)
+            });
             problems.iter().for_each(|found| self.say("TCPRoute", &route.meta, found, "spec.rules"));
             let prefix = self::prefix(&route.meta);
             rules.extend(rule.map(|rule| Rule { when: When::Always, prefix, route: rule.route }));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::Route;
 
-use crate::api::route::BackendRef;
+use crate::api::route::{BackendRef, ParentReference};
 use crate::api::virtual_service::{Destination as ApiDestination, PortSelector, VirtualService};
 use crate::api::{Meta, ObjectKey};
 use crate::envoy::Scoped;
@@ -182,14 +182,16 @@ impl Routing<'_> {
         }
         let mut lowered = Vec::new();
         for route in http {
-            let (rules, problems) =
-                self.backends("HTTPRoute", &route.meta, |backends| gateway_api::http_rules(route, backends));
+            let (rules, problems) = self.backends("HTTPRoute", (&route.meta, &route.spec.parent_refs), |backends| {
+                gateway_api::http_rules(route, backends)
+            });
             lowered.extend(rules.into_iter().map(|one| ("HTTPRoute", one)));
             problems.iter().for_each(|found| self.say("HTTPRoute", &route.meta, found, "spec.rules"));
         }
         for route in grpc {
-            let (rules, problems) =
-                self.backends("GRPCRoute", &route.meta, |backends| gateway_api::grpc_rules(route, backends));
+            let (rules, problems) = self.backends("GRPCRoute", (&route.meta, &route.spec.parent_refs), |backends| {
+                gateway_api::grpc_rules(route, backends)
+            });
             lowered.extend(rules.into_iter().map(|one| ("GRPCRoute", one)));
             problems.iter().for_each(|found| self.say("GRPCRoute", &route.meta, found, "spec.rules"));
         }
@@ -213,10 +215,15 @@ impl Routing<'_> {
         Some(routes)
     }
 
-    pub(super) fn backends<T>(&self, kind: &str, meta: &Meta, then: impl FnOnce(&Backends<'_>) -> T) -> T {
+    pub(super) fn backends<T>(
+        &self,
+        kind: &str,
+        (meta, parents): (&Meta, &[ParentReference]),
+        then: impl FnOnce(&Backends<'_>) -> T,
+    ) -> T {
         let there = |host: &_| self.service_of(host).is_some();
         let valid = |backend: &BackendRef, to: &ApiDestination| {
-            references::check(self.cx, self.model, (kind, &meta.namespace), (backend, to), there)
+            references::check(self.cx, self.model, (kind, &meta.namespace, parents), (backend, to), there)
         };
         then(&Backends { namespace: &meta.namespace, domain: &self.model.settings.domain, valid: &valid })
     }

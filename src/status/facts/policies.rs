@@ -41,6 +41,8 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> [(Kind, Collection<Object
             let request = authorization::Request {
                 trust_domains: &domains,
                 identity: Identity::FilterState,
+                // Where a proxy does not, that is said about its configuration.
+                knows_address: true,
                 providers: &providers,
                 cluster: &|service, _| crate::envoy::waypoint::called(cx, model, service).map(|key| key.to_string()),
             };

@@ -108,7 +108,7 @@ fn about<R>(
     let name = kind.info().kind;
     let there = |host: &_| super::service_of(cx, model, &meta.namespace, host).is_some();
     let valid = |backend: &BackendRef, to: &Destination| {
-        references::check(cx, model, (name, &meta.namespace), (backend, to), there)
+        references::check(cx, model, (name, &meta.namespace, &spec.parent_refs), (backend, to), there)
     };
     let backends = Backends { namespace: &meta.namespace, domain: &model.settings.domain, valid: &valid };
     for found in lower(&backends) {

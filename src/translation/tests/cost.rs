@@ -14,6 +14,10 @@ fn recomputed(world: &World) -> BTreeMap<&'static str, u64> {
     world.translation.graph.stats().into_iter().map(|stats| (stats.name, stats.recomputed)).collect()
 }
 
+fn given(proxy: Option<Scope>) -> Given {
+    Given { proxy, ..Given::new("") }
+}
+
 fn waypoint() -> Scope {
     Scope::Waypoint(WaypointScope {
         namespace: "shop".into(),
@@ -21,6 +25,7 @@ fn waypoint() -> Scope {
         capabilities: Capabilities::STOCK,
         families: Families::V4,
         loopback: None,
+        place: Place::default(),
     })
 }
 
@@ -50,7 +55,7 @@ fn service(at: usize, version: &str) -> String {
 #[test]
 fn a_route_costs_its_service() {
     const SERVICES: usize = 200;
-    let mut world = World::new(&Settings::default(), &Some(waypoint()));
+    let mut world = World::new(&given(Some(waypoint())));
     let mut text =
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}\n\
                     ---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
@@ -76,7 +81,8 @@ fn a_route_costs_its_service() {
         *count -= before[name];
         *count > 0 && name.starts_with("waypoint_")
     });
-    let once = ["waypoint_chains", "waypoint_inspections", "waypoint_main_listener", "waypoint_references"];
+    let once =
+        ["waypoint_chains", "waypoint_inspections", "waypoint_main_listener", "waypoint_parts", "waypoint_references"];
     assert_eq!(ran, once.map(|name| (name, 1)).into());
 
     let (mut new, mut all) = (0, 0);
@@ -104,7 +110,7 @@ fn churn_leaves_nothing_behind() {
             at
         )
     };
-    let mut world = World::new(&Settings::default(), &None);
+    let mut world = World::new(&given(None));
     put(&mut world, &service(1, "v1"));
     let round = |world: &mut World, change: usize| {
         put(world, &(0..PODS).map(|at| pod(at, change)).collect::<String>());
