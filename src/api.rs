@@ -28,9 +28,10 @@ pub mod telemetry;
 mod tests;
 pub mod virtual_service;
 
-pub use intern::intern;
 pub use kinds::{Change, Inputs, Kind, Object};
 pub use meta::{Labels, Meta, ObjectKey};
+
+pub use crate::intern::intern;
 
 /// Reads YAML the way Kubernetes' own tools do, with octal numbers and YAML 1.1
 /// booleans. Two equal keys are a mistake, as for `kubectl --validate`.

@@ -26,10 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::graph::{Collection, Ctx, Graph, Index, Key, Provenance, Value};
 use crate::model::Model;
 use crate::proxy::Scope;
-use crate::xds::resource::{Keys, Resource, ResourceType};
+use crate::xds::resource::{Body, Resource, ResourceType};
 use crate::xds::view::{Config, Draft, LayerKind, Parts, Scopes};
 
-use encode::Message;
 use place::Places;
 pub use waypoint::quarantine::{HeldBack, Quarantine};
 
@@ -82,19 +81,19 @@ trait Scoped: Key {
 
 impl Configs {
     /// Adds a table that has one resource at most for each row of `source`.
-    fn add<K: Scoped, V: Value>(
+    fn add<K: Scoped, V: Value, M: Into<Body>>(
         &mut self,
         graph: &mut Graph,
         table: &'static str,
         ty: ResourceType,
         source: Collection<K, V>,
-        message: impl Fn(&Ctx<'_>, &K, &V) -> Option<Message> + Send + 'static,
+        message: impl Fn(&Ctx<'_>, &K, &V) -> Option<M> + Send + 'static,
     ) {
         let Some(at) = ty.layer().scoped() else { return };
         let drafts = self.drafts.clone();
         let resource = move |cx: &Ctx<'_>, key: &K, row: &V| {
             let message = message(cx, key, row)?;
-            Some(Resource::new(ty, &key.name(), &message, &Keys::default()))
+            Some(Resource::of(ty, &key.name(), message))
         };
         let sink = move |key: &K, resource: Option<Resource>| {
             let mut drafts = lock(&drafts);

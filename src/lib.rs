@@ -10,6 +10,8 @@
 //! source ─ Change ─▶ graph (model ▶ workload) ─ watch<Views> ─▶ xds streams
 //! ```
 
+pub mod intern;
+pub mod wire;
 pub mod graph;
 pub mod api;
 pub mod source;

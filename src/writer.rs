@@ -6,6 +6,7 @@
 //! proxy, in bounds; a change after a quiet moment is committed at once.
 //! Nothing is published before every kind has synced.
 
+mod pace;
 mod statuses;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,22 +32,9 @@ use crate::xds::demand::Wanted;
 use crate::xds::resource::ResourceType;
 use crate::xds::verdict::Hearing;
 use crate::xds::view::{Layer, Views};
+use pace::Cost;
+pub use pace::Pace;
 use statuses::Book;
-
-/// When a commit is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// At once after a quiet moment, else at most once in this time.
-    Window(Duration),
-    /// When nothing has come for `quiet`, or after `most`: istiod's debounce,
-    /// for those who set it.
-    Debounce {
-        /// The quiet time.
-        quiet: Duration,
-        /// The longest wait.
-        most: Duration,
-    },
-}
 
 /// What the rest of the process learns from the writer.
 #[derive(Clone)]
@@ -110,6 +98,7 @@ struct Writer {
     said: Vec<Diagnostic>,
     rejections: watch::Sender<Statuses>,
     rejected: BTreeMap<Object, String>,
+    cost: Cost,
 }
 
 /// Starts the writer's thread. `node_proxies` are the accounts whose pods the
@@ -154,6 +143,7 @@ impl Writer {
             said: Vec::new(),
             rejections: watch::Sender::new(Statuses::new()),
             rejected: BTreeMap::new(),
+            cost: Cost::new(),
         }
     }
 
@@ -227,7 +217,9 @@ impl Writer {
             let wait = match pace {
                 // The first commit is for whoever waits to become ready.
                 _ if committed.is_none() => return,
-                Pace::Window(window) => committed.map_or(Duration::ZERO, |at| window.saturating_sub(at.elapsed())),
+                Pace::Window(window) => {
+                    committed.map_or(Duration::ZERO, |at| self.cost.apart(window).saturating_sub(at.elapsed()))
+                }
                 Pace::Debounce { quiet, most } => quiet.min(most.saturating_sub(started.elapsed())),
             };
             if wait.is_zero() {
@@ -254,6 +246,7 @@ impl Writer {
     }
 
     fn commit(&mut self) {
+        self.cost.begin();
         let changed = self.translation.commit();
         self.stats.store(Arc::new(self.translation.graph.stats()));
         let first = !*self.synced.borrow();

@@ -151,7 +151,8 @@ impl Tally {
     }
 }
 
-fn add(cell: &Cell<u64>, more: u64) {
+/// Adds to a count.
+pub fn add(cell: &Cell<u64>, more: u64) {
     cell.set(cell.get() + more);
 }
 
@@ -214,25 +215,41 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts clients. To be called within a `LocalSet`.
+    /// Starts ztunnels. To be called within a `LocalSet`.
     pub fn start(target: &Target, credentials: &[Credentials], count: usize, hello: &Hello) -> Self {
+        Self::play(target, count, |at, tally| {
+            let credentials = &credentials[at % credentials.len()];
+            let session = Session {
+                walker: Walker::new(false),
+                tally: tally.clone(),
+                had: [(0, 0); 2],
+                complete: hello.complete,
+                synced: false,
+            };
+            (credentials.token.clone(), hello.requests(credentials), session)
+        })
+    }
+
+    /// Starts clients of any kind: `each` says what a client shows, what it says
+    /// first, and what it does with the answers. To be called within a `LocalSet`.
+    pub fn play<R: Receiver + 'static>(
+        target: &Target,
+        count: usize,
+        each: impl Fn(usize, &Rc<Tally>) -> (Option<String>, Vec<u8>, R),
+    ) -> Self {
         let tally = Rc::new(Tally::new());
         let places = Rc::new(tokio::sync::Semaphore::new(OPENING));
         let mut tasks = JoinSet::new();
         for at in 0..count {
-            let (target, credentials) = (target.clone(), credentials[at % credentials.len()].clone());
-            let (tally, places, hello) = (tally.clone(), places.clone(), hello.clone());
+            let (target, places) = (target.clone(), places.clone());
+            let (token, first, mut session) = each(at, &tally);
+            let tally = tally.clone();
             tasks.spawn_local(async move {
                 let run = async {
                     let mut place = Some(places.acquire().await?);
-                    let mut connection = begin(&target, &credentials, &hello).await?;
-                    let mut session = Session {
-                        walker: Walker::new(false),
-                        tally: tally.clone(),
-                        had: [(0, 0); 2],
-                        complete: hello.complete,
-                        synced: false,
-                    };
+                    let mut connection = Connection::open(&target).await?;
+                    connection.call(DELTA, token.as_deref(), &first, false);
+                    drop(first);
                     loop {
                         connection.exchange(&mut session).await?;
                         // Its handshake is done and its first bytes are here.

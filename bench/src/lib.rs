@@ -2,3 +2,4 @@
 //! this; the benches of single parts are in `benches/micro`.
 
 pub mod mesh;
+pub mod waypoint;

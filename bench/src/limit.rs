@@ -3,19 +3,22 @@
 //! acknowledgements off the connection without looking at them, knows no protocol,
 //! and is a process of its own, so that what it costs can be told apart.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::task::{Context as Cx, Poll, ready};
 
 use anyhow::Context;
 use bytes::Bytes;
 use futures::Stream as _;
 use futures::future::{Ready, ready as now};
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Frame;
+use http_body_util::{BodyExt as _, Full};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -105,19 +108,20 @@ impl Drop for Limit {
 /// Runs the server until its input ends.
 pub async fn serve(folder: &Path, tls: bool) -> anyhow::Result<()> {
     let first = Bytes::from(std::fs::read(folder.join("first"))?);
-    let update = std::fs::read(folder.join("update"))?;
+    let update = Update::new(std::fs::read(folder.join("update"))?);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let port = listener.local_addr()?.port();
     let acceptor = tls.then(|| acceptor(folder)).transpose()?;
-    let (updates, newest) = watch::channel(Bytes::new());
-    let server = Server::builder().add_routes(Routes::new(Tiny { first, newest }).prepare());
+    let (updates, newest) = watch::channel(Arc::<[Bytes]>::default());
+    let canned = Canned { answer: first.clone() };
+    let server = Server::builder().add_routes(Routes::new(Tiny { first, newest }).add_service(canned).prepare());
     println!("{port}");
 
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lines() {
             let Some(change) = line.ok().and_then(|line| line.trim().parse().ok()) else { break };
-            updates.send_replace(marked(&update, change));
+            updates.send_replace(update.marked(change));
         }
         let _ = ended.send(());
     });
@@ -136,17 +140,35 @@ pub async fn serve(folder: &Path, tls: bool) -> anyhow::Result<()> {
     }
 }
 
-/// The update with the number of a change in place of the one it has.
-fn marked(update: &[u8], change: usize) -> Bytes {
-    let mut update = update.to_vec();
-    let mark = mark(change);
-    let places: Vec<_> =
-        update.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK.as_bytes()).collect();
-    let places: Vec<_> = places.into_iter().map(|(at, _)| at).collect();
-    for at in places {
-        update[at..at + mark.len()].copy_from_slice(mark.as_bytes());
+/// What is sent for each change.
+struct Update {
+    bytes: Bytes,
+    /// Where the number of the change is in it.
+    places: Vec<usize>,
+}
+
+impl Update {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self { places: memchr::memmem::find_iter(&bytes, MARK).collect(), bytes: bytes.into() }
     }
-    update.into()
+
+    /// It with the number of a change in place of those it has. What is short is
+    /// in one piece, which is written at once; of the rest no copy is made.
+    fn marked(&self, change: usize) -> Arc<[Bytes]> {
+        let mark = mark(change);
+        if self.bytes.len() <= CHUNK {
+            let mut bytes = self.bytes.to_vec();
+            self.places.iter().for_each(|at| bytes[*at..at + mark.len()].copy_from_slice(mark.as_bytes()));
+            return [bytes.into()].into();
+        }
+        let (mark, mut from, mut pieces) = (Bytes::from(mark), 0, Vec::new());
+        for at in &self.places {
+            pieces.extend([self.bytes.slice(from..*at), mark.clone()]);
+            from = at + mark.len();
+        }
+        pieces.push(self.bytes.slice(from..));
+        pieces.into()
+    }
 }
 
 /// Connections after their TLS handshakes.
@@ -233,7 +255,7 @@ impl tokio::io::AsyncWrite for Encrypted {
 #[derive(Clone)]
 struct Tiny {
     first: Bytes,
-    newest: watch::Receiver<Bytes>,
+    newest: watch::Receiver<Arc<[Bytes]>>,
 }
 
 impl NamedService for Tiny {
@@ -251,7 +273,7 @@ impl tower::Service<Request<Body>> for Tiny {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let updates = WatchStream::from_changes(self.newest.clone());
-        let body = TinyBody { requests: request.into_body(), open: true, rest: self.first.clone(), updates };
+        let body = TinyBody { requests: request.into_body(), open: true, rest: [self.first.clone()].into(), updates };
         let mut response = Response::new(Body::new(body));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         now(Ok(response))
@@ -262,8 +284,8 @@ impl tower::Service<Request<Body>> for Tiny {
 struct TinyBody {
     requests: Body,
     open: bool,
-    rest: Bytes,
-    updates: WatchStream<Bytes>,
+    rest: VecDeque<Bytes>,
+    updates: WatchStream<Arc<[Bytes]>>,
 }
 
 impl http_body::Body for TinyBody {
@@ -280,13 +302,50 @@ impl http_body::Body for TinyBody {
                 Poll::Pending => break,
             }
         }
-        if this.rest.is_empty() {
+        while this.rest.front().is_some_and(Bytes::is_empty) {
+            this.rest.pop_front();
+        }
+        let Some(next) = this.rest.front_mut() else {
             match ready!(Pin::new(&mut this.updates).poll_next(cx)) {
-                Some(update) => this.rest = update,
+                Some(update) => this.rest.extend(update.iter().cloned()),
                 None => return Poll::Ready(None),
             }
-        }
-        let chunk = this.rest.split_to(this.rest.len().min(CHUNK));
+            return self.poll_frame(cx);
+        };
+        let chunk = next.split_to(next.len().min(CHUNK));
         Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+}
+
+/// Answers each call with the same message as soon as it is complete.
+#[derive(Clone)]
+struct Canned {
+    answer: Bytes,
+}
+
+impl NamedService for Canned {
+    const NAME: &'static str = "istio.v1.auth.IstioCertificateService";
+}
+
+impl tower::Service<Request<Body>> for Canned {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Cx<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = self.answer.clone();
+        Box::pin(async move {
+            // What is wrong with a request is wrong with its connection too.
+            let _ = request.into_body().collect().await;
+            let status = HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
+            let body = Full::new(answer).with_trailers(async move { Some(Ok(status)) });
+            let mut response = Response::new(Body::new(body));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            Ok(response)
+        })
     }
 }

@@ -42,10 +42,11 @@
 //!   in the API server have.
 //!
 //! # Code
-//! `mesh` (in `lib.rs`) says what there is, [`world`] keeps it in a folder or, through
-//! [`kube`] and [`watch`], in a kube-apiserver; [`plane`] runs control planes,
-//! [`limit`] is the other server, [`http2`], [`message`] and [`client`] are the
-//! clients, [`process`] reads what processes cost, [`stats`] and [`report`]
+//! `mesh` and `waypoint` (in `lib.rs`) say what there is; [`world`] keeps the
+//! first in a folder or, through [`kube`] and [`watch`], in a kube-apiserver.
+//! [`plane`] runs control planes, [`limit`] is the other server. [`http2`] and
+//! [`message`] are what clients are made of; [`client`] has ztunnels, [`envoy`]
+//! waypoints. [`process`] reads what processes cost, [`stats`] and [`report`]
 //! make numbers of it.
 //!
 //! # Single parts
@@ -62,6 +63,7 @@ mod limit;
 mod http2;
 mod message;
 mod client;
+mod envoy;
 mod check;
 mod watch;
 mod kube;

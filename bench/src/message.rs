@@ -30,12 +30,17 @@ pub struct Message {
     pub removed: usize,
     /// All of it without the gRPC prefix, if it was kept.
     pub bytes: Vec<u8>,
+    /// The numbers of the changes whose marks are in it, in order, if they were
+    /// looked for while it passed by.
+    pub marks: Vec<usize>,
 }
 
 /// Reads messages from pieces of any size.
 pub struct Walker {
     /// Whether to keep messages of any size.
     keep: bool,
+    /// What looks for marks in messages of any size.
+    scanner: Option<Scanner>,
     message: Message,
     /// The gRPC prefix, as far as it is known.
     prefix: [u8; 5],
@@ -57,7 +62,12 @@ const START: Place = Place::Tag(0, 0);
 impl Walker {
     /// A walker at the beginning of a stream.
     pub fn new(keep: bool) -> Self {
-        Self { keep, message: Message::default(), prefix: [0; 5], prefix_len: 0, left: 0, place: START }
+        Self { keep, scanner: None, message: Message::default(), prefix: [0; 5], prefix_len: 0, left: 0, place: START }
+    }
+
+    /// One that looks for marks.
+    pub fn scanning(keep: bool) -> Self {
+        Self { scanner: Some(Scanner::default()), ..Self::new(keep) }
     }
 
     /// Reads a piece and reports each message that it completes.
@@ -86,9 +96,17 @@ impl Walker {
             if self.keep || u32::from_be_bytes(length) as usize <= SMALL {
                 self.message.bytes.extend_from_slice(part);
             }
+            if let Some(scanner) = &mut self.scanner {
+                scanner.scan(part, &mut self.message.marks);
+            }
             self.walk(part)?;
             if self.left == 0 {
                 self.prefix_len = 0;
+                if let Some(scanner) = &mut self.scanner {
+                    scanner.seam.clear();
+                    self.message.marks.sort_unstable();
+                    self.message.marks.dedup();
+                }
                 complete(std::mem::take(&mut self.message))?;
             }
         }
@@ -140,6 +158,39 @@ impl Walker {
     }
 }
 
+/// The length of a mark.
+const WHOLE: usize = MARK.len() + MARK_DIGITS;
+
+/// Looks for marks in pieces of a message.
+#[derive(Default)]
+struct Scanner {
+    /// The end of what has passed, which may be the beginning of a mark.
+    seam: Vec<u8>,
+}
+
+impl Scanner {
+    fn scan(&mut self, part: &[u8], found: &mut Vec<usize>) {
+        let begun = self.seam.len();
+        self.seam.extend_from_slice(&part[..part.len().min(WHOLE - 1)]);
+        found.extend(marks(&self.seam).filter(|(at, _)| *at < begun).map(|(_, number)| number));
+        found.extend(marks(part).map(|(_, number)| number));
+        if part.len() >= WHOLE - 1 {
+            self.seam.clear();
+            self.seam.extend_from_slice(&part[part.len() - (WHOLE - 1)..]);
+        } else {
+            self.seam.drain(..self.seam.len().saturating_sub(WHOLE - 1));
+        }
+    }
+}
+
+/// Where complete marks are, and their numbers.
+fn marks(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+    memchr::memmem::find_iter(bytes, MARK).filter_map(|at| {
+        let digits = bytes.get(at + MARK.len()..at + WHOLE)?;
+        Some((at, std::str::from_utf8(digits).ok()?.parse().ok()?))
+    })
+}
+
 impl Message {
     /// The `DeltaDiscoveryRequest` that accepts it.
     pub fn ack(&self) -> Vec<u8> {
@@ -169,3 +220,6 @@ impl Message {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests;

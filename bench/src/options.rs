@@ -56,6 +56,9 @@ pub struct Options {
     /// Services; one for 20 pods if not given
     #[arg(long, value_name = "N")]
     pub services: Option<usize>,
+    /// Routes of a waypoint, spread over its services
+    #[arg(long, value_name = "N")]
+    pub routes: Option<usize>,
     /// Streams
     #[arg(long, value_name = "N")]
     pub streams: Option<usize>,

@@ -31,6 +31,8 @@ mod rollout;
 mod slow;
 mod start;
 mod sync;
+mod waypoint;
+mod waypoints;
 
 /// A scenario.
 pub struct Scenario {
@@ -77,6 +79,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "s9", "start", "from exec to the first complete client, from files", start::run, Driver::Files;
     "s10", "idle", "the memory of streams on which nothing happens", idle::run, ();
     "s11", "memory", "the memory of workloads", memory::run, ();
+    "w1", "route", "a route of a waypoint with many services changes", waypoint::run, waypoint::ROUTE;
+    "w2", "endpoint", "a pod behind one of the services of a waypoint changes", waypoint::run, waypoint::ENDPOINT;
+    "w3", "waypoints", "the memory of many equal waypoints", waypoints::run, ();
     "s9k", "start-kube", "the same from a kube-apiserver", start::run, Driver::Kube;
     "s2", "quiet", "one pod changes each second", churn::run, churn::QUIET;
     "s3", "churn", "a hundred pods change each second", churn::run, churn::BUSY;

@@ -15,6 +15,12 @@ use crate::mesh::{HOT_PODS, Holder, Kind, Mesh, PodState, Size, hot_file, mark, 
 use crate::plane::{Objects, Plane};
 use crate::watch::Seen;
 
+/// Milliseconds after the last change of a folder until it is read.
+pub const QUIET: f64 = 50.0;
+/// How many pods take turns with changes in a Kubernetes API. From its first
+/// change on a pod has labels that no other has, which a control plane has to
+/// keep; with all pods in turn that would grow for as long as changes go on.
+const TURNS: usize = 1000;
 /// How many ztunnels' tokens are made; clients take turns with them.
 const TOKENS: usize = 20;
 
@@ -157,7 +163,7 @@ impl World {
     /// Milliseconds that a source may wait before it reads, by contract: the
     /// folder is read after 50 ms of quiet.
     pub fn quiet(&self) -> f64 {
-        if self.folder().is_some() { 50.0 } else { 0.0 }
+        if self.folder().is_some() { QUIET } else { 0.0 }
     }
 
     /// Services beyond those of the mesh.
@@ -175,7 +181,7 @@ impl World {
 
     /// Changes of one pod each, at a rate, every one with a mark of its own.
     pub fn revisions(&mut self, rate: f64, count: usize) -> Vec<(Duration, Op)> {
-        let pods = if self.folder().is_some() { HOT_PODS.min(self.mesh.size.pods) } else { self.mesh.size.pods };
+        let pods = self.mesh.size.pods.min(if self.folder().is_some() { HOT_PODS } else { TURNS });
         let from = self.next;
         self.next += count;
         (0..count)
@@ -256,15 +262,7 @@ impl World {
         if let Store::Kube(kube) = &self.store {
             return kube.token(holder).await;
         }
-        let mut command = Command::new(plane.program());
-        command.arg("token").arg("--stateDir").arg(&plane.state);
-        command.args(["--namespace", &holder.namespace, "--serviceAccount", &holder.service_account]);
-        command.args(["--pod", &holder.pod, "--podUid", &holder.uid]);
-        let output = command.output()?;
-        if !output.status.success() {
-            bail!("fairway token: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(String::from_utf8(output.stdout)?.trim().to_string())
+        token(plane, holder)
     }
 
     /// What the ztunnels of the first nodes show.
@@ -277,4 +275,17 @@ impl World {
         }
         Ok(credentials)
     }
+}
+
+/// A token for a pod from a control plane that needs no cluster.
+pub fn token(plane: &Plane, holder: &Holder) -> anyhow::Result<String> {
+    let mut command = Command::new(plane.program());
+    command.arg("token").arg("--stateDir").arg(&plane.state);
+    command.args(["--namespace", &holder.namespace, "--serviceAccount", &holder.service_account]);
+    command.args(["--pod", &holder.pod, "--podUid", &holder.uid]);
+    let output = command.output()?;
+    if !output.status.success() {
+        bail!("fairway token: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().to_string())
 }

@@ -103,40 +103,15 @@ impl Envoy {
 
     /// The status and body of a GET of its administration.
     pub async fn get(&self, path: &str) -> Result<(u16, String), String> {
-        self.ask("GET", path).await
+        get(self.admin, path).await
     }
 
     /// Has its administration do something.
     pub async fn post(&self, path: &str) {
-        match self.ask("POST", path).await {
+        match ask("POST", self.admin, path).await {
             Ok((200, _)) => {}
             other => panic!("POST {path}: {other:?}"),
         }
-    }
-
-    async fn ask(&self, method: &str, path: &str) -> Result<(u16, String), String> {
-        let get = async {
-            let mut stream = TcpStream::connect(self.admin).await?;
-            // Envoy knows no HTTP/1.0, and an answer without chunks is easier
-            // to read: a client that wants to close gets one.
-            let request = format!(
-                "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                self.admin
-            );
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = vec![];
-            stream.read_to_end(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let answer = tokio::time::timeout(Duration::from_secs(10), get).await.map_err(|_| "no answer".to_string())?;
-        let answer = answer.map_err(|error| error.to_string())?;
-        let at = answer.windows(4).position(|end| end == b"\r\n\r\n").ok_or("no HTTP")?;
-        let head = String::from_utf8_lossy(&answer[..at]).into_owned();
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no status")?;
-        let body = &answer[at + 4..];
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let body = if chunked { unchunked(body).ok_or("broken chunks")? } else { body.to_vec() };
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// Everything it logged.
@@ -163,6 +138,34 @@ impl Envoy {
     pub async fn kill(&self) -> ExitStatus {
         self.child.kill().await
     }
+}
+
+/// The status and body of a GET at an address.
+pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    ask("GET", address, path).await
+}
+
+async fn ask(method: &str, address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    let get = async {
+        let mut stream = TcpStream::connect(address).await?;
+        // Envoy knows no HTTP/1.0, and an answer without chunks is easier
+        // to read: a client that wants to close gets one.
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
+        let request = head + "Content-Length: 0\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = vec![];
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(10), get).await.map_err(|_| "no answer".to_string())?;
+    let answer = answer.map_err(|error| error.to_string())?;
+    let at = answer.windows(4).position(|end| end == b"\r\n\r\n").ok_or("no HTTP")?;
+    let head = String::from_utf8_lossy(&answer[..at]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no status")?;
+    let body = &answer[at + 4..];
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if chunked { unchunked(body).ok_or("broken chunks")? } else { body.to_vec() };
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// Whether Envoy could start from a bootstrap, or what it says. Nothing is

@@ -19,6 +19,7 @@ pub mod ztunnel;
 pub mod envoy;
 pub mod certificate;
 pub mod identity;
+pub mod authorizer;
 pub mod tls;
 pub mod echo;
 pub mod hbone;

@@ -18,6 +18,8 @@ pub const PORT: u16 = 15008;
 pub struct Waypoint {
     /// Where it takes HBONE.
     pub address: SocketAddr,
+    /// The agent's pages.
+    status: SocketAddr,
     envoy: Envoy,
 }
 
@@ -59,9 +61,17 @@ impl Waypoint {
         let log = folder.join("log");
         runner::show_on_failure("waypoint", log.clone());
         let envoy = Envoy::of(Child::start("waypoint", &mut command, &log), admin);
-        let waypoint = Self { address: SocketAddr::new(ip, PORT), envoy };
+        let waypoint = Self { address: SocketAddr::new(ip, PORT), status, envoy };
         waypoint.until_ready().await;
         waypoint
+    }
+
+    /// A page of the agent, such as `/stats/prometheus`.
+    pub async fn agent_page(&self, path: &str) -> String {
+        match envoy::get(self.status, path).await {
+            Ok((200, body)) => body,
+            other => panic!("GET {path}: {other:?}"),
+        }
     }
 
     /// Waits until everything its control plane says of a change has been

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer};
 
 use super::compact::{Address, Addresses, Uid};
-use super::intern::{Pool, interned};
+use super::intern::interned;
 use super::mesh::ConfigMapData;
 use super::meta::{Labels, Meta, nullable};
+use crate::intern::Pool;
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -8,7 +8,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::compact::Uid;
-use super::intern::{Interned, Pool, intern, interned};
+use super::intern::{Interned, interned};
+use crate::intern::{Pool, intern};
 
 /// An object's namespace (empty for cluster-scoped kinds) and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

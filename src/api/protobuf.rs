@@ -13,12 +13,11 @@ mod schema;
 pub mod testing;
 #[cfg(test)]
 mod tests;
-pub mod wire;
 
 use serde::Deserialize;
 
 use super::kinds::{DecodeError, Kind, Object};
-use wire::{Fields, Value as Wire};
+use crate::wire::{self, Fields, Value as Wire};
 
 pub use de::Error;
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::duration::duration;
-use super::intern::{Interned, intern, interned};
+use super::intern::{Interned, interned};
 use super::istio::Unknown;
 use super::meta::{Meta, nullable, present};
+use crate::intern::intern;
 
 type Texts = Box<[Arc<str>]>;
 

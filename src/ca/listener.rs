@@ -5,6 +5,8 @@
 //! place in a bounded number of handshakes; a client that says nothing costs
 //! one of them for ten seconds.
 
+mod records;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -22,6 +24,8 @@ use tonic::transport::server::Connected;
 
 use super::authenticate::Peer;
 use super::serving::ServingCertificate;
+pub use records::MAX_RECORD;
+use records::Records;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// OpenSSL holds some 40 KiB for a handshake.
@@ -31,7 +35,7 @@ const BACKLOG: usize = 64;
 
 /// A connection whose TLS handshake is done.
 pub struct TlsConnection {
-    stream: SslStream<TcpStream>,
+    stream: Records,
     peer: Peer,
 }
 
@@ -177,7 +181,7 @@ async fn handshake(
     Pin::new(&mut stream).accept().await?;
     let certificate = identities(stream.ssl());
     let peer = Peer { address: Some(address), encrypted: true, certificate };
-    Ok(TlsConnection { stream, peer })
+    Ok(TlsConnection { stream: Records(stream), peer })
 }
 
 #[derive(Debug, thiserror::Error)]

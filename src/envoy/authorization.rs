@@ -46,6 +46,10 @@ use rule::Reader;
 /// another hop's: behind a waypoint's CONNECT listener.
 pub const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
 
+/// The filter state that has the peer's address there, where that of the
+/// connection is the waypoint's own.
+pub const PEER_ADDRESS: &str = "fairway.peer_address";
+
 /// What is in the identity of every workload of a namespace, and in no other.
 pub fn caller_of(namespace: &str) -> String {
     format!("/ns/{namespace}/")
@@ -68,6 +72,8 @@ pub struct Request<'a> {
     pub trust_domains: &'a [Arc<str>],
     /// Where the peer's identity is.
     pub identity: Identity,
+    /// Whether the peer's address is in filter state, where the identity is.
+    pub knows_address: bool,
     /// The authorizers of the mesh configuration.
     pub providers: &'a [Provider],
     /// The cluster of a service (`hostname` or `namespace/hostname`) and port.

@@ -25,6 +25,12 @@ pub fn bytes<M: prost::Message + Name>(message: &M) -> Message {
     encoded
 }
 
+/// An encoded message without maps of its own. Those of messages inside `Any`s
+/// are in order because they were encoded here.
+pub fn ordered<M: prost::Message>(message: &M) -> Message {
+    message.encode_to_vec()
+}
+
 /// A number that may be absent.
 pub fn uint32(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })

@@ -61,7 +61,7 @@ use fairway_proto::peer_metadata::config::discovery_method::MethodSpecifier;
 use fairway_proto::peer_metadata::config::{DiscoveryMethod, WorkloadDiscovery};
 use prost::{Message, Name};
 
-use super::authorization::PEER_PRINCIPAL;
+use super::authorization::{PEER_ADDRESS, PEER_PRINCIPAL};
 use super::cluster::MAIN_INTERNAL;
 use super::encode::{any, boolean, duration, uint32};
 use super::endpoint::{CONNECT_ORIGINATE, socket, wildcard};
@@ -165,32 +165,47 @@ fn state(key: &str, factory: &str, format: &str) -> FilterStateValue {
 /// `main_internal`. The texts take part in the choice of the connection to it,
 /// so that no two callers or destinations share one.
 fn connect_authority(capabilities: Capabilities) -> HttpFilter {
-    let noted = NOTED.iter().map(|(key, format)| noted(capabilities, key, format));
+    let noted = all_noted(capabilities).map(|(key, format)| noted(capabilities, key, format));
     let config = SetFilterState { on_request_headers: noted.collect(), ..Default::default() };
     http_filter("connect_authority", &config)
 }
 
 /// What is noted of a connection that arrives by HBONE: where it is for, where
 /// it is from, and who is at its ends.
-const NOTED: [(&str, &str); 5] = [
+const NOTED: [(&str, &str); 6] = [
     (LOCAL_IP, "%REQ(:AUTHORITY)%"),
     ("io.istio.connect_authority", "%REQ(:AUTHORITY)%"),
     ("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
     (PEER_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%"),
     ("io.istio.local_principal", "%DOWNSTREAM_LOCAL_URI_SAN%"),
+    // The address that an internal connection directly comes from is none.
+    (PEER_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
 ];
 const LOCAL_IP: &str = "envoy.filters.listener.original_dst.local_ip";
 
+/// What of it a proxy can note.
+fn all_noted(capabilities: Capabilities) -> impl Iterator<Item = (&'static str, &'static str)> {
+    NOTED.into_iter().filter(move |(key, _)| *key != PEER_ADDRESS || capabilities.network_ip)
+}
+
 /// Addresses have kinds of their own.
 fn noted(capabilities: Capabilities, key: &str, format: &str) -> FilterStateValue {
-    let address = key.starts_with("envoy.filters.listener.original_dst.");
-    state(key, if address { key } else { capabilities.hashable_string.factory() }, format)
+    let factory = match key {
+        PEER_ADDRESS => "envoy.network.ip",
+        key if key.starts_with("envoy.filters.listener.original_dst.") => key,
+        _ => capabilities.hashable_string.factory(),
+    };
+    state(key, factory, format)
 }
 
 /// Hands what was noted of a connection on to the next internal listener: it is
 /// shared with one at a time.
 fn noted_again(keys: &[&str], capabilities: Capabilities) -> Filter {
-    let again = |key: &&str| noted(capabilities, key, &format!("%FILTER_STATE({key}:PLAIN)%"));
+    let again = |key: &&str| match *key {
+        // As a text it has a port, which this kind does not take.
+        PEER_ADDRESS => noted(capabilities, key, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+        key => noted(capabilities, key, &format!("%FILTER_STATE({key}:PLAIN)%")),
+    };
     let config = NetworkFilterState { on_new_connection: keys.iter().map(again).collect(), ..Default::default() };
     filter("connect_authority", &config)
 }
@@ -369,7 +384,8 @@ pub fn inspected() -> Listener {
 /// The chain that leads to [`INSPECTED`]. Nothing is decided here, so no policy
 /// applies.
 pub fn to_inspected(capabilities: Capabilities) -> FilterChain {
-    let again = noted_again(&NOTED.map(|(key, _)| key), capabilities);
+    let keys: Vec<_> = all_noted(capabilities).map(|(key, _)| key).collect();
+    let again = noted_again(&keys, capabilities);
     tcp_chain(INSPECTED, vec![again], &tcp_proxy(INSPECTED))
 }
 

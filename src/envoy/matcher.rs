@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::FilterStateInput;
 use envoy_types::pb::envoy::extensions::matching::input_matchers::ip::v3::Ip;
 use envoy_types::pb::google::protobuf::{Any, StringValue};
-use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
+use envoy_types::pb::xds::core::v3::{CidrRange as NetworkRange, TypedExtensionConfig};
 use envoy_types::pb::xds::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::single_predicate::Matcher as By;
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate::{
@@ -18,13 +18,14 @@ use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_tree::{MatchMap,
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherList, MatcherTree, MatcherType, on_match};
 use envoy_types::pb::xds::r#type::matcher::v3::string_matcher::MatchPattern;
 use fairway_proto::matcher::IpMatcher;
+use fairway_proto::matcher::ip_matcher::IpRangeMatcher;
 use ipnet::IpNet;
+use prost::Name as _;
 
-use super::encode::{self, uint32};
+use super::encode::{self, Message, uint32};
 
 pub use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
 pub use envoy_types::pb::xds::r#type::matcher::v3::matcher::OnMatch;
-pub use fairway_proto::matcher::ip_matcher::IpRangeMatcher;
 
 /// What of a connection is looked at. The type is one of Envoy's
 /// `extensions.matching.common_inputs.network.v3` that have no fields.
@@ -142,12 +143,21 @@ pub fn exact(input: Input, map: BTreeMap<String, OnMatch>, on_no_match: Option<O
     Matcher { on_no_match: on_no_match.map(Box::new), ..tree(input, TreeType::ExactMatchMap(map)) }
 }
 
-/// What follows for the address a connection is for: the most specific range
-/// that contains it counts.
-pub fn destination(range_matchers: Vec<IpRangeMatcher>) -> Matcher {
-    let typed_config = Some(encode::any(&IpMatcher { range_matchers }));
-    let custom = TypedExtensionConfig { name: "ip".into(), typed_config };
-    tree(Input::DestinationIp, TreeType::CustomMatch(custom))
+/// What follows for some ranges, as a field of the matcher that [`destination`]
+/// makes of such fields.
+pub fn ranges(ranges: Vec<NetworkRange>, on_match: OnMatch) -> Message {
+    let matcher = IpRangeMatcher { ranges, on_match: Some(on_match), ..Default::default() };
+    // A message that has one field is that field.
+    encode::bytes(&IpMatcher { range_matchers: vec![matcher] })
+}
+
+/// What follows for the address a connection is for, encoded: the most specific
+/// of the `ranges` that contains it counts. They have been encoded already, one
+/// after another.
+pub fn destination(ranges: Message) -> Message {
+    let type_url = format!("type.googleapis.com/{}", IpMatcher::full_name());
+    let custom = TypedExtensionConfig { name: "ip".into(), typed_config: Some(Any { type_url, value: ranges }) };
+    encode::ordered(&tree(Input::DestinationIp, TreeType::CustomMatch(custom)))
 }
 
 fn tree(input: Input, tree: TreeType) -> Matcher {

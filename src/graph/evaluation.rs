@@ -136,7 +136,7 @@ impl<S: Key, T, P: Default> Evaluation<S, T, P> {
     pub(super) fn forget(&mut self, key: &S) -> Option<P> {
         let slot = self.find(key)?;
         self.remember(slot, &[], Vec::new());
-        self.states.remove(key).map(|state| state.output)
+        self.states.remove(key).map(|(_, state)| state.output)
     }
 
     fn slot(&mut self, key: &S) -> u32 {

@@ -44,12 +44,17 @@ impl<K: Eq + Hash, T> Slots<K, T> {
 
     /// The key of a row.
     pub(super) fn key(&self, number: u32) -> Option<&K> {
-        self.rows.get(number as usize)?.as_ref().map(|(key, _)| key)
+        self.row(number).map(|(key, _)| key)
+    }
+
+    /// The row of this number with its key.
+    pub(super) fn row(&self, number: u32) -> Option<(&K, &T)> {
+        self.rows.get(number as usize)?.as_ref().map(|(key, row)| (key, row))
     }
 
     /// The row of this number.
     pub(super) fn at(&self, number: u32) -> Option<&T> {
-        self.rows.get(number as usize)?.as_ref().map(|(_, row)| row)
+        self.row(number).map(|(_, row)| row)
     }
 
     /// The row of this number.
@@ -76,13 +81,14 @@ impl<K: Eq + Hash, T> Slots<K, T> {
         number
     }
 
-    /// Takes the row with this key away; its number may be another's then.
-    pub(super) fn remove(&mut self, key: &K) -> Option<T> {
+    /// Takes the row with this key away, and returns its number with it, which
+    /// may be another's then.
+    pub(super) fn remove(&mut self, key: &K) -> Option<(u32, T)> {
         let rows = &self.rows;
         let same = |number: &u32| rows[*number as usize].as_ref().is_some_and(|(other, _)| other == key);
         let (number, _) = self.numbers.find_entry(HASHER.hash_one(key), same).ok()?.remove();
         self.free.push(number);
-        self.rows[number as usize].take().map(|(_, row)| row)
+        self.rows[number as usize].take().map(|(_, row)| (number, row))
     }
 
     /// Gives back what a cold start leaves: growing doubles, so nearly half of

@@ -84,7 +84,7 @@ impl<G: Key, V: Value> Source<G, Vec<(G, V)>> {
             }),
             transform: Box::new(move |cx, key| merge(cx, key).map(|value| (key.clone(), value)).into_iter().collect()),
             origins: Box::new(move |nodes, key, out| {
-                for member in table::of::<SK, SV>(nodes, node).index::<G>(slot).get(key) {
+                for (member, _) in table::of::<SK, SV>(nodes, node).fetch(slot, key) {
                     nodes[node as usize].origins(nodes, member, out);
                 }
             }),

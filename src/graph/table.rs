@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use rapidhash::RapidHashMap;
 use rapidhash::fast::SeedableState;
 
-use super::index::{AnyIndex, Counts, IndexTable};
+use super::index::{AnyIndex, Changed, Counts, IndexTable};
 use super::slots::Slots;
 use super::{Key, Node, Value};
 
@@ -19,13 +19,15 @@ pub struct RowChange<K, V> {
     pub old: Option<Arc<V>>,
     /// After; `None` if the row is gone.
     pub new: Option<Arc<V>>,
+    /// The numbers of the row before and after.
+    pub(super) numbers: (Option<u32>, Option<u32>),
 }
 
 pub(super) struct Table<K, V> {
     rows: Slots<K, Arc<V>>,
     indexes: Vec<Box<dyn AnyIndex<K, V>>>,
-    /// What rows were before this commit first touched them.
-    before: RapidHashMap<K, Option<Arc<V>>>,
+    /// What rows were before this commit first touched them, and their numbers.
+    before: RapidHashMap<K, Option<(u32, Arc<V>)>>,
     changes: Vec<RowChange<K, V>>,
     touched: Vec<u64>,
 }
@@ -101,35 +103,44 @@ impl<K: Key, V: Value> Table<K, V> {
             && *row != value
         {
             let old = std::mem::replace(row, value);
-            self.before.entry(key).or_insert(Some(old));
+            self.before.entry(key).or_insert(Some((number, old)));
         }
         number
     }
 
     pub(super) fn remove(&mut self, key: &K) {
-        if let Some(value) = self.rows.remove(key) {
-            self.before.entry(key.clone()).or_insert(Some(value));
+        if let Some(row) = self.rows.remove(key) {
+            self.before.entry(key.clone()).or_insert(Some(row));
         }
     }
 
     /// Turns what happened since the last commit into changes, and brings the
     /// indexes up to date. A row that ends as it began has not changed.
     pub(super) fn finish(&mut self, node: u32) {
+        let mut moved = Vec::new();
         for (key, old) in self.before.drain() {
-            let new = self.rows.get(&key).cloned();
-            if old != new {
-                self.changes.push(RowChange { key, old, new });
+            let to = self.rows.find(&key);
+            let new = to.and_then(|number| self.rows.at(number)).cloned();
+            let (from, old) = old.unzip();
+            let change = RowChange { key, old, new, numbers: (from, to) };
+            if change.old != change.new {
+                self.changes.push(change);
+            } else if from != to {
+                moved.push(change);
             }
         }
-        if self.changes.is_empty() {
+        if self.changes.is_empty() && moved.is_empty() {
             return;
         }
         for change in &self.changes {
             self.touched.push(read_hash(node, 0, &change.key));
         }
-        self.touched.push(read_all_hash(node));
+        if !self.changes.is_empty() {
+            self.touched.push(read_all_hash(node));
+        }
+        let changed = Changed { rows: &self.rows, changes: &self.changes, moved: &moved };
         for (at, index) in self.indexes.iter_mut().enumerate() {
-            index.apply(node, at as u32 + 1, &self.changes, &mut self.touched);
+            index.apply(node, at as u32 + 1, &changed, &mut self.touched);
         }
     }
 
@@ -175,6 +186,7 @@ impl<K: Key, V: Value> Table<K, V> {
         slot: u32,
         key: &G,
     ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, G, K, V> {
-        self.index::<G>(slot).get(key).filter_map(|key| Some((key, &**self.rows.get(key)?)))
+        let numbers = self.index::<G>(slot).get(key).iter();
+        numbers.filter_map(|number| self.rows.row(*number)).map(|(key, value)| (key, &**value))
     }
 }

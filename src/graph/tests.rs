@@ -16,6 +16,7 @@ struct World {
     sums: Collection<u8, u32>,
     summary: Collection<u8, Vec<(u16, u8)>>,
     families: Collection<u16, u32>,
+    by_pod: Index<u8, u16, (u8, u16)>,
     /// What has left the graph and was not taken back.
     handed: Arc<Mutex<BTreeMap<u8, u32>>>,
 }
@@ -36,6 +37,8 @@ impl World {
             let count = pod % 3;
             (0..count).map(|i| ((pod + i) % 16, (*key, node + mates))).collect::<Vec<_>>()
         });
+        // Whose rows may go from one pod to another within a commit.
+        let by_pod = graph.index(endpoints, |_: &u16, row: &(u8, u16), keys| keys.extend([row.0 % 2, 2]));
         let sums = graph.group("sums", by_node, move |cx, node: &u8| {
             let sum = cx.fetch(by_node, node).map(|(key, pod)| u32::from(*key) * 7 + u32::from(*pod)).sum();
             (sum % 5 != 0).then_some(sum)
@@ -72,7 +75,7 @@ impl World {
                 assert!(old != value && (old.is_some() || value.is_some()), "only changes are handed on");
             },
         );
-        Self { graph, pods, nodes, endpoints, sums, summary, families, handed }
+        Self { graph, pods, nodes, endpoints, sums, summary, families, by_pod, handed }
     }
 
     fn apply(&mut self, fact: &Fact) {
@@ -94,6 +97,7 @@ impl World {
             sums: rows(&self.graph, self.sums),
             summary: rows(&self.graph, self.summary),
             families: rows(&self.graph, self.families),
+            by_pod: [0, 1, 2].map(|pod| self.graph.fetch(self.by_pod, &pod).map(|(key, row)| (*key, *row)).collect()),
             handed: self.handed.lock().unwrap().clone(),
         }
     }
@@ -105,6 +109,7 @@ struct Tables {
     sums: BTreeMap<u8, u32>,
     summary: BTreeMap<u8, Vec<(u16, u8)>>,
     families: BTreeMap<u16, u32>,
+    by_pod: [Vec<(u16, (u8, u16))>; 3],
     handed: BTreeMap<u8, u32>,
 }
 
@@ -152,7 +157,12 @@ proptest! {
         fresh.graph.reset(fresh.nodes, nodes);
         fresh.graph.reset(fresh.pods, pods);
         fresh.graph.commit();
-        prop_assert_eq!(world.tables(), fresh.tables());
+        let tables = world.tables();
+        prop_assert_eq!(&tables, &fresh.tables());
+        for (pod, found) in (0..).zip(&tables.by_pod) {
+            let expected = tables.endpoints.iter().filter(|(_, row)| pod == 2 || row.0 % 2 == pod);
+            prop_assert_eq!(found, &expected.map(|(key, row)| (*key, *row)).collect::<Vec<_>>());
+        }
     }
 
     /// The list of changes of each commit leads from one table to the next.
@@ -216,6 +226,39 @@ fn only_readers_of_a_changed_row_are_recomputed() {
     graph.put(pods, 9, 9);
     assert!(!graph.commit());
     assert_eq!(recomputed(&graph, "workloads"), 1101);
+}
+
+/// Rows come to an index one by one and by the hundred, and go likewise; it has
+/// them in the order of their keys.
+#[test]
+fn an_index_is_in_order_however_rows_come() {
+    let mut graph = Graph::new();
+    let input = graph.input::<u32, u32>("input");
+    let all = graph.index(input, |_, value, keys| keys.push(value % 2));
+    let mut known = BTreeMap::new();
+    let mut random = 1u32;
+    for step in [1, 2, 300, 7, 9, 400, 1, 3, 500, 20] {
+        for _ in 0..step {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (key, value) = (random >> 22, random >> 8);
+            if value % 3 == 0 {
+                graph.delete(input, key);
+                known.remove(&key);
+            } else {
+                graph.put(input, key, value);
+                known.insert(key, value);
+            }
+        }
+        graph.commit();
+        for half in [0, 1] {
+            let found: Vec<_> = graph.fetch(all, &half).map(|(key, value)| (*key, *value)).collect();
+            let expected = known.iter().filter(|(_, value)| *value % 2 == half).map(|(key, value)| (*key, *value));
+            assert_eq!(found, expected.collect::<Vec<_>>());
+        }
+    }
+    graph.reset(input, [(1, 1)]);
+    graph.commit();
+    assert_eq!([0, 1].map(|half| graph.fetch(all, &half).count()), [0, 1]);
 }
 
 #[test]

@@ -101,6 +101,10 @@ pub fn targets<P: Attachable>(policy: &P) -> impl Iterator<Item = Target> {
     })
 }
 
+/// The class that stands for all classes of waypoints: a policy for it is for
+/// waypoints of classes that users made, too, as in Istio.
+const WAYPOINT_CLASS: &str = "istio-waypoint";
+
 /// The targets whose policies a waypoint enforces: itself and its class, and
 /// for traffic to a service, the service.
 pub fn enforced(
@@ -119,8 +123,13 @@ pub fn enforced(
     });
     let gateway =
         Target { kind: TargetKind::Gateway, namespace: waypoint.namespace.clone(), name: waypoint.name.clone() };
-    let class = Target { kind: TargetKind::GatewayClass, namespace: root_namespace.clone(), name: class.clone() };
-    [Some(class), Some(gateway), service].into_iter().flatten().collect()
+    let class_target = |name: Arc<str>| {
+        let (kind, namespace) = (TargetKind::GatewayClass, root_namespace.clone());
+        Target { kind, namespace, name }
+    };
+    let own = (&**class != WAYPOINT_CLASS).then(|| class_target(class.clone()));
+    let classes = std::iter::once(class_target(WAYPOINT_CLASS.into())).chain(own);
+    classes.chain(std::iter::once(gateway)).chain(service).collect()
 }
 
 /// Policies of one kind, by what they are attached to.

@@ -16,6 +16,8 @@ pub struct Capabilities {
     pub stats_logger: bool,
     /// Expressions of CEL in access logs.
     pub cel_log_filter: bool,
+    /// Addresses in filter state: `envoy.network.ip`.
+    pub network_ip: bool,
     /// How text becomes part of the key of connection pools.
     pub hashable_string: HashableString,
 }
@@ -48,6 +50,7 @@ impl Capabilities {
         peer_metadata: false,
         stats_logger: true,
         cel_log_filter: true,
+        network_ip: true,
         hashable_string: HashableString::Envoy,
     };
     /// The Envoy of Istio's image.
@@ -56,6 +59,7 @@ impl Capabilities {
         peer_metadata: true,
         stats_logger: false,
         cel_log_filter: true,
+        network_ip: true,
         hashable_string: HashableString::Istio,
     };
 
@@ -80,6 +84,7 @@ impl Capabilities {
             // refuse the listener; one that has both may be told of it.
             stats_logger: has("envoy.access_loggers.stats", "") && has("envoy.filters.http.filter_chain", ""),
             cel_log_filter: has("envoy.access_loggers.extension_filters.cel", ""),
+            network_ip: has("envoy.network.ip", ""),
             // Preferred where it is: that is what Istio's proxy was tested with.
             hashable_string: match has(HashableString::Istio.factory(), "") {
                 true => HashableString::Istio,

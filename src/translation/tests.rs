@@ -5,6 +5,8 @@
 //!
 //! Each file is replayed in several orders; all must end alike.
 
+mod cost;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

@@ -4,6 +4,8 @@
 //! a resource. It refuses to know what a message means; it only knows that the
 //! inside of an `Address` can be sent on its own as a `Workload`.
 
+mod pieces;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 use rapidhash::v3::rapidhash_v3;
 
 use super::view::LayerKind;
+pub(super) use pieces::Pieces;
+pub use pieces::{Body, Piece};
 
 /// A type of resource that can be subscribed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -263,6 +267,8 @@ pub struct Resource {
     /// The type it is stored as, and its keys, as far as they are not in the
     /// frame: see [`facts`].
     facts: Bytes,
+    /// The message, if that is in pieces: the frame ends before it then.
+    rest: Option<Arc<Pieces>>,
 }
 
 /// Where the parts of a frame begin.
@@ -293,17 +299,23 @@ impl Resource {
     /// Frames an encoded message. `ty` is the type it is stored as, so never a
     /// type that is a projection of another.
     pub fn new(ty: ResourceType, name: &str, message: &[u8], keys: &Keys) -> Self {
-        debug_assert_eq!(ty.row().projection, Projection::Whole);
         let version = Version(rapidhash_v3(message));
-        let any_body = field_len(ty.type_url().len()) + field_len(message.len());
-        let length = field_len(name.len()) + field_len(VERSION_DIGITS) + field_len(any_body);
-        let mut frame = BytesMut::with_capacity(field_len(length));
-        put_key(&mut frame, FIELD_2, length);
-        put_field(&mut frame, FIELD_3, name.as_bytes());
-        put_field(&mut frame, FIELD_1, version.to_string().as_bytes());
-        put_any(&mut frame, ty, message);
+        let mut frame = head(ty, name, version, message.len(), message.len());
+        frame.put_slice(message);
         let facts = facts(ty, keys, &frame);
-        Self { version, frame: frame.freeze(), facts }
+        Self { version, frame: frame.freeze(), facts, rest: None }
+    }
+
+    /// Frames a message that may be in pieces, and is found by its name alone.
+    pub fn of(ty: ResourceType, name: &str, message: impl Into<Body>) -> Self {
+        let pieces = match message.into() {
+            Body::Whole(message) => return Self::new(ty, name, &message, &Keys::default()),
+            Body::Pieces(pieces) => Pieces::new(pieces),
+        };
+        let version = Version(pieces.hash());
+        let frame = head(ty, name, version, pieces.len(), 0);
+        let facts = facts(ty, &Keys::default(), &frame);
+        Self { version, frame: frame.freeze(), facts, rest: Some(Arc::new(pieces)) }
     }
 
     /// Something a client says it holds and that we do not have.
@@ -315,17 +327,38 @@ impl Resource {
         put_field(&mut frame, FIELD_3, name.as_bytes());
         put_field(&mut frame, FIELD_1, version.to_string().as_bytes());
         let facts = facts(ty, &Keys::default(), &frame);
-        Self { version, frame: frame.freeze(), facts }
+        Self { version, frame: frame.freeze(), facts, rest: None }
     }
 
     /// The resource that a layer keeps in these pieces of its buffers.
-    pub(super) fn stored(version: Version, frame: Bytes, facts: Bytes) -> Self {
-        Self { version, frame, facts }
+    pub(super) fn stored(version: Version, frame: Bytes, facts: Bytes, rest: Option<Arc<Pieces>>) -> Self {
+        Self { version, frame, facts, rest }
     }
 
     /// What a layer keeps of it: its frame, and the rest.
     pub(super) fn parts(&self) -> (&[u8], &[u8]) {
         (&self.frame, &self.facts)
+    }
+
+    /// The message, if it is in pieces and not in the frame.
+    pub(super) fn rest(&self) -> Option<&Arc<Pieces>> {
+        self.rest.as_ref()
+    }
+
+    /// The `resources` field of a `DeltaDiscoveryResponse`, as it is kept.
+    pub(super) fn frames(&self) -> impl Iterator<Item = Bytes> {
+        let rest = self.rest.iter().flat_map(|rest| rest.iter().cloned());
+        std::iter::once(self.frame.clone()).chain(rest)
+    }
+
+    /// The length of all that [`frames`](Self::frames) has.
+    pub(super) fn frame_len(&self) -> usize {
+        self.frame.len() + self.rest_len()
+    }
+
+    /// The length of a message that is not in the frame.
+    fn rest_len(&self) -> usize {
+        self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     pub(super) fn is_stub(&self) -> bool {
@@ -377,6 +410,10 @@ impl Resource {
     ///
     /// [`carries`]: ResourceType::carries
     pub fn message(&self, ty: ResourceType) -> Bytes {
+        if let Some(rest) = &self.rest {
+            // For people only: what is sent is not put together.
+            return rest.iter().map(|piece| &**piece).collect::<Vec<_>>().concat().into();
+        }
         match (ty.row().projection, self.inner()) {
             (Projection::First, Some(inner)) => self.frame.slice_ref(inner),
             _ => self.frame.slice(self.layout().value..),
@@ -387,7 +424,7 @@ impl Resource {
     pub fn encoded_len(&self, ty: ResourceType, framing: Framing) -> usize {
         let Layout { body, any, .. } = self.layout();
         let content = match ty.row().projection {
-            Projection::Whole => self.frame.len() - any,
+            Projection::Whole => self.frame.len() - any + self.rest_len(),
             Projection::First => field_len(self.projected_any_len(ty)),
         };
         let identity = any - body;
@@ -400,13 +437,13 @@ impl Resource {
 
     /// Appends the `resources` field that carries this resource as `ty`.
     pub fn write(&self, ty: ResourceType, framing: Framing, out: &mut BytesMut) {
-        if let Some(frame) = self.shared_frame(ty, framing) {
-            return out.put_slice(&frame);
+        if let Some(frames) = self.shared_frames(ty, framing) {
+            return frames.for_each(|frame| out.put_slice(&frame));
         }
         let Layout { body, any, .. } = self.layout();
         let identity = &self.frame[body..any];
         let content = match ty.row().projection {
-            Projection::Whole => self.frame.len() - any,
+            Projection::Whole => self.frame.len() - any + self.rest_len(),
             Projection::First => field_len(self.projected_any_len(ty)),
         };
         match framing {
@@ -424,21 +461,24 @@ impl Resource {
             }
         }
         match ty.row().projection {
-            Projection::Whole => out.put_slice(&self.frame[any..]),
+            Projection::Whole => {
+                out.put_slice(&self.frame[any..]);
+                self.rest.iter().flat_map(|rest| rest.iter()).for_each(|piece| out.put_slice(piece));
+            }
             Projection::First => put_any(out, ty, self.inner().unwrap_or_default()),
         }
     }
 
     /// The bytes [`write`](Self::write) would append, if they exist already.
-    pub fn shared_frame(&self, ty: ResourceType, framing: Framing) -> Option<Bytes> {
-        match (ty.row().projection, framing) {
-            (Projection::Whole, Framing::Delta) => Some(self.frame.clone()),
-            (Projection::Whole, Framing::DeltaWithAliases) => {
-                self.aliases().next().is_none().then(|| self.frame.clone())
-            }
-            (Projection::Whole, Framing::Sotw) => Some(self.frame.slice(self.layout().any..)),
-            (Projection::First, _) => None,
-        }
+    pub fn shared_frames(&self, ty: ResourceType, framing: Framing) -> Option<impl Iterator<Item = Bytes>> {
+        let frame = match (ty.row().projection, framing) {
+            (Projection::First, _) => return None,
+            (Projection::Whole, Framing::DeltaWithAliases) if self.aliases().next().is_some() => return None,
+            (Projection::Whole, Framing::Delta | Framing::DeltaWithAliases) => self.frame.clone(),
+            (Projection::Whole, Framing::Sotw) => self.frame.slice(self.layout().any..),
+        };
+        let rest = self.rest.iter().flat_map(|rest| rest.iter().cloned());
+        Some(std::iter::once(frame).chain(rest))
     }
 
     fn layout(&self) -> Layout {
@@ -597,10 +637,30 @@ fn first_field(message: &[u8]) -> Option<&[u8]> {
     (length == rest.len() as u64).then_some(rest)
 }
 
-fn put_any(out: &mut BytesMut, ty: ResourceType, value: &[u8]) {
-    put_key(out, FIELD_2, field_len(ty.type_url().len()) + field_len(value.len()));
+/// The frame of a message of a length, up to where that begins, with some room
+/// behind it.
+fn head(ty: ResourceType, name: &str, version: Version, message: usize, room: usize) -> BytesMut {
+    debug_assert_eq!(ty.row().projection, Projection::Whole);
+    let any = field_len(field_len(ty.type_url().len()) + field_len(message));
+    let length = field_len(name.len()) + field_len(VERSION_DIGITS) + any;
+    let mut frame = BytesMut::with_capacity(field_len(length) - message + room);
+    put_key(&mut frame, FIELD_2, length);
+    put_field(&mut frame, FIELD_3, name.as_bytes());
+    put_field(&mut frame, FIELD_1, version.to_string().as_bytes());
+    put_any_head(&mut frame, ty, message);
+    frame
+}
+
+/// The beginning of an `Any`, up to its value.
+fn put_any_head(out: &mut BytesMut, ty: ResourceType, value: usize) {
+    put_key(out, FIELD_2, field_len(ty.type_url().len()) + field_len(value));
     put_field(out, FIELD_1, ty.type_url().as_bytes());
-    put_field(out, FIELD_2, value);
+    put_key(out, FIELD_2, value);
+}
+
+fn put_any(out: &mut BytesMut, ty: ResourceType, value: &[u8]) {
+    put_any_head(out, ty, value.len());
+    out.put_slice(value);
 }
 
 pub(super) fn put_key(out: &mut BytesMut, key: u8, length: usize) {

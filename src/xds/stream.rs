@@ -284,8 +284,8 @@ impl Stream {
         let framing = match self.variant {
             Variant::Sotw => Framing::Sotw,
             // Aliases tell an on-demand client which of its keys this answers;
-            // a wildcard client has no keys.
-            Variant::Delta if subscription.wildcard() => Framing::Delta,
+            // a wildcard client has no keys, and nothing of Envoy's has aliases.
+            Variant::Delta if subscription.wildcard() || subscription.ty.family() == Family::Envoy => Framing::Delta,
             Variant::Delta => Framing::DeltaWithAliases,
         };
         let Answer { views, contents, removed } = answer;
@@ -332,6 +332,8 @@ impl Stream {
                 }
                 _ => None,
             };
+            // Few types, many streams: no room for types that never come.
+            self.subscriptions.reserve_exact(1);
             self.subscriptions.insert(at, Subscription::new(ty, local));
         }
         (&mut self.subscriptions[at], begins)

@@ -19,7 +19,7 @@ mod initial;
 mod trie;
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
@@ -27,6 +27,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::resource::{Framing, Relation, Resource, ResourceType, name_hash};
+use crate::intern::intern;
 use crate::proxy::Scope;
 use chunk::{Builder, Chunk, Edit, To};
 pub use diff::Difference;
@@ -74,12 +75,17 @@ impl LayerKind {
 /// What the proxies of each scope are told, besides what all are told.
 pub type Scopes = imbl::OrdMap<Scope, Arc<Config>>;
 
+/// Names of resources.
+pub type Names = BTreeSet<Arc<str>>;
+
 /// What the proxies of one scope are configured with.
 #[derive(Debug, Default)]
 pub struct Config {
     layers: [Layer; LayerKind::SCOPED.len()],
     /// For each layer, what leads to it from the one most streams are at.
     steps: [OnceLock<Arc<Step>>; LayerKind::SCOPED.len()],
+    /// For each layer, the names of all that is in it.
+    names: [OnceLock<Arc<Names>>; LayerKind::SCOPED.len()],
     /// What resources are put together from that many objects share.
     parts: Parts,
 }
@@ -101,7 +107,7 @@ impl Config {
     /// These layers, in the order of [`LayerKind::SCOPED`], published now.
     pub fn new(mut layers: [Layer; LayerKind::SCOPED.len()]) -> Self {
         layers.iter_mut().for_each(|layer| layer.published = true);
-        Self { layers, steps: Default::default(), parts: Parts::default() }
+        Self { layers, steps: Default::default(), names: Default::default(), parts: Parts::default() }
     }
 
     /// The same with the parts that some of it was put together from.
@@ -168,7 +174,7 @@ impl Step {
         }
         // Layers have an order of their own; people read names.
         removed.sort();
-        let len = upserts.iter().map(|resource: &Resource| resource.parts().0.len()).sum();
+        let len = upserts.iter().map(Resource::frame_len).sum();
         Self { from: from.id, upserts: upserts.into(), removed: removed.into(), len, frames: OnceLock::new() }
     }
 
@@ -183,13 +189,17 @@ impl Step {
     pub fn frames(&self, size: usize) -> &[Bytes] {
         self.frames.get_or_init(|| {
             let (mut pieces, mut piece) = (Vec::new(), Vec::with_capacity(size));
-            for resource in &self.upserts {
-                let (frame, _) = resource.parts();
-                if piece.len() + frame.len() > size && !piece.is_empty() {
+            for frame in self.upserts.iter().flat_map(Resource::frames) {
+                // Nothing is gained from another copy of what is large.
+                let large = frame.len() >= size / 2;
+                if !piece.is_empty() && (large || piece.len() + frame.len() > size) {
                     let full = std::mem::replace(&mut piece, Vec::with_capacity(size));
                     pieces.push(full.into());
                 }
-                piece.extend_from_slice(frame);
+                match large {
+                    true => pieces.push(frame),
+                    false => piece.extend_from_slice(&frame),
+                }
             }
             pieces.push(piece.into());
             pieces.into()
@@ -230,6 +240,14 @@ impl Views {
         };
         let step = step.get_or_init(|| Arc::new(Step::new(held, self.layer(ty, scope))));
         (step.from == held.id).then_some(step)
+    }
+
+    /// The names of all resources of a type, which all share who ask for each of
+    /// them. None is for types that everybody is told of.
+    pub fn names(&self, ty: ResourceType, scope: Option<&Scope>) -> Option<&Arc<Names>> {
+        let (config, at) = (self.scopes.get(scope?)?, ty.layer().scoped()?);
+        let names = || config.layers[at].iter().map(|resource| intern(resource.name()));
+        Some(config.names[at].get_or_init(|| Arc::new(names().collect())))
     }
 
     /// Whether what a proxy is told is known: its scope, if it has one, has
@@ -424,7 +442,7 @@ impl Layer {
     }
 
     /// The frames of a chunk as they are kept.
-    pub fn frames(&self, number: usize) -> Option<&Bytes> {
+    pub fn frames(&self, number: usize) -> Option<impl Iterator<Item = Bytes>> {
         self.chunks.at(number).map(|chunk| chunk.frames())
     }
 

@@ -14,6 +14,7 @@ mod csr;
 mod graph;
 mod stream;
 mod view;
+mod waypoint;
 mod world;
 
 use std::time::Duration;
@@ -35,6 +36,7 @@ fn short() -> Criterion {
 criterion_group! {
     name = micro;
     config = short();
-    targets = graph::commits, view::differences, codec::responses, codec::requests, stream::rounds, csr::certificates
+    targets = graph::commits, view::differences, codec::responses, codec::requests, stream::rounds, csr::certificates,
+        waypoint::changes
 }
 criterion_main!(micro);

@@ -69,7 +69,8 @@ impl World {
     }
 }
 
-fn objects(text: &str) -> Vec<Object> {
+/// The objects in a text.
+pub fn objects(text: &str) -> Vec<Object> {
     let object = |document| match document {
         Document::Object(object) => object,
         other => panic!("the mesh has an object that is not read: {other:?}"),

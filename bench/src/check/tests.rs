@@ -37,6 +37,7 @@ fn message(resources: Vec<Resource>, removed: &[&str]) -> Message {
         resources: count,
         removed: removed.len(),
         bytes: response.encode_to_vec(),
+        ..Message::default()
     }
 }
 

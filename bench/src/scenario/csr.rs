@@ -20,6 +20,7 @@ use super::churn::PODS;
 use super::{Bench, Who, millis};
 use crate::client::printable;
 use crate::http2::{Connection, Receiver, Target, grpc};
+use crate::limit::Limit;
 use crate::options::{Driver, Options};
 use crate::plane::Plane;
 use crate::process::Meter;
@@ -62,6 +63,8 @@ pub const LIMIT: &str = "one signature and one verification by openssl on all co
                          signature need; the token's is not counted";
 const SECONDS: u64 = 10;
 const CPU: &str = "server CPU each";
+const WAYS: [&str; 2] = ["ztunnel for a pod", "a pod for itself"];
+const AT_ONCE: &str = "a server that answers at once";
 
 pub fn setting((): (), options: &Options) -> String {
     format!(
@@ -76,11 +79,12 @@ pub fn budgets((): (), _: &Options) -> Budgets {
     vec![
         ("ztunnel for a pod: certificates a second", Budget::AtLeast(2500.0)),
         ("a pod for itself: certificates a second", Budget::AtLeast(2500.0)),
+        ("ztunnel for a pod: of what its callers leave room for", Budget::AtLeast(0.6)),
+        ("a pod for itself: of what its callers leave room for", Budget::AtLeast(0.6)),
     ]
 }
 
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
-    const WAYS: [&str; 2] = ["ztunnel for a pod", "a pod for itself"];
     let mut sample = Sample::default();
     let Who::Plane(launch) = who else {
         let cores = std::thread::available_parallelism()?.get();
@@ -102,8 +106,10 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     let world = bench.world(Driver::Kube, size).await?;
     let running = bench.serve(&world, launch, true).await?;
     let duration = Duration::from_secs(bench.options.seconds.unwrap_or(SECONDS));
+    let mut waves = Vec::new();
     for (way, impersonates) in WAYS.into_iter().zip([true, false]) {
         let wave = Wave::new(&running.plane, &world, bench.options.callers, impersonates).await?;
+        let answer = wave.answer().await?;
         let mut rate = wave.closed(running.plane.pid(), duration).await?;
         say(&format!(
             "  {way}: {:.0} CSR/s, {:.0} us of server CPU each",
@@ -114,6 +120,7 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
         sample.add(format!("{way}: {CPU}"), rate.cpu.as_secs_f64() * 1e6, "us");
         sample.add(format!("{way}: latency p50"), percentile(&mut rate.latency, 0.5), "ms");
         sample.add(format!("{way}: latency p99"), percentile(&mut rate.latency, 0.99), "ms");
+        waves.push((way, wave, answer, rate.per_second));
     }
     running.checker.agrees(&world, super::AGREE).await?;
     running.stop().await;
@@ -121,8 +128,36 @@ pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Opti
     // So that what openssl did in this run is in the table.
     sample.add("raw signatures a second, one core", raw(1, false)?, "/s");
     let cores = std::thread::available_parallelism()?.get();
-    sample.add("raw signatures a second, all cores", raw(cores, false)?, "/s");
+    let [sign, verify] = [raw(cores, false)?, raw(cores, true)?];
+    sample.add("raw signatures a second, all cores", sign, "/s");
+    for (way, wave, answer, per_second) in waves {
+        beside(bench, &mut sample, way, wave, answer, per_second, 1.0 / sign + 1.0 / verify).await?;
+    }
     Ok(Some(sample))
+}
+
+/// The callers are on the same cores, and need them for TLS and gRPC as the
+/// server does. So the same callers are given to a server that does nothing but
+/// that: what they get from it, less the time for the two signatures, is what
+/// could be had.
+async fn beside(
+    bench: &Bench,
+    sample: &mut Sample,
+    way: &str,
+    wave: Wave,
+    answer: Vec<u8>,
+    per_second: f64,
+    signatures: f64,
+) -> anyhow::Result<()> {
+    let limit = Limit::start(bench.work(), true, &[answer], &[])?;
+    let wave = Wave { target: limit.target(true)?, root: None, ..wave };
+    let duration = Duration::from_secs(bench.options.seconds.unwrap_or(SECONDS).min(5));
+    let at_once = wave.closed(limit.pid(), duration).await?;
+    sample.add(format!("{way}: calls a second, {AT_ONCE}"), at_once.per_second, "/s");
+    sample.add(format!("{way}: {CPU}, {AT_ONCE}"), at_once.cpu.as_secs_f64() * 1e6, "us");
+    let possible = 1.0 / (1.0 / at_once.per_second + signatures);
+    sample.add(format!("{way}: of what its callers leave room for"), per_second / possible, "x");
+    Ok(())
 }
 
 /// Callers and what they need to ask.
@@ -130,7 +165,8 @@ pub struct Wave {
     target: Target,
     callers: Vec<Caller>,
     requests: Rc<Vec<Csr>>,
-    root: X509,
+    /// Whose certificates they must be; none if the answers mean nothing.
+    root: Option<X509>,
 }
 
 impl Wave {
@@ -138,7 +174,7 @@ impl Wave {
     pub async fn new(plane: &Plane, world: &World, callers: usize, impersonates: bool) -> anyhow::Result<Self> {
         let requests = Rc::new((0..PREPARED).map(|_| csr()).collect::<anyhow::Result<Vec<_>>>()?);
         let (root, target) = (X509::from_pem(&world.root(plane).await?)?, world.target(plane, true).await?);
-        let mut wave = Self { target, callers: vec![], requests, root };
+        let mut wave = Self { target, callers: vec![], requests, root: Some(root) };
         for at in 0..callers {
             let (holder, node) = world.mesh.holder(at);
             let identity = format!("spiffe://cluster.local/ns/{}/sa/{}", holder.namespace, holder.service_account);
@@ -146,6 +182,13 @@ impl Wave {
             wave.callers.push(Caller { token: world.token(plane, &whose).await?, identity, impersonates });
         }
         Ok(wave)
+    }
+
+    /// What one of the callers is answered.
+    async fn answer(&self) -> anyhow::Result<Vec<u8>> {
+        let (caller, csr) = (self.callers.first().context("no caller")?, self.requests.first().context("no request")?);
+        let cert_chain = ask(&mut Connection::open(&self.target).await?, caller, csr).await?;
+        Ok(IstioCertificateResponse { cert_chain }.encode_to_vec())
     }
 
     /// Every caller asks again as soon as it is answered.
@@ -174,8 +217,10 @@ impl Wave {
                     // Counted from when it was due: a caller that is still
                     // waiting for its last answer asks late.
                     latency.push(millis(due.elapsed()));
-                    if round == 0 {
-                        verify(&chain, csr, &caller.identity, &root)?;
+                    if round == 0
+                        && let Some(root) = &root
+                    {
+                        verify(&chain, csr, &caller.identity, root)?;
                     }
                 }
                 anyhow::Ok(latency)
@@ -230,7 +275,7 @@ async fn measure(
     target: &Target,
     callers: &[Caller],
     requests: &Rc<Vec<Csr>>,
-    root: &X509,
+    root: &Option<X509>,
     duration: Duration,
 ) -> anyhow::Result<Rate> {
     let latency = Rc::<RefCell<Vec<f64>>>::default();
@@ -249,8 +294,10 @@ async fn measure(
                 if counts {
                     latency.borrow_mut().push(millis(started.elapsed()));
                 }
-                if at == number {
-                    verify(&chain, csr, &caller.identity, &root)?;
+                if at == number
+                    && let Some(root) = &root
+                {
+                    verify(&chain, csr, &caller.identity, root)?;
                 }
                 at += callers_step(&requests);
             }

@@ -30,9 +30,10 @@ use fairway_integration_tests::stage::enter;
 use fairway_integration_tests::{runner, tests};
 use stage::{pods as stage_pods, walkthrough};
 use waypoint::{
-    changes as waypoint_changes, connections as waypoint_connections, endpoints as waypoint_endpoints,
-    gateway_api as waypoint_gateway_api, policies as waypoint_policies, protocols as waypoint_protocols,
-    rejected as waypoint_rejected, requests as waypoint_requests, routes as waypoint_routes,
+    authorizers as waypoint_authorizers, changes as waypoint_changes, connections as waypoint_connections,
+    endpoints as waypoint_endpoints, gateway_api as waypoint_gateway_api, policies as waypoint_policies,
+    protocols as waypoint_protocols, rejected as waypoint_rejected, requests as waypoint_requests,
+    routes as waypoint_routes, telemetry as waypoint_telemetry, tokens as waypoint_tokens,
 };
 
 fn main() -> ExitCode {
@@ -67,11 +68,14 @@ fn run() -> ExitCode {
         waypoint_requests(""): conditions, answers, cors, shares, attempts, delegates;
         waypoint_connections(""): weights, matches, names, gateway_api;
         waypoint_gateway_api(""): weights_and_headers, filters, more_filters, times, grpc;
-        waypoint_policies(""): requests_and_callers, nothing_allowed, tokens, never_mixed;
+        waypoint_policies(""): requests_and_callers, nothing_allowed, never_mixed;
+        waypoint_authorizers(""): over_http, over_grpc, missing, only_logged, callers;
+        waypoint_tokens(""): claims, places, fetched_keys;
+        waypoint_telemetry(""): metrics, connections, access_logs, traces;
         waypoint_endpoints(""): listed_and_selected, names, as_it_came, slices, workloads, tls, proxy_protocol, near;
         waypoint_protocols(""): tcp, sniffed, server_first, unready, captured;
         demo(""): ends_well;
-        envoy(""): starts, refuses_what_it_does_not_know;
+        envoy(""): starts, refuses_what_it_does_not_know, takes_expressions;
         enrolment(""): annotated_pods_only, kinds_of_workloads;
         policy(""): authorization_policies, peer_authentications;
         protocol(""): one_response_until_acknowledged, reconnect_sends_what_changed, on_demand, as_in_production, refused_without_token;

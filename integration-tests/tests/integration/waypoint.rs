@@ -9,6 +9,9 @@ pub mod requests;
 pub mod connections;
 pub mod gateway_api;
 pub mod policies;
+pub mod authorizers;
+pub mod tokens;
+pub mod telemetry;
 pub mod protocols;
 pub mod endpoints;
 pub mod changes;
@@ -58,6 +61,11 @@ pub async fn stop() {
     }
 }
 
+/// The file that the provider `lines` logs to.
+pub fn access_log() -> PathBuf {
+    runner::folder().join("waypoint-access.log")
+}
+
 /// A part of loopback that nobody else uses: two runs of the tests may meet on
 /// one machine.
 fn network() -> u8 {
@@ -87,7 +95,28 @@ spec:
   gatewayClassName: istio-waypoint
   listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]
 status: {{addresses: [{{type: IPAddress, value: 127.{network}.0.1}}]}}
-"
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: istio, namespace: istio-system}}
+data:
+  mesh: |
+    extensionProviders:
+    - name: ask-http
+      envoyExtAuthzHttp:
+        service: authorizer-http.default.svc.cluster.local
+        port: 8000
+        includeRequestHeadersInCheck: [x-let-in]
+        headersToUpstreamOnAllow: [x-asked]
+    - {{name: ask-grpc, envoyExtAuthzGrpc: {{service: default/authorizer-grpc.default.svc.cluster.local, port: 9000}}}}
+    - {{name: ask-gone, envoyExtAuthzGrpc: {{service: gone.default.svc.cluster.local, port: 9000}}}}
+    - {{name: zipkin, zipkin: {{service: zipkin.default.svc.cluster.local, port: 9411}}}}
+    - name: lines
+      envoyFileAccessLog:
+        path: {}
+        logFormat: {{labels: {{code: '%RESPONSE_CODE%', path: '%REQ(:PATH)%', caller: '%FILTER_STATE(io.istio.peer_principal:PLAIN)%', cluster: '%UPSTREAM_CLUSTER_RAW%'}}}}
+",
+            access_log().display()
         );
         std::fs::write(config.join("mesh.yaml"), mesh).unwrap();
         let fairway = Fairway::start(&Options::folder(&config, &state)).await;

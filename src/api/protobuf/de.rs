@@ -4,8 +4,8 @@ use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::wire::{Fields, Value as Wire};
 use super::{Message, Value, field};
+use crate::wire::{Fields, Malformed, Value as Wire};
 
 /// Why a message cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,12 @@ pub enum Error {
     /// The model does not accept it.
     #[error("{0}")]
     Model(String),
+}
+
+impl From<Malformed> for Error {
+    fn from(Malformed: Malformed) -> Self {
+        Self::Malformed
+    }
 }
 
 impl serde::de::Error for Error {
@@ -169,7 +175,7 @@ impl<'de> Run<'_, 'de> {
     fn next(&mut self) -> Result<Option<Wire<'de>>, Error> {
         match (self.first.take(), &mut self.more) {
             (Some(first), _) => Ok(Some(first)),
-            (None, Some((fields, number))) => fields.next_if(*number).transpose(),
+            (None, Some((fields, number))) => Ok(fields.next_if(*number).transpose()?),
             (None, None) => Ok(None),
         }
     }

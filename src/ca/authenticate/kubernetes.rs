@@ -93,12 +93,19 @@ impl KubernetesTokens {
         if !bearer.cluster.is_empty() && bearer.cluster != self.cluster {
             return Err(Denial(format!("cluster {:?} is not {:?}", clip(bearer.cluster), self.cluster)));
         }
-        // What is no token at all, or expired by its own words, is not worth a
-        // question.
-        let claims = Jwt::parse(bearer.token)?.claims;
-        claims.check_time(now)?;
         let key = token_hash(bearer.token);
-        let answer = self.answer(key, bearer.token, lifetime(&claims, now));
+        let known = self.answers().get(&key);
+        let answer = match known {
+            // An answer is not known for longer than the token is good.
+            Some(answer) => answer,
+            None => {
+                // What is no token at all, or expired by its own words, is not
+                // worth a question.
+                let claims = Jwt::parse(bearer.token)?.claims;
+                claims.check_time(now)?;
+                self.answer(key, bearer.token, lifetime(&claims, now))
+            }
+        };
         let caller = answer.clone().await;
         if caller.is_err() {
             // Only this refusal: a newer question may be open by now.

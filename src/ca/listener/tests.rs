@@ -260,3 +260,42 @@ async fn a_certificate_is_renewed_over_mutual_tls() {
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
 }
+
+/// What is handed over in parts arrives in order and in full, also when the
+/// socket has no room for a while; parts that fit in a record are one.
+#[tokio::test]
+async fn parts_become_records() {
+    // More than sockets hold.
+    const FRAMES: usize = 2400;
+    let ends = ends(made_bundle("ec")).await;
+    let bundle = ends.authority.bundle();
+    let mut connections = tls(ends.listener, ends.serving.clone());
+    let (client, server) = tokio::join!(dial(ends.address, &bundle, HOST, None, |_| {}), connections.next());
+    let (mut client, mut server) = (client.unwrap(), server.unwrap().unwrap());
+    let frame = |at: usize| (vec![at as u8; 9], vec![!at as u8; [16_375, 100, 0, 20_000][at % 4]]);
+    let send = async {
+        for at in 0..FRAMES {
+            let (head, payload) = frame(at);
+            let mut sent = 0;
+            while sent < head.len() + payload.len() {
+                let (head, payload) = (&head[sent.min(9)..], &payload[sent.saturating_sub(9)..]);
+                let written = server.write_vectored(&[head, payload].map(io::IoSlice::new)).await.unwrap();
+                let whole = (head.len() + payload.len()).min(MAX_RECORD);
+                assert_eq!(written, whole, "one record for what fits in one");
+                sent += written;
+            }
+        }
+        server.shutdown().await.unwrap();
+    };
+    let receive = async {
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        received
+    };
+    let mut send = std::pin::pin!(send);
+    assert!(futures::poll!(&mut send).is_pending(), "nobody has read yet");
+    let both = async { tokio::join!(send, receive) };
+    let ((), received) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+    let expected: Vec<u8> = (0..FRAMES).map(frame).flat_map(|(head, payload)| [head, payload].concat()).collect();
+    assert!(received == expected, "{} bytes of {}", received.len(), expected.len());
+}

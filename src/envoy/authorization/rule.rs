@@ -8,14 +8,16 @@
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule as Permits;
 use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identifier};
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal};
 use envoy_types::pb::envoy::r#type::matcher::v3::filter_state_matcher::Matcher as StateMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::path_matcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::{
-    FilterStateMatcher, MetadataMatcher, PathMatcher, StringMatcher, ValueMatcher,
+    AddressMatcher, FilterStateMatcher, MetadataMatcher, PathMatcher, StringMatcher, ValueMatcher,
 };
+use envoy_types::pb::xds::core::v3::CidrRange as StateRange;
 
 use crate::api::Meta;
 use crate::api::istio::{Condition, Operation, Rule, Source, Unknown};
@@ -25,7 +27,7 @@ use crate::model::problem;
 use super::attribute::{Attribute, What, Who, attribute};
 use super::matcher::{self, Refusal};
 use super::node::{IntoNode, Node};
-use super::{Action, Identity, PEER_PRINCIPAL, Request, Traffic, identity};
+use super::{Action, Identity, PEER_ADDRESS, PEER_PRINCIPAL, Request, Traffic, identity};
 
 const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
 const JWT_PAYLOAD: &str = "payload";
@@ -182,7 +184,7 @@ impl<'a> Reader<'a> {
                 Who::TrustDomain => {
                     identity::trust_domain(value, request.trust_domains)?.into_iter().map(from_identity).collect()
                 }
-                Who::SourceIp => vec![Identifier::DirectRemoteIp(matcher::range(value)?).into_node()],
+                Who::SourceIp => vec![address_node(request, matcher::range(value)?)?],
                 Who::RemoteIp => vec![Identifier::RemoteIp(matcher::range(value)?).into_node()],
                 Who::RequestPrincipal => {
                     let pairs = identity::request_principal(value)?;
@@ -320,6 +322,23 @@ fn alternatives<N: Node>(alternatives: Vec<Vec<N>>, shared: &[N]) -> Vec<N> {
         N::and(if nodes.is_empty() { vec![N::any()] } else { nodes })
     });
     whole.collect()
+}
+
+/// Matches the address that the connection comes from.
+fn address_node(request: &Request<'_>, range: CidrRange) -> Result<Principal, Refusal> {
+    let identifier = match (request.identity, request.knows_address) {
+        (Identity::Certificate, _) => Identifier::DirectRemoteIp(range),
+        (Identity::FilterState, true) => {
+            let CidrRange { address_prefix, prefix_len } = range;
+            let ranges = vec![StateRange { address_prefix, prefix_len }];
+            let matcher = StateMatcher::AddressMatch(AddressMatcher { ranges, ..Default::default() });
+            Identifier::FilterState(FilterStateMatcher { key: PEER_ADDRESS.into(), matcher: Some(matcher) })
+        }
+        (Identity::FilterState, false) => {
+            return Err(Refusal::unsupported("the proxy cannot tell where a caller is"));
+        }
+    };
+    Ok(identifier.into_node())
 }
 
 fn principal_node(identity: Identity, matcher: StringMatcher) -> Principal {

@@ -45,6 +45,7 @@ fn with_request<T>(then: impl FnOnce(&Request<'_>) -> T) -> T {
     then(&Request {
         trust_domains: &["new".into(), "old".into()],
         identity: Identity::FilterState,
+        knows_address: true,
         providers: &[asked, web, gone, twice.clone(), twice],
         cluster: &|service, port| (service == "x/ask.x").then(|| format!("outbound|{port}||ask.x")),
     })
@@ -281,8 +282,13 @@ fn several_authorizers_are_all_asked() {
 #[test]
 fn identities_of_gateways_are_in_certificates() {
     let policy = policy(&named("a", "rules: [{from: [{source: {principals: [a/b]}}]}]"));
-    let request =
-        Request { trust_domains: &[], identity: Identity::Certificate, providers: &[], cluster: &|_, _| None };
+    let request = Request {
+        trust_domains: &[],
+        identity: Identity::Certificate,
+        knows_address: false,
+        providers: &[],
+        cluster: &|_, _| None,
+    };
     let (filters, _) = http(&request, &[&policy]);
     assert_eq!(shown(&filters)[2], "ns[ns]-policy[a]-rule[0]: any <- san =spiffe://a/b");
 }
@@ -307,6 +313,7 @@ fn asked(provider: Provider) -> Result<ExtAuthz, String> {
     let request = Request {
         trust_domains: &[],
         identity: Identity::FilterState,
+        knows_address: true,
         providers: &providers,
         cluster: &|service, port| Some(format!("{service}:{port}")),
     };

@@ -14,7 +14,6 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::xds::core::v3::CidrRange;
 use ipnet::IpNet;
-use prost::encoding::{WireType, encode_key, encode_varint};
 use rapidhash::v3::rapidhash_v3;
 
 use crate::api::virtual_service::HttpRetry;
@@ -25,7 +24,7 @@ use crate::envoy::encode::{self, Message, boolean, uint32};
 use crate::envoy::listener::{
     self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, connection_manager, http, tcp_proxy,
 };
-use crate::envoy::matcher::{self, Input, IpRangeMatcher, Matcher, OnMatch, exact};
+use crate::envoy::matcher::{self, Input, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::{self, ClusterRef, UNKNOWN_SERVICE};
 use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
@@ -33,7 +32,7 @@ use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
 use crate::model::service::{Protocol, Resolution, Service};
 use crate::proxy::Scope;
-use crate::xds::resource::ResourceType;
+use crate::xds::resource::{Piece, ResourceType};
 
 use super::connections::Connections;
 use super::policies::Policies;
@@ -46,11 +45,14 @@ use super::{Destination, Fixture, Served, by_scope, gateway, handlings, ports, w
 #[derive(PartialEq)]
 pub(super) struct Chains {
     /// Who was first decides whose chain an address belongs to.
-    age: (u32, Served),
+    created: u32,
     /// The addresses of the service.
     ranges: Vec<CidrRange>,
     /// Its ports.
     ports: Vec<PortChains>,
+    /// What follows for its addresses, encoded, if all its ports are handled in
+    /// one listener, as they nearly always are.
+    matcher: Message,
     /// Where its routes lead that the waypoint does not serve.
     references: BTreeSet<Destination>,
     /// A hash of all that an Envoy might reject.
@@ -58,32 +60,36 @@ pub(super) struct Chains {
 }
 
 impl Chains {
+    fn of(created: u32, ranges: Vec<CidrRange>, ports: Vec<PortChains>, references: BTreeSet<Destination>) -> Self {
+        let on_matches = ports.iter().map(|port| (port.number.to_string(), port.on_match.clone()));
+        let matcher = port_matcher(&ranges, on_matches.collect());
+        let pieces = ports.iter().flat_map(|port| &port.chains).map(Piece::hash);
+        let hashes = pieces.chain([rapidhash_v3(&matcher)]).flat_map(u64::to_le_bytes);
+        let print = rapidhash_v3(&hashes.collect::<Vec<_>>());
+        Self { created, ranges, ports, matcher, references, print }
+    }
+
     /// Whether a text is in what an Envoy is told.
     pub(super) fn contains(&self, text: &[u8]) -> bool {
         let mut chains = self.ports.iter().flat_map(|port| &port.chains);
-        chains.any(|chain| memchr::memmem::find(chain, text).is_some())
+        chains.any(|chain| memchr::memmem::find(chain.bytes(), text).is_some())
     }
 
     /// What a service has that can be told to no Envoy: its connections end.
-    pub(super) fn closed(&self) -> Self {
+    pub(super) fn closed(&self, of: &Served) -> Self {
         let port = |port: &PortChains| {
-            let name = format!("quarantined|{}|{}", port.number, self.age.1.service);
+            let name = format!("quarantined|{}|{}", port.number, of.service);
             let chain = listener::tcp_chain(&name, Vec::new(), &tcp_proxy(UNKNOWN_SERVICE));
             PortChains {
                 number: port.number,
                 protocol: port.protocol,
                 tls: port.tls,
                 on_match: matcher::chain(&name),
-                chains: vec![encode::bytes(&chain)],
+                chains: vec![Piece::field(FILTER_CHAINS, &encode::bytes(&chain))],
             }
         };
-        Self {
-            age: self.age.clone(),
-            ranges: self.ranges.clone(),
-            ports: self.ports.iter().map(port).collect(),
-            references: BTreeSet::new(),
-            print: 0,
-        }
+        let ports = self.ports.iter().map(port).collect();
+        Self { print: 0, ..Self::of(self.created, self.ranges.clone(), ports, BTreeSet::new()) }
     }
 }
 
@@ -97,8 +103,8 @@ struct PortChains {
     tls: bool,
     /// What follows for its connections.
     on_match: OnMatch,
-    /// Encoded filter chains.
-    chains: Vec<Message>,
+    /// Filter chains, encoded as fields of the listener.
+    chains: Vec<Piece>,
 }
 
 impl PortChains {
@@ -147,9 +153,10 @@ pub(super) fn add_main_internal(
     let listeners = graph.derive("waypoint_main_internal", to.scopes, move |_, scope: &Scope, ()| {
         [(Fixture { scope: scope.clone(), name: MAIN_INTERNAL }, ())]
     });
-    let oldest_first = move |cx: &Ctx<'_>, scope: &Scope, listener: &dyn Fn(&[&Chains]) -> Message| {
+    let oldest_first = move |cx: &Ctx<'_>, scope: &Scope, listener: &dyn Fn(&[&Chains]) -> Vec<Piece>| {
         let mut services: Vec<&Chains> = cx.fetch(chains, scope).map(|(_, chains)| &**chains).collect();
-        services.sort_by(|a, b| a.age.cmp(&b.age));
+        // Of one age they stay in the order of their names.
+        services.sort_by_key(|service| service.created);
         listener(&services)
     };
     let model = model.clone();
@@ -195,7 +202,7 @@ fn main_internal(
     elsewhere: Option<(BTreeSet<u16>, FilterChain)>,
     (workloads, direct): &(&[IpAddr], [FilterChain; 2]),
     access_log: Vec<AccessLog>,
-) -> Message {
+) -> Vec<Piece> {
     let (elsewhere, other) = elsewhere.unzip();
     let elsewhere = elsewhere.unwrap_or_default();
     let mut inspected = Inspected { elsewhere, workloads: !workloads.is_empty(), ..Inspected::default() };
@@ -210,61 +217,74 @@ fn main_internal(
             inspected.tls.insert(port.number);
         }
     }
-    let mut message = encode::bytes(&Listener { access_log, ..listener::main_internal(&inspected) });
+    let listener = Listener { access_log, ..listener::main_internal(&inspected) };
+    let mut pieces = vec![Piece::new(encode::bytes(&listener))];
     let moved = |port: &PortChains| port.waits() && inspected.elsewhere.contains(&port.number);
-    let mut matchers = put_services(&mut message, services, |port| match moved(port) {
-        true => Some((matcher::chain(INSPECTED), &[][..])),
-        false => Some((port.on_match.clone(), &*port.chains)),
+    let mut matchers = put_services(&mut pieces, services, |port| match moved(port) {
+        true => Part::Other(matcher::chain(INSPECTED)),
+        false => Part::Own,
     });
     if !workloads.is_empty() {
         let host = |address: &IpAddr| range(&IpNet::from(*address));
         let on_match = matcher::further(sniff(matcher::chain(DIRECT_HTTP), matcher::chain(DIRECT_TCP)));
-        let ranges = workloads.iter().map(host).collect();
-        matchers.push(IpRangeMatcher { ranges, on_match: Some(on_match), ..Default::default() });
+        matchers.extend(matcher::ranges(workloads.iter().map(host).collect(), on_match));
     }
-    put(&mut message, FILTER_CHAIN_MATCHER, &encode::bytes(&matcher::destination(matchers)));
-    for chain in other.iter().chain(direct) {
-        put(&mut message, FILTER_CHAINS, &encode::bytes(chain));
-    }
-    message
+    pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher::destination(matchers)));
+    let others = other.iter().chain(direct);
+    pieces.extend(others.map(|chain| Piece::field(FILTER_CHAINS, &encode::bytes(chain))));
+    pieces
 }
 
 /// Puts the listener together that looks into connections for some ports.
-fn inspected(services: &[&Chains], ports: &BTreeSet<u16>) -> Message {
-    let mut message = encode::bytes(&listener::inspected());
-    let matchers = put_services(&mut message, services, |port| {
-        (port.waits() && ports.contains(&port.number)).then(|| (port.on_match.clone(), &*port.chains))
+fn inspected(services: &[&Chains], ports: &BTreeSet<u16>) -> Vec<Piece> {
+    let mut pieces = vec![Piece::new(encode::bytes(&listener::inspected()))];
+    let matchers = put_services(&mut pieces, services, |port| match port.waits() && ports.contains(&port.number) {
+        true => Part::Own,
+        false => Part::Nothing,
     });
-    put(&mut message, FILTER_CHAIN_MATCHER, &encode::bytes(&matcher::destination(matchers)));
-    message
+    pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher::destination(matchers)));
+    pieces
+}
+
+/// What a listener has for a port.
+enum Part {
+    /// The port's chains.
+    Own,
+    /// Something else.
+    Other(OnMatch),
+    Nothing,
 }
 
 /// Adds the chains of ports to a listener, and returns what chooses them.
-fn put_services<'a>(
-    message: &mut Message,
-    services: &[&'a Chains],
-    part: impl Fn(&'a PortChains) -> Option<(OnMatch, &'a [Message])>,
-) -> Vec<IpRangeMatcher> {
-    let mut matchers = Vec::new();
+fn put_services(pieces: &mut Vec<Piece>, services: &[&Chains], part: impl Fn(&PortChains) -> Part) -> Message {
+    let mut matchers = Message::new();
     for service in services {
-        let mut ports = BTreeMap::new();
-        for port in &service.ports {
-            let Some((on_match, chains)) = part(port) else { continue };
-            chains.iter().for_each(|chain| put(message, FILTER_CHAINS, chain));
-            ports.insert(port.number.to_string(), on_match);
+        let parts: Vec<_> = service.ports.iter().map(|port| (port, part(port))).collect();
+        let own = parts.iter().filter(|(_, part)| matches!(part, Part::Own));
+        pieces.extend(own.clone().flat_map(|(port, _)| port.chains.iter().cloned()));
+        if own.count() == parts.len() {
+            matchers.extend_from_slice(&service.matcher);
+            continue;
         }
-        if !service.ranges.is_empty() && !ports.is_empty() {
-            let on_match = Some(matcher::further(exact(Input::DestinationPort, ports, None)));
-            matchers.push(IpRangeMatcher { ranges: service.ranges.clone(), on_match, ..Default::default() });
-        }
+        let on_match = |(port, part): (&PortChains, Part)| {
+            let on_match = match part {
+                Part::Own => port.on_match.clone(),
+                Part::Other(on_match) => on_match,
+                Part::Nothing => return None,
+            };
+            Some((port.number.to_string(), on_match))
+        };
+        matchers.extend(port_matcher(&service.ranges, parts.into_iter().filter_map(on_match).collect()));
     }
     matchers
 }
 
-fn put(message: &mut Message, field: u32, value: &[u8]) {
-    encode_key(field, WireType::LengthDelimited, message);
-    encode_varint(value.len() as u64, message);
-    message.extend_from_slice(value);
+/// What follows for the ports of a service; nothing if it cannot be reached.
+fn port_matcher(ranges: &[CidrRange], ports: BTreeMap<String, OnMatch>) -> Message {
+    match ranges.is_empty() || ports.is_empty() {
+        true => Message::new(),
+        false => matcher::ranges(ranges.to_vec(), matcher::further(exact(Input::DestinationPort, ports, None))),
+    }
 }
 
 fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chains {
@@ -277,16 +297,9 @@ fn chains(cx: &Ctx<'_>, model: &Model, key: &Served, service: &Service) -> Chain
         let routing = Routing { cx, model, key, service, port, references: &references };
         port_chains(&routing, &common)
     };
-    let ports: Vec<PortChains> = ports(service).map(port).collect();
-    let chains = ports.iter().flat_map(|port| &port.chains);
-    let print = rapidhash_v3(&chains.flatten().copied().collect::<Vec<u8>>());
-    Chains {
-        print,
-        age: (service.meta.created, key.clone()),
-        ranges: service.addresses.iter().map(range).collect(),
-        ports,
-        references: references.into_inner(),
-    }
+    let ports = ports(service).map(port).collect();
+    let ranges = service.addresses.iter().map(range).collect();
+    Chains::of(service.meta.created, ranges, ports, references.into_inner())
 }
 
 fn range(range: &IpNet) -> CidrRange {
@@ -303,7 +316,7 @@ fn port_chains(routing: &Routing<'_>, common: &Common<'_>) -> PortChains {
         let name = name::inbound_vip(port.number, *handling, "", &service.key);
         on_matches.push(match handling {
             Handling::Http => {
-                chains.push(encode::bytes(&http_chain(routing, common, &name)));
+                chains.push(Piece::field(FILTER_CHAINS, &encode::bytes(&http_chain(routing, common, &name))));
                 matcher::chain(&name)
             }
             Handling::Tcp | Handling::Outbound => {
@@ -311,7 +324,8 @@ fn port_chains(routing: &Routing<'_>, common: &Common<'_>) -> PortChains {
                 tls |= names;
                 let mut chain = |name: &str, proxy: TcpProxy| {
                     let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..proxy };
-                    chains.push(encode::bytes(&listener::tcp_chain(name, common.network_filters(), &proxy)));
+                    let chain = listener::tcp_chain(name, common.network_filters(), &proxy);
+                    chains.push(Piece::field(FILTER_CHAINS, &encode::bytes(&chain)));
                     matcher::chain(name)
                 };
                 let rest = chain(&name, rest);

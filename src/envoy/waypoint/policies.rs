@@ -24,7 +24,7 @@ use crate::model::service::{Service, ServiceKey};
 use crate::model::{Model, key_set};
 use crate::proxy::Scope;
 
-use super::{Destination, class, gateway};
+use super::{Destination, class, gateway, waypoint};
 
 /// The filters of the policies for a service, or for everything else.
 pub(super) struct Policies {
@@ -55,6 +55,7 @@ impl Policies {
         let request = authorization::Request {
             trust_domains: &domains,
             identity: Identity::FilterState,
+            knows_address: waypoint(scope).capabilities.network_ip,
             providers: &providers,
             cluster: &cluster,
         };

@@ -50,7 +50,7 @@ impl Quarantine {
             let part = match held.filter(|held| held.print == chains.print) {
                 None => chains.clone(),
                 Some(Held { instead: Some(instead), .. }) => instead.clone(),
-                Some(Held { instead: None, .. }) => Arc::new(chains.closed()),
+                Some(Held { instead: None, .. }) => Arc::new(chains.closed(key)),
             };
             [(key.clone(), part)]
         });

@@ -10,6 +10,7 @@ use kube::client::Body;
 use tokio::time::timeout;
 
 use crate::api::protobuf;
+use crate::wire;
 
 use super::failure::Failure;
 
@@ -138,7 +139,7 @@ impl Frames {
             }
             Framing::List(ListPart::Fields(left)) => {
                 let rest = &rest[..rest.len().min(*left)];
-                let Some((_, length, head)) = protobuf::wire::head(rest).map_err(garbled)? else { return Ok(None) };
+                let Some((_, length, head)) = wire::head(rest).map_err(garbled)? else { return Ok(None) };
                 let end = head.saturating_add(length);
                 match end <= *left {
                     true => Ok((end <= rest.len()).then(|| (start..start + end, start + end))),
@@ -159,6 +160,6 @@ impl Frames {
     }
 }
 
-fn garbled(error: protobuf::Error) -> Failure {
-    Failure::Garbled(error.to_string())
+fn garbled(error: impl Into<protobuf::Error>) -> Failure {
+    Failure::Garbled(error.into().to_string())
 }

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 use crate::api::kinds::{self, DecodeError};
 use crate::api::meta::ResourceVersion;
-use crate::api::protobuf::wire::{Fields, Value};
 use crate::api::protobuf::{self, Message};
 use crate::api::{Kind, Meta, Object};
+use crate::wire::{Fields, Value};
 
 use super::backoff::jittered;
 use super::failure::{Failure, Status};

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use prost::Message;
-use prost::encoding::{WireType, decode_key, decode_varint};
 use smallvec::SmallVec;
 use tonic::Status;
 
+use crate::wire::{self, Fields, Value};
 use crate::xds::resource::ResourceType;
 use crate::xds::stream::Variant;
 use crate::xds::stream::subscription::MAX_NAMES;
@@ -208,52 +208,24 @@ impl SotwRequest {
     }
 }
 
-/// The fields of a complete message.
+/// The fields of a complete message, as those of [`field`].
 fn fields(message: &[u8]) -> impl Iterator<Item = Result<(u32, &[u8]), Status>> {
-    let mut rest = message;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let Some((number, value, size)) = field(rest) else {
-            rest = &[];
-            return Some(Err(malformed()));
-        };
-        rest = &rest[size..];
-        Some(Ok((number, value)))
-    })
+    Fields::new(message).map(|field| field.map(|(number, value)| wanted(number, value)).map_err(|_| malformed()))
 }
 
-/// The number and the value of the first field, and the size of all of it. The
-/// value of one that is not length-delimited is of no use here: it is empty, and
-/// the number 0.
+/// The number and the value of the first field, and the size of all of it.
 fn field(bytes: &[u8]) -> Option<(u32, &[u8], usize)> {
-    // Nearly all are short and of the first fifteen numbers.
-    if let [key @ 8..0x80, length @ 0..0x80, rest @ ..] = bytes
-        && key & 7 == WireType::LengthDelimited as u8
-    {
-        let length = usize::from(*length);
-        return Some((u32::from(key >> 3), rest.get(..length)?, 2 + length));
+    let (number, value, size) = wire::first(bytes)?;
+    let (number, value) = wanted(number, value);
+    Some((number, value, size))
+}
+
+/// A field that is not length-delimited is of no use here: its number is 0.
+fn wanted(number: u32, value: Value<'_>) -> (u32, &[u8]) {
+    match value {
+        Value::Bytes(bytes) => (number, bytes),
+        Value::Varint(_) | Value::Fixed => (0, &[]),
     }
-    let mut rest = bytes;
-    let (number, wire_type) = decode_key(&mut rest).ok()?;
-    let skip = match wire_type {
-        WireType::LengthDelimited => {
-            let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
-            let value = rest.get(..length)?;
-            return Some((number, value, bytes.len() - rest.len() + length));
-        }
-        WireType::Varint => {
-            decode_varint(&mut rest).ok()?;
-            0
-        }
-        WireType::SixtyFourBit => 8,
-        WireType::ThirtyTwoBit => 4,
-        // Groups are not part of any version of this protocol.
-        WireType::StartGroup | WireType::EndGroup => return None,
-    };
-    rest = rest.get(skip..)?;
-    Some((0, &[], bytes.len() - rest.len()))
 }
 
 fn node(bytes: &[u8]) -> Result<WireNode, Status> {

@@ -176,16 +176,14 @@ impl Encoder {
     fn put_layer(&mut self, number: usize, chunk: &mut BytesMut) -> Position {
         let Contents::Whole(layer) = &self.response.contents else { return Position::Removed(0) };
         let (ty, framing) = (self.response.ty, self.response.framing);
-        let Some(frames) = layer.frames(number) else { return Position::Removed(0) };
         if framing == Framing::Delta && ty.is_whole() {
             // As they are kept, so are they sent.
-            match frames.len() < SMALL {
-                true => chunk.extend_from_slice(frames),
-                false => hand_over(&mut self.ready, chunk, frames.clone()),
-            }
+            let Some(frames) = layer.frames(number) else { return Position::Removed(0) };
+            frames.for_each(|frames| hand_over(&mut self.ready, chunk, frames));
             return Position::Layer(number + 1);
         }
-        for resource in layer.chunk(number).unwrap_or_default() {
+        let Some(resources) = layer.chunk(number) else { return Position::Removed(0) };
+        for resource in resources {
             if ty.carries(&resource) {
                 self.put(&resource, chunk);
             }
@@ -197,12 +195,13 @@ impl Encoder {
         let (ty, framing) = (self.response.ty, self.response.framing);
         let length = resource.encoded_len(ty, framing);
         if length >= CHUNK {
-            let frame = resource.shared_frame(ty, framing).unwrap_or_else(|| {
+            if let Some(frames) = resource.shared_frames(ty, framing) {
+                frames.for_each(|frame| hand_over(&mut self.ready, chunk, frame));
+            } else {
                 let mut frame = BytesMut::with_capacity(length);
                 resource.write(ty, framing, &mut frame);
-                frame.freeze()
-            });
-            hand_over(&mut self.ready, chunk, frame);
+                hand_over(&mut self.ready, chunk, frame.freeze());
+            }
             return;
         }
         if chunk.capacity() - chunk.len() < length {
@@ -214,12 +213,16 @@ impl Encoder {
     }
 }
 
-/// Queues a frame behind what was copied before it.
-fn hand_over(ready: &mut VecDeque<Bytes>, copied: &mut BytesMut, frame: Bytes) {
+/// Queues frames behind what was copied before them, unless they are short
+/// enough to be copied too.
+fn hand_over(ready: &mut VecDeque<Bytes>, copied: &mut BytesMut, frames: Bytes) {
+    if frames.len() < SMALL {
+        return copied.extend_from_slice(&frames);
+    }
     if !copied.is_empty() {
         ready.push_back(copied.split().freeze());
     }
-    ready.push_back(frame);
+    ready.push_back(frames);
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ fn written(resource: &Resource, ty: ResourceType, framing: Framing) -> BytesMut 
     let mut out = BytesMut::new();
     resource.write(ty, framing, &mut out);
     assert_eq!(out.len(), resource.encoded_len(ty, framing));
-    if let Some(shared) = resource.shared_frame(ty, framing) {
-        assert_eq!(out, shared);
+    if let Some(shared) = resource.shared_frames(ty, framing) {
+        assert_eq!(out, shared.flatten().collect::<Vec<_>>());
     }
     out
 }

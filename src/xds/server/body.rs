@@ -21,6 +21,7 @@ use super::connections::Registration;
 use super::fanout::{Fanout, Listener};
 use super::{Shared, clip, closing, jitter, salt};
 use crate::ca::authenticate::Caller;
+use crate::ca::listener::MAX_RECORD;
 use crate::xds::codec::reader::{Reader, RequestBody};
 use crate::xds::codec::request::Request;
 use crate::xds::codec::response::Encoder;
@@ -48,7 +49,8 @@ pub struct StreamBody<B> {
     half_closed: bool,
     views: Arc<Views>,
     listener: Listener,
-    sending: Option<Sending>,
+    /// In a box, for the same reason.
+    sending: Option<Box<Sending>>,
     age: Option<Pin<Box<Sleep>>>,
     caller: Option<Caller>,
     address: Option<SocketAddr>,
@@ -60,7 +62,22 @@ pub struct StreamBody<B> {
 /// A response that is being written.
 struct Sending {
     encoder: Encoder,
+    /// What the encoder has handed over and HTTP/2 was not given yet.
+    rest: Bytes,
     started: Instant,
+}
+
+/// A frame of HTTP/2 that is a record of TLS with its head of nine bytes: one
+/// write to the socket instead of two.
+const FRAME: usize = MAX_RECORD - 9;
+
+impl Sending {
+    fn next_frame(&mut self) -> Option<Bytes> {
+        if self.rest.is_empty() {
+            self.rest = self.encoder.next_chunk()?;
+        }
+        Some(self.rest.split_to(self.rest.len().min(FRAME)))
+    }
 }
 
 impl<B: RequestBody> StreamBody<B> {
@@ -192,7 +209,7 @@ impl<B: RequestBody> StreamBody<B> {
             let (ty, bytes) = (encoder.response().ty.label(), encoder.encoded_len());
             warn!(ty, bytes, "a response comes near to the 200 MiB that ztunnel accepts");
         }
-        self.sending = Some(Sending { encoder, started: Instant::now() });
+        self.sending = Some(Box::new(Sending { encoder, rest: Bytes::new(), started: Instant::now() }));
         Ok(())
     }
 
@@ -227,7 +244,7 @@ impl<B: RequestBody> Body for StreamBody<B> {
         let this = &mut *self;
         while !this.ended {
             if let Some(sending) = &mut this.sending {
-                if let Some(chunk) = sending.encoder.next_chunk() {
+                if let Some(chunk) = sending.next_frame() {
                     return Poll::Ready(Some(Ok(Frame::data(chunk))));
                 }
                 if let Some(sent) = this.sending.take() {

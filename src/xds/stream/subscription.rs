@@ -16,7 +16,7 @@ use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
 use crate::proxy::Scope;
 use crate::xds::codec::request::Rejection;
 use crate::xds::resource::{Family, Resource, ResourceType};
-use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Step, Views};
+use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Names, Step, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
 /// more should use the wildcard.
@@ -30,13 +30,14 @@ pub(super) struct Subscription {
     /// Whether the client has ever named anything, `*` included.
     explicit: bool,
     /// Names and other keys subscribed to, without `*`.
-    names: BTreeSet<Arc<str>>,
+    names: Arc<Names>,
     /// The Kubernetes node whose resources belong to the subscription unasked.
     local: Option<Arc<str>>,
     /// What the client has, as far as it was told.
     held: Layer,
-    /// The part of a view that the names select, kept while it cannot change.
-    selection: Option<Selection>,
+    /// The part of a view that the names select, kept while it cannot change. In
+    /// a box, as those who want everything have none.
+    selection: Option<Box<Selection>>,
     /// Keys to answer in the next response even if nothing changed.
     owed: BTreeSet<Arc<str>>,
     /// Keys that the outstanding response answers.
@@ -72,6 +73,13 @@ struct Selection {
     chosen: Layer,
 }
 
+impl Selection {
+    /// Whether it is all of a layer, found without looking inside.
+    fn is_all_of(&self, layer: &Layer) -> bool {
+        self.base.same_as(layer) && self.chosen.same_as(layer)
+    }
+}
+
 /// What [`Subscription::step`] did.
 pub(super) enum Outcome {
     /// Nothing: the subscription is where it may be.
@@ -98,7 +106,7 @@ impl Subscription {
             ty,
             wildcard: false,
             explicit: false,
-            names: BTreeSet::new(),
+            names: Arc::default(),
             local,
             held: Layer::default(),
             selection: None,
@@ -151,12 +159,13 @@ impl Subscription {
     pub(super) fn covered(&mut self, scope: Option<&Scope>, ceiling: &Arc<Views>) -> Option<Arc<Views>> {
         let views = if self.outstanding { self.applied.as_ref()? } else { ceiling };
         let layer = views.layer(self.ty, scope);
-        let has = |name: &str| {
-            let unsure = self.owed.contains(name) || self.answering.iter().any(|one| **one == *name);
-            self.names.contains(name) && !unsure
+        let unsure = || self.owed.iter().chain(&self.answering).any(|name| layer.contains(name));
+        let named = || {
+            let selected = self.selection.as_ref().is_some_and(|selection| selection.is_all_of(layer));
+            selected || layer.iter().all(|resource| self.names.contains(resource.name()))
         };
         let known = self.covered.as_ref().is_some_and(|covered| covered.layer(self.ty, scope).same_as(layer));
-        if known || self.wildcard || layer.iter().all(|resource| has(resource.name())) {
+        if known || self.wildcard || (!unsure() && named()) {
             self.covered = Some(views.clone());
         }
         self.covered.clone()
@@ -221,7 +230,7 @@ impl Subscription {
             Some(latest) if Nonce::parse(nonce) != Some(latest) => Reply::Stale,
             Some(_) if !std::mem::take(&mut self.outstanding) => Reply::Nothing,
             Some(latest) => {
-                self.answering.clear();
+                self.answering = Vec::new();
                 self.error = rejection.map(|rejection| rejection.message.into());
                 match &self.error {
                     Some(error) => Reply::Nack(error.clone()),
@@ -244,7 +253,8 @@ impl Subscription {
 
     /// Adds a name without answering it.
     pub(super) fn follow(&mut self, name: Arc<str>) -> Result<(), Status> {
-        if self.names.insert(name) {
+        if !self.names.contains(&name) {
+            Arc::make_mut(&mut self.names).insert(name);
             self.selection = None;
         }
         if self.names.len() > MAX_NAMES {
@@ -264,7 +274,11 @@ impl Subscription {
     /// its subscription covers, so that is never reported as removed.
     pub(super) fn unsubscribe(&mut self, names: &[Arc<str>], wildcard: bool) {
         let mut changed = wildcard && std::mem::take(&mut self.wildcard);
-        for name in names.iter().filter(|name| self.names.remove(*name)) {
+        for name in names {
+            if !self.names.contains(name) {
+                continue;
+            }
+            Arc::make_mut(&mut self.names).remove(name);
             changed = true;
             // A client that gives up a name but keeps the wildcard must be
             // told what the wildcard says about that name.
@@ -324,7 +338,11 @@ impl Subscription {
             return Outcome::Idle;
         }
 
+        let renamed = self.selection.is_none();
         let layer = self.select(views.layer(self.ty, scope));
+        if renamed {
+            self.share_names(&views, scope);
+        }
         if self.outstanding {
             return self.wait(layer, views, complete, floor, asked);
         }
@@ -386,7 +404,7 @@ impl Subscription {
         asked: bool,
     ) -> Outcome {
         let (mut added, mut removed) = (false, false);
-        if let Some(step) = self.shared_step(&views, None) {
+        if let Some(step) = self.shared_step(&views, None, &layer) {
             added = !step.upserts.is_empty();
             removed = step.removed.iter().any(|name| floor.confirms(self.ty, name));
         } else {
@@ -416,7 +434,7 @@ impl Subscription {
     /// Sorts the differences between what the client has and `layer`.
     fn change(&self, views: &Views, scope: Option<&Scope>, layer: &Layer, floor: &Floor) -> Change {
         let mut change = Change::default();
-        if let Some(step) = self.shared_step(views, scope) {
+        if let Some(step) = self.shared_step(views, scope, layer) {
             change.contents = Contents::Step(step.clone());
             change.removed = step.removed.clone();
             let kept = |name: &&Arc<str>| !floor.confirms(self.ty, name);
@@ -442,9 +460,12 @@ impl Subscription {
         change
     }
 
-    /// The way from what the client has to these views, if others take it too.
-    fn shared_step<'a>(&self, views: &'a Views, scope: Option<&Scope>) -> Option<&'a Arc<Step>> {
-        if self.wildcard { views.step(self.ty, scope, &self.held) } else { None }
+    /// The way from what the client has to what it is to have of these views, if
+    /// others take it too.
+    fn shared_step<'a>(&self, views: &'a Views, scope: Option<&Scope>, layer: &Layer) -> Option<&'a Arc<Step>> {
+        // Aliases are told to those who ask by name, and Envoys know none.
+        let shared = self.wildcard || (self.strict() && layer.same_as(views.layer(self.ty, scope)));
+        if shared { views.step(self.ty, scope, &self.held) } else { None }
     }
 
     fn classify(&self, difference: Difference, floor: &Floor) -> Option<Due> {
@@ -497,15 +518,37 @@ impl Subscription {
         if self.wildcard {
             return layer.clone();
         }
-        if let Some(mut selection) = self.selection.take()
-            && !layer.diff(&selection.base).any(|difference| self.concerns(&selection, difference))
-        {
-            selection.base = layer.clone();
-            return self.selection.insert(selection).chosen.clone();
+        if let Some(mut selection) = self.selection.take() {
+            // Whoever has asked for everything shares the layer with all others.
+            let everything = selection.is_all_of(&selection.base)
+                && layer.count(self.ty) == layer.len()
+                && layer.diff(&selection.base).all(|difference| match difference {
+                    Difference::Added(new) | Difference::Updated { new, .. } => self.names.contains(new.name()),
+                    Difference::Removed(_) => true,
+                });
+            if everything {
+                selection.chosen = layer.clone();
+            }
+            if everything || !layer.diff(&selection.base).any(|difference| self.concerns(&selection, difference)) {
+                selection.base = layer.clone();
+                return self.selection.insert(selection).chosen.clone();
+            }
         }
         let chosen = self.chosen(layer);
-        self.selection = Some(Selection { base: layer.clone(), chosen: chosen.clone() });
+        self.selection = Some(Box::new(Selection { base: layer.clone(), chosen: chosen.clone() }));
         chosen
+    }
+
+    /// Keeps one set of names with all others who ask for everything.
+    fn share_names(&mut self, views: &Views, scope: Option<&Scope>) {
+        let layer = views.layer(self.ty, scope);
+        let all = self.selection.as_ref().is_some_and(|selection| selection.is_all_of(layer));
+        if all
+            && self.names.len() == layer.len()
+            && let Some(names) = views.names(self.ty, scope)
+        {
+            self.names = names.clone();
+        }
     }
 
     /// Whether a change may alter what the names select.
@@ -542,6 +585,10 @@ impl Subscription {
     }
 
     fn chosen(&self, layer: &Layer) -> Layer {
+        let all_named = || layer.iter().all(|resource| self.names.contains(resource.name()));
+        if self.names.len() >= layer.len() && layer.count(self.ty) == layer.len() && all_named() {
+            return layer.clone();
+        }
         let local = self.local.iter().flat_map(|node| layer.on_node(node));
         let named = self.names.iter().flat_map(|name| layer.lookup(name));
         named.chain(local).filter(|resource| self.ty.carries(resource)).collect()

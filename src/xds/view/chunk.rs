@@ -2,10 +2,11 @@
 
 use std::cmp::Ordering;
 use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::xds::resource::{Resource, Version, frame_name, frame_name_bytes};
+use crate::xds::resource::{Pieces, Resource, Version, frame_name, frame_name_bytes};
 
 /// What becomes of one name.
 #[derive(Clone, Debug)]
@@ -33,10 +34,14 @@ impl Edit {
 /// Resources by the hash of their names, then by name.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    /// The frames one after another: as they are, a piece of a delta response.
+    /// The frames one after another: as they are, a piece of a delta response,
+    /// if there are no messages in pieces.
     frames: Bytes,
     facts: Bytes,
     entries: Box<[Entry]>,
+    /// The messages that are in pieces, with the numbers of their resources.
+    /// Few are.
+    rests: Box<[(u32, Arc<Pieces>)]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,9 +64,16 @@ impl Chunk {
         self.entries.len()
     }
 
-    /// All frames.
-    pub(super) fn frames(&self) -> &Bytes {
-        &self.frames
+    /// All frames, as they are sent.
+    pub(super) fn frames(&self) -> impl Iterator<Item = Bytes> {
+        let mut from = 0;
+        let rests = self.rests.iter().flat_map(move |(at, rest)| {
+            let before = self.frames.slice(from..self.place(*at as usize).0.end);
+            from = self.place(*at as usize).0.end;
+            std::iter::once(before).chain(rest.iter().cloned())
+        });
+        let behind = self.rests.last().map_or(0, |(at, _)| self.place(*at as usize).0.end);
+        rests.chain((behind < self.frames.len()).then(|| self.frames.slice(behind..)))
     }
 
     pub(super) fn hash(&self, at: usize) -> u64 {
@@ -94,7 +106,13 @@ impl Chunk {
     /// The resource of that number.
     pub(super) fn resource(&self, at: usize) -> Resource {
         let (frame, facts) = self.place(at);
-        Resource::stored(self.entries[at].version, self.frames.slice(frame), self.facts.slice(facts))
+        let rest = self.rest(at).cloned();
+        Resource::stored(self.entries[at].version, self.frames.slice(frame), self.facts.slice(facts), rest)
+    }
+
+    fn rest(&self, at: usize) -> Option<&Arc<Pieces>> {
+        let found = self.rests.binary_search_by_key(&at, |(of, _)| *of as usize).ok()?;
+        Some(&self.rests[found].1)
     }
 
     /// The numbers of the resources whose names have these hashes, which are
@@ -138,6 +156,7 @@ impl Chunk {
             frames: Vec::with_capacity(frames),
             facts: Vec::with_capacity(facts),
             entries: Vec::with_capacity(self.len() + edits.len()),
+            rests: Vec::new(),
         };
         let (mut at, mut changed) = (0, false);
         for edit in edits {
@@ -157,7 +176,8 @@ impl Chunk {
             }
             changed = true;
             if let Some(new) = new {
-                to.push(edit.hash, new);
+                let rest = new.rest().map(|rest| rest.joined(old.and_then(|at| self.rest(at)).map(|old| &**old)));
+                to.push(edit.hash, new, rest);
             }
             at += usize::from(old.is_some());
             replaced(Replaced { old: old_resource, new: new.cloned() });
@@ -184,6 +204,7 @@ pub(super) struct Builder {
     frames: Vec<u8>,
     facts: Vec<u8>,
     entries: Vec<Entry>,
+    rests: Vec<(u32, Arc<Pieces>)>,
 }
 
 impl Builder {
@@ -193,6 +214,9 @@ impl Builder {
             return;
         }
         let ((frames, facts), last) = (from.begin(range.start), from.entries[range.end - 1]);
+        let number = |at: u32| (at as usize - range.start + self.entries.len()) as u32;
+        let rests = from.rests.iter().filter(|(at, _)| range.contains(&(*at as usize)));
+        self.rests.extend(rests.map(|(at, rest)| (number(*at), rest.clone())));
         let (frames_shift, facts_shift) = (self.frames.len(), self.facts.len());
         self.frames.extend_from_slice(&from.frames[frames..last.frame_end as usize]);
         self.facts.extend_from_slice(&from.facts[facts..last.facts_end as usize]);
@@ -203,9 +227,11 @@ impl Builder {
         }));
     }
 
-    /// Appends a resource.
-    pub(super) fn push(&mut self, hash: u64, resource: &Resource) {
+    /// Appends a resource, with the pieces that its message is to be kept in if
+    /// it is in pieces.
+    fn push(&mut self, hash: u64, resource: &Resource, rest: Option<Arc<Pieces>>) {
         let (frame, facts) = resource.parts();
+        self.rests.extend(rest.map(|rest| (self.entries.len() as u32, rest)));
         self.frames.extend_from_slice(frame);
         self.facts.extend_from_slice(facts);
         self.entries.push(Entry {
@@ -219,6 +245,11 @@ impl Builder {
     pub(super) fn build(self) -> Chunk {
         // Exactly as much memory as is needed: there are many, for long.
         let exact = |bytes: Vec<u8>| Bytes::from(bytes.into_boxed_slice());
-        Chunk { frames: exact(self.frames), facts: exact(self.facts), entries: self.entries.into() }
+        Chunk {
+            frames: exact(self.frames),
+            facts: exact(self.facts),
+            entries: self.entries.into(),
+            rests: self.rests.into(),
+        }
     }
 }

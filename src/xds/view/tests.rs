@@ -92,7 +92,7 @@ fn layers_are_maps() {
         assert_eq!(layer.len(), map.len());
         let chunks = (0..).map_while(|number| layer.chunk(number)).flatten();
         assert!(chunks.eq(layer.iter()));
-        let frames: Vec<u8> = (0..).map_while(|number| layer.frames(number)).flatten().copied().collect();
+        let frames: Vec<u8> = (0..).map_while(|number| layer.frames(number)).flatten().flatten().collect();
         assert_eq!(frames.len(), layer.encoded_len(ResourceType::Address, Framing::Delta));
         for node in ["n0", "n1", "n2", "n3"] {
             let expected = map.values().filter(|resource| resource.node() == Some(node));

@@ -181,11 +181,16 @@ fn principal(principal_: &Principal, call: &Call) -> bool {
         Identifier::Header(matcher) => header(matcher, call),
         Identifier::DirectRemoteIp(range) => contains(range, call.source),
         Identifier::RemoteIp(range) => contains(range, call.remote),
-        Identifier::FilterState(matcher) => {
-            assert_eq!(matcher.key, "io.istio.peer_principal");
-            let Matcher::StringMatch(matcher) = matcher.matcher.as_ref().unwrap() else { panic!("{matcher:?}") };
-            call.peer.as_ref().is_some_and(|peer| string(matcher, peer))
-        }
+        Identifier::FilterState(matcher) => match (&*matcher.key, matcher.matcher.as_ref().unwrap()) {
+            ("io.istio.peer_principal", Matcher::StringMatch(text)) => {
+                call.peer.as_ref().is_some_and(|peer| string(text, peer))
+            }
+            ("fairway.peer_address", Matcher::AddressMatch(addresses)) => addresses.ranges.iter().any(|one| {
+                let range = CidrRange { address_prefix: one.address_prefix.clone(), prefix_len: one.prefix_len };
+                contains(&range, call.source)
+            }),
+            other => panic!("{other:?}"),
+        },
         Identifier::Authenticated(name) => {
             call.peer.as_ref().is_some_and(|peer| string(name.principal_name.as_ref().unwrap(), peer))
         }

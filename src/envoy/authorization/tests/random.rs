@@ -261,6 +261,7 @@ fn generated(policies: &[Value], call: &Call, identity: Identity, tcp: bool) -> 
     let request = Request {
         trust_domains: &trust_domains,
         identity,
+        knows_address: true,
         providers: &providers,
         cluster: &|service, port| Some(format!("{service}:{port}")),
     };

@@ -74,10 +74,18 @@ fn principal(one: &Principal) -> String {
         Identifier::DirectRemoteIp(cidr) => format!("source {}", range(cidr)),
         Identifier::RemoteIp(cidr) => format!("remote {}", range(cidr)),
         Identifier::Authenticated(name) => format!("san {}", string(name.principal_name.as_ref().unwrap())),
-        Identifier::FilterState(matcher) => {
-            let Matcher::StringMatch(text) = matcher.matcher.as_ref().unwrap() else { panic!("{matcher:?}") };
-            format!("{} {}", matcher.key, string(text))
-        }
+        Identifier::FilterState(matcher) => match matcher.matcher.as_ref().unwrap() {
+            Matcher::StringMatch(text) => format!("{} {}", matcher.key, string(text)),
+            Matcher::AddressMatch(addresses) => {
+                let ranges = addresses.ranges.iter();
+                let ranges = ranges.map(|one| {
+                    let prefix_len = one.prefix_len;
+                    range(&CidrRange { address_prefix: one.address_prefix.clone(), prefix_len })
+                });
+                assert_eq!(matcher.key, "fairway.peer_address");
+                format!("source {}", ranges.collect::<Vec<_>>().join(" "))
+            }
+        },
         Identifier::Metadata(matcher) => metadata(matcher),
         other => panic!("{other:?}"),
     }

@@ -1,12 +1,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use prost::Message;
 
 use super::*;
 use crate::xds::codec::request::DeltaRequest;
-use crate::xds::resource::{Keys, ResourceType};
+use crate::xds::resource::{Keys, Piece, ResourceType};
 use crate::xds::stream::{Stream, Variant};
 use crate::xds::view::{Layer, Views};
 
@@ -34,7 +34,8 @@ fn first(stream: &mut Stream, ty: ResourceType, views: &Arc<Views>) -> Response 
 
 /// Whether these very bytes are part of the layer.
 fn shared(layer: &Layer) -> impl Fn(&Bytes) -> bool {
-    let frames: HashSet<_> = (0..).map_while(|number| layer.frames(number)).map(|frames| frames.as_ptr()).collect();
+    let frames: HashSet<_> =
+        (0..).map_while(|number| layer.frames(number)).flatten().map(|frames| frames.as_ptr()).collect();
     move |bytes| frames.contains(&bytes.as_ptr())
 }
 
@@ -107,4 +108,62 @@ fn half_a_message_holds_one_layer() {
     let others = Arc::strong_count(&views);
     drop(encoders);
     assert_eq!(Arc::strong_count(&views) + 3, others, "each held the view, and nothing else does");
+}
+
+/// A message in pieces is sent like any other, and nothing of it is copied but
+/// what is short.
+#[test]
+fn pieces_are_handed_over_as_they_are() {
+    use ResourceType::Authorization;
+    // Parts of a few kilobytes, one of which differs.
+    let part = |at: u32, changed| Piece::new(format!("{at}/{} ", at == changed).into_bytes().repeat(600));
+    let pieces = |changed| (0..300).map(|at| part(at, changed)).collect::<Vec<_>>();
+    let listener = |changed| Resource::of(Authorization, "main", pieces(changed));
+    let whole = |changed| listener(changed).message(Authorization);
+    let small = |name: &str| Resource::of(Authorization, name, b"small".to_vec());
+    let old: Layer = [small("a"), listener(7), small("b")].into_iter().collect();
+    let mut new = old.clone();
+    assert!(!new.upsert(listener(7)), "it is the same");
+    assert!(new.upsert(listener(8)));
+    assert_eq!(new.get("main").map(|main| main.message(Authorization)), Some(whole(8)));
+
+    let views = [old, new].map(|layer| Arc::new(Views::new(1, Layer::default(), layer)));
+    let [before, after] = [0, 1].map(|at| &views[at].authorizations);
+    let step = views[1].step(Authorization, None, before).expect("both were published").clone();
+    let known = shared(before);
+    let some = first(&mut Stream::new(Variant::Delta, 1), Authorization, &views[1]);
+    for framing in [Framing::Delta, Framing::DeltaWithAliases, Framing::Sotw] {
+        let listed = Contents::Some([after.get("main").unwrap()].into());
+        for contents in [Contents::Whole(after.clone()), Contents::Step(step.clone()), listed] {
+            // A step is for those who are sent deltas and no aliases.
+            if framing != Framing::Delta && matches!(contents, Contents::Step(_)) {
+                continue;
+            }
+            let count = if matches!(contents, Contents::Whole(_)) { 3 } else { 1 };
+            let (nonce, first, removed) = (some.nonce, false, Arc::default());
+            let response =
+                Response { ty: Authorization, framing, nonce, views: views[1].clone(), first, contents, removed };
+            let mut encoder = Encoder::new(response, "test").unwrap();
+            let (mut message, mut copied) = (Vec::new(), 0);
+            while let Some(chunk) = encoder.next_chunk() {
+                copied += if known(&chunk) { 0 } else { chunk.len() };
+                message.extend_from_slice(&chunk);
+            }
+            assert_eq!(message.len(), encoder.encoded_len());
+            // All but what has changed is what the client had before.
+            assert!(copied * 3 < message.len(), "{copied} of {}", message.len());
+            let values: Vec<_> = match framing {
+                Framing::Sotw => {
+                    let response = DiscoveryResponse::decode(&message[5..]).unwrap();
+                    response.resources.into_iter().map(|any| any.value).collect()
+                }
+                Framing::Delta | Framing::DeltaWithAliases => {
+                    let response = DeltaDiscoveryResponse::decode(&message[5..]).unwrap();
+                    response.resources.into_iter().map(|one| one.resource.unwrap().value).collect()
+                }
+            };
+            assert_eq!(values.len(), count);
+            assert!(values.iter().any(|value| *value == whole(8)));
+        }
+    }
 }

@@ -218,3 +218,56 @@ fn a_proxy_that_comes_back_is_sent_what_changed_in_order() {
     waypoint.bench.ack(Endpoints);
     waypoint.bench.expect(&[(Listener, &["l=1"], &[])]);
 }
+
+/// Proxies that ask for all endpoints by name share what they are sent and what
+/// they hold with each other, as those do that ask for everything.
+#[test]
+fn endpoints_that_are_all_asked_for_are_shared() {
+    let mut waypoint = Waypoint::synced(&["c1", "c2"], &["l"]);
+    waypoint.publish(&[(Endpoints, "c1", "2")], &[]);
+    waypoint.bench.expect(&[(Endpoints, &["c1=2"], &[])]);
+    let names = |waypoint: &Waypoint| {
+        let all = waypoint.bench.views.names(Endpoints, Some(&scope())).expect("it has a scope");
+        let subscriptions = waypoint.bench.stream.subscriptions.iter();
+        let own =
+            subscriptions.filter(|one| one.ty == Endpoints).map(|one| one.names()).next().expect("it asks for some");
+        (std::ptr::eq(own, &**all), own.len())
+    };
+    let shared = |waypoint: &Waypoint| match &waypoint.bench.last.as_ref().unwrap().contents {
+        Contents::Step(step) => step.upserts.len(),
+        other => panic!("a list of its own: {other:?}"),
+    };
+    assert_eq!(shared(&waypoint), 1);
+    waypoint.bench.ack(Endpoints);
+
+    // One that is new is not asked for at first; what is known goes on.
+    waypoint.publish(&[(Cluster, "c3", "1"), (Endpoints, "c3", "1"), (Endpoints, "c2", "2")], &[]);
+    waypoint.bench.expect(&[(Cluster, &["c3=1"], &[])]);
+    waypoint.bench.ack(Cluster);
+    waypoint.bench.expect(&[(Endpoints, &["c2=2"], &[])]);
+    waypoint.request(sub(Endpoints, &["c3"]));
+    waypoint.bench.ack(Endpoints);
+    waypoint.bench.expect(&[(Endpoints, &["c3=1"], &[])]);
+    waypoint.bench.ack(Endpoints);
+    waypoint.publish(&[(Endpoints, "c3", "2")], &[]);
+    waypoint.bench.expect(&[(Endpoints, &["c3=2"], &[])]);
+    assert_eq!(shared(&waypoint), 1);
+    waypoint.bench.ack(Endpoints);
+
+    // A proxy that comes now has the same names.
+    waypoint.bench.stream = Stream::new(Variant::Delta, 8);
+    waypoint.request(delta(Cluster));
+    assert_eq!(waypoint.bench.response().unwrap().0, Cluster);
+    waypoint.bench.ack(Cluster);
+    waypoint.request(sub(Endpoints, &["c1", "c2", "c3"]));
+    waypoint.bench.expect(&[(Endpoints, &["c1=2", "c2=2", "c3=2"], &[])]);
+    waypoint.bench.ack(Endpoints);
+    assert_eq!(names(&waypoint), (true, 3));
+
+    // Who gives one up has names of its own, and is not told of it any more.
+    waypoint.request(unsub(Endpoints, &["c1"]));
+    waypoint.bench.expect(&[]);
+    assert_eq!(names(&waypoint), (false, 2));
+    waypoint.publish(&[(Endpoints, "c1", "3"), (Endpoints, "c2", "3")], &[]);
+    waypoint.bench.expect(&[(Endpoints, &["c2=3"], &[])]);
+}
