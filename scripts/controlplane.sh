@@ -4,8 +4,8 @@
 #
 # It is built from integration-tests/controlplane (about 5 minutes on 2 cores
 # the first time, seconds afterwards), or forwards to the binaries in
-# KUBEBUILDER_ASSETS when a developer has those. The stage needs kube-proxy
-# among them, which setup-envtest does not bring.
+# KUBEBUILDER_ASSETS when a developer has those. The stage needs the
+# one that is built: it has kube-proxy and a kubelet's server too.
 . "$(dirname "$0")/lib.sh"
 
 source=$root/integration-tests/controlplane

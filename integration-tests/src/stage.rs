@@ -4,7 +4,7 @@
 //! Objects are applied with kubectl, real controllers make pods of them, and
 //! the stage gives each pod a node, an address, a network of its own, its
 //! volumes and its processes, and tells the truth about them. Of images it knows
-//! a few ([`image`]). All of it is in namespaces that the tests [enter]; nothing
+//! a few. All of it is in namespaces that the tests [enter]; nothing
 //! of it can leave the machine, and nothing outlives them.
 //!
 //! What is real and what is not is in the README of `integration-tests`.
