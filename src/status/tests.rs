@@ -317,9 +317,9 @@ fn authorization_policies() {
     };
     let (a, c, w) = (target("Service", "a"), target("Service", "c"), target("Gateway", "w"));
     let world = World::new(
-        &(policy("bound", &to(&[a.clone()]))
+        &(policy("bound", &to(std::slice::from_ref(&a)))
             + &policy("gateway", &to(&[w]))
-            + &policy("missing", &to(&[c.clone()]))
+            + &policy("missing", &to(std::slice::from_ref(&c)))
             + &policy("some", &to(&[a, c]))
             + &policy(
                 "class",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fairway::api::protobuf::wire::{Fields, Value as Wire};
+use fairway::wire::{Fields, Value as Wire};
 use fairway::api::protobuf::{self, Message};
 use fairway::api::{Kind, Object, ObjectKey};
 use fairway_integration_tests::api::Api;
