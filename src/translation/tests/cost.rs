@@ -5,6 +5,10 @@ use std::fmt::Write as _;
 
 use super::*;
 
+fn world(proxy: Option<Scope>) -> World {
+    World::new(&Given { settings: Settings::default(), proxy, keys: Default::default() })
+}
+
 fn put(world: &mut World, text: &str) {
     world.apply(objects(text).into_iter().map(Change::Put));
 }
@@ -21,6 +25,7 @@ fn waypoint() -> Scope {
         capabilities: Capabilities::STOCK,
         families: Families::V4,
         loopback: None,
+        place: Place::default(),
     })
 }
 
@@ -50,7 +55,7 @@ fn service(at: usize, version: &str) -> String {
 #[test]
 fn a_route_costs_its_service() {
     const SERVICES: usize = 200;
-    let mut world = World::new(&Settings::default(), &Some(waypoint()));
+    let mut world = world(Some(waypoint()));
     let mut text =
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}\n\
                     ---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
@@ -104,7 +109,7 @@ fn churn_leaves_nothing_behind() {
             at
         )
     };
-    let mut world = World::new(&Settings::default(), &None);
+    let mut world = world(None);
     put(&mut world, &service(1, "v1"));
     let round = |world: &mut World, change: usize| {
         put(world, &(0..PODS).map(|at| pod(at, change)).collect::<String>());
