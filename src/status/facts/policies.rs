@@ -42,6 +42,8 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> [(Kind, Collection<Object
                 trust_domains: &domains,
                 identity: Identity::FilterState,
                 providers: &providers,
+                // What a proxy cannot do is said of its configuration.
+                knows_address: true,
                 cluster: &|service, _| crate::envoy::waypoint::called(cx, model, service).map(|key| key.to_string()),
             };
             for found in authorization::http_filters(&request, &[policy]).problems {
