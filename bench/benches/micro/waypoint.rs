@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion};
 use fairway::api::{Change, Object};
 use fairway::model::Settings;
 use fairway::proxy::scope::Families;
-use fairway::proxy::{Capabilities, Scope, WaypointScope};
+use fairway::proxy::{Capabilities, Place, Scope, WaypointScope};
 use fairway::translation::Translation;
 use fairway::xds::resource::ResourceType::{self, Endpoints, Listener};
 use fairway::xds::view::Views;
@@ -25,6 +25,7 @@ fn scope() -> Scope {
         capabilities: Capabilities::STOCK,
         families: Families::V4,
         loopback: None,
+        place: Place::default(),
     })
 }
 
