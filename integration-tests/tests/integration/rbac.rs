@@ -24,6 +24,7 @@ fn role(without: &str) -> Value {
         ("apiextensions.k8s.io", "customresourcedefinitions"),
         ("networking.istio.io", "*"),
         ("security.istio.io", "*"),
+        ("telemetry.istio.io", "*"),
         ("gateway.networking.k8s.io", "*"),
     ];
     let kinds = kinds.into_iter().filter(|(_, kind)| *kind != without);

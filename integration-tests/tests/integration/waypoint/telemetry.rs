@@ -80,8 +80,15 @@ spec:
     }
     let own = page.lines().filter(|line| line.starts_with("envoy_istio_requests_total{") && line.contains(&host));
     assert!(own.clone().count() > 0 && own.clone().all(|line| !line.contains("response_flags=")), "{page}");
-    let duration = sum(&page, "envoy_istio_request_duration_milliseconds_count", &with(&[("response_code", "200")]));
-    assert_eq!(duration, 40);
+    // Envoy adds up histograms every few seconds.
+    eventually("the durations of all requests", || async {
+        let page = waypoint.page("/stats/prometheus").await;
+        match sum(&page, "envoy_istio_request_duration_milliseconds_count", &with(&[("response_code", "200")])) {
+            40 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
     // What scrapes the agent finds the names that dashboards for Istio have.
     let merged = waypoint.agent_page("/stats/prometheus").await;
     assert_eq!(sum(&merged, "istio_requests_total", &with(&[("response_code", "200")])), 40);
