@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use fairway::wire::{Fields, Value as Wire};
 use fairway::api::protobuf::{self, Message};
 use fairway::api::{Kind, Object, ObjectKey};
+use fairway::wire::{Fields, Value as Wire};
 use fairway_integration_tests::api::Api;
 use fairway_integration_tests::eventually;
 use serde_json::{Value, json};
