@@ -80,8 +80,6 @@ pub struct MeshConfig {
     pub h2_upgrade_policy: Arc<str>,
     /// When routes that do not say are tried again.
     pub default_http_retry_policy: Option<HttpRetry>,
-    /// When inbound requests are tried again.
-    pub default_inbound_http_retry_policy: Option<HttpRetry>,
     /// What destination rules do not say about connections.
     #[serde(deserialize_with = "nullable")]
     pub default_traffic_policy: DefaultTrafficPolicy,
@@ -132,7 +130,6 @@ impl Default for MeshConfig {
             enable_auto_mtls: true,
             h2_upgrade_policy: "".into(),
             default_http_retry_policy: None,
-            default_inbound_http_retry_policy: None,
             default_traffic_policy: DefaultTrafficPolicy::default(),
             path_normalization: PathNormalization::default(),
             locality_lb_setting: LocalityLbSetting { enabled: Some(true), ..LocalityLbSetting::default() },

@@ -25,7 +25,7 @@ use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{Decorator, DirectResponseAction, Route, RouteAction, RouteMatch};
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -223,13 +223,14 @@ fn error_route(request: &RouteRequest<'_>, name: String, matched: RouteMatch) ->
     route
 }
 
-/// The route of a service that has no rules: as if it had one that says nothing
-/// but where to go.
+/// The route of a service that has no rules, or of workloads' own addresses: as
+/// if there were one rule that says nothing but where to go.
 /// <https://github.com/istio/istio/issues/60682>
 pub fn default_route(cluster: &ClusterRef, operation: &str, retry: Option<&HttpRetry>) -> Route {
     let none = duration(std::time::Duration::ZERO);
     let hashed = cluster.consistent_hash.is_some();
     let mut action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.name.clone())),
         timeout: none,
         retry_policy: retry::policy(retry, hashed, &mut |_| {}),
         hash_policy: cluster.consistent_hash.iter().filter_map(hash_policy).collect(),
@@ -239,34 +240,11 @@ pub fn default_route(cluster: &ClusterRef, operation: &str, retry: Option<&HttpR
     {
         action.max_grpc_timeout = none;
     }
-    whole(cluster, operation, action)
-}
-
-/// The route to workloads' own addresses. There a request is tried again only if
-/// it never reached the application.
-pub fn inbound_route(cluster: &ClusterRef, operation: &str, retry: Option<&HttpRetry>) -> Route {
-    let none = duration(std::time::Duration::ZERO);
-    let action = RouteAction {
-        timeout: none,
-        max_stream_duration: Some(MaxStreamDuration {
-            max_stream_duration: none,
-            grpc_timeout_header_max: none,
-            ..MaxStreamDuration::default()
-        }),
-        retry_policy: retry::inbound_policy(retry),
-        ..RouteAction::default()
-    };
-    whole(cluster, operation, action)
-}
-
-/// The route of all requests.
-fn whole(cluster: &ClusterRef, operation: &str, action: RouteAction) -> Route {
     let path_specifier = Some(PathSpecifier::Prefix("/".into()));
-    let cluster = Some(ClusterSpecifier::Cluster(cluster.name.clone()));
     Route {
         name: "default".into(),
         r#match: Some(RouteMatch { path_specifier, ..RouteMatch::default() }),
-        action: Some(Action::Route(RouteAction { cluster_specifier: cluster, ..action })),
+        action: Some(Action::Route(action)),
         decorator: Some(Decorator { operation: operation.into(), ..Decorator::default() }),
         ..Route::default()
     }

@@ -10,7 +10,6 @@ connectTimeout: 5s
 enableAutoMtls: null
 h2UpgradePolicy: UPGRADE
 defaultHttpRetryPolicy: {attempts: 0}
-defaultInboundHttpRetryPolicy: {attempts: 1, retryOn: reset}
 pathNormalization: {normalization: MERGE_SLASHES}
 hboneIdleTimeout: 1h
 tcpKeepalive: {time: 10s}
@@ -51,7 +50,6 @@ extensionProviders:
     );
     assert_eq!((&*mesh.h2_upgrade_policy, &*mesh.path_normalization.normalization), ("UPGRADE", "MERGE_SLASHES"));
     assert_eq!(mesh.default_http_retry_policy.map(|retry| retry.attempts), Some(0));
-    assert_eq!(mesh.default_inbound_http_retry_policy.map(|retry| retry.retry_on), Some("reset".into()));
     assert_eq!(mesh.tcp_keepalive.unwrap().time, Some(Duration::from_secs(10)));
     assert_eq!(mesh.default_virtual_service_export_to, [".".into()]);
     assert_eq!(mesh.default_destination_rule_export_to, ["*".into()]);

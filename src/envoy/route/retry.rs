@@ -14,9 +14,6 @@ use crate::envoy::encode::{any, duration, uint32};
 
 /// When a route that does not say is tried again.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
-/// Such a request never reached the application, so that even one that is not
-/// idempotent can be sent again.
-const INBOUND_RETRY_ON: &str = "reset-before-request";
 /// What tells Envoy to look at the list of statuses.
 const STATUS_CODES: &str = "retriable-status-codes";
 
@@ -66,15 +63,6 @@ pub(super) fn policy(retry: Option<&HttpRetry>, hashed: bool, note: &mut dyn FnM
         });
     }
     Some(policy)
-}
-
-/// The policy of the route to workloads' own addresses.
-pub(super) fn inbound_policy(retry: Option<&HttpRetry>) -> Option<RetryPolicy> {
-    let defaults = RetryPolicy { num_retries: uint32(2), retry_on: INBOUND_RETRY_ON.into(), ..RetryPolicy::default() };
-    match retry {
-        None => Some(defaults),
-        Some(retry) => overlaid(retry, defaults, &mut |_| {}),
-    }
 }
 
 /// What a policy says, over the defaults; none if it says never.

@@ -422,9 +422,6 @@ fn a_service_without_rules_has_one_route() {
     let seven = HttpRetry { attempts: 7, ..HttpRetry::default() };
     assert_eq!(retry(default_route(&cluster, "x", Some(&HttpRetry::default()))), None);
     assert_eq!(retry(default_route(&cluster, "x", Some(&seven))), Some(7));
-    assert_eq!(retry(inbound_route(&cluster, "x", Some(&seven))), Some(7));
-    let Some(Action::Route(action)) = inbound_route(&cluster, "x", None).action else { panic!("no route") };
-    assert_eq!(action.retry_policy.unwrap().retry_on, "reset-before-request");
 }
 
 #[test]

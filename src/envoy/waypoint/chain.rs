@@ -434,7 +434,7 @@ fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterC
 /// The chains for traffic to workloads' own addresses.
 fn direct_chains(common: &Common<'_>) -> [FilterChain; 2] {
     let mesh = common.model.scope().mesh(common.cx);
-    let routes = direct_routes(ENCAP, mesh.default_inbound_http_retry_policy.as_ref());
+    let routes = direct_routes(ENCAP, mesh.default_http_retry_policy.as_ref());
     let manager = common.manager("inbound_0.0.0.0_0", routes, Traffic::Http);
     let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..tcp_proxy(ENCAP) };
     listener::direct_chains(&manager, common.network_filters(), &proxy)
@@ -476,7 +476,7 @@ fn direct_routes(cluster: &str, retry: Option<&HttpRetry>) -> RouteConfiguration
         virtual_hosts: vec![VirtualHost {
             name: "inbound|http|0".into(),
             domains: vec!["*".into()],
-            routes: vec![route::inbound_route(&to, "direct", retry)],
+            routes: vec![route::default_route(&to, "direct", retry)],
             ..Default::default()
         }],
         validate_clusters: boolean(false),
