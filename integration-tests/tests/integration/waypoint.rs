@@ -271,6 +271,11 @@ spec: {{host: $name, subsets: [{}]}}
 
 /// A virtual service of `$name` with these rules for HTTP.
 pub fn virtual_service(http: &str) -> String {
+    virtual_service_with(&format!("  http:\n{http}"))
+}
+
+/// A virtual service of `$name` with these rules.
+pub fn virtual_service_with(rules: &str) -> String {
     format!(
         "
 ---
@@ -279,8 +284,7 @@ kind: VirtualService
 metadata: {{name: $name, namespace: default}}
 spec:
   hosts: [$name]
-  http:
-{http}
+{rules}
 "
     )
 }

@@ -9,7 +9,7 @@ use fairway_integration_tests::hbone::Client;
 use fairway_integration_tests::tls;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
-use super::{Scene, pod, subsets};
+use super::{Scene, pod, subsets, virtual_service_with};
 
 /// The Service `$name` at `127.$n.1`: 90 and 91 are TCP, 443 is TLS.
 const SERVICE: &str = "
@@ -38,20 +38,6 @@ kind: Service
 metadata: {name: $name-b, namespace: default}
 spec: {clusterIP: 127.$n.3, selector: {app: $name, version: v12}, ports: [{name: tcp, port: 90, targetPort: 9090}, {name: tls, port: 443, targetPort: 9443}]}
 ";
-
-fn virtual_service(rules: &str) -> String {
-    format!(
-        "
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: $name, namespace: default}}
-spec:
-  hosts: [$name]
-{rules}
-"
-    )
-}
 
 /// A pod that answers lines, plainly and inside TLS.
 async fn backend(scene: &Scene, host: u8, who: &str) {
@@ -111,7 +97,7 @@ pub async fn weights() {
     - {destination: {host: $name, subset: v11}, weight: 90}
     - {destination: {host: $name, subset: v12}, weight: 10}";
     let mesh = [SERVICE, &pod(11), &pod(12), &subsets(&[11, 12])].concat();
-    scene.apply(&[&mesh, &*virtual_service(rules)].concat()).await;
+    scene.apply(&[&mesh, &*virtual_service_with(rules)].concat()).await;
     let client = scene.world.client("caller").await;
     let mut first = 0;
     for _ in 0..250 {
@@ -137,7 +123,7 @@ pub async fn matches() {
     route: [{destination: {host: $name, subset: v12}}]
   - route: [{destination: {host: $name, subset: v11}}]";
     let mesh = [SERVICE, &pod(11), &pod(12), &subsets(&[11, 12])].concat();
-    scene.apply(&[&mesh, &*virtual_service(rules)].concat()).await;
+    scene.apply(&[&mesh, &*virtual_service_with(rules)].concat()).await;
     let client = scene.world.client("caller").await;
     for _ in 0..5 {
         assert_eq!(plain(&client, &scene.at(1, 90)).await.as_deref(), Ok("v11"));
@@ -171,7 +157,7 @@ spec:
   rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/denied]}}]}]
 ";
     let mesh = [SERVICE, BACKENDS, &pod(11), &pod(12), &subsets(&[11, 12]), deny].concat();
-    scene.apply(&[&mesh, &*virtual_service(rules)].concat()).await;
+    scene.apply(&[&mesh, &*virtual_service_with(rules)].concat()).await;
     let (client, denied) = (scene.world.client("caller").await, scene.world.client("denied").await);
     let service = scene.at(1, 443);
     for (name, who) in [
