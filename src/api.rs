@@ -9,6 +9,7 @@
 //! [`kinds`] is the table of all kinds that are watched; a kind is a struct
 //! here and one line there.
 
+pub mod backend_tls;
 pub mod compact;
 pub mod core;
 pub mod destination_rule;

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::meta::ObjectKey;
 use super::{
-    core, destination_rule, gateway, istio, istio_gateway, request_authentication, route, telemetry, virtual_service,
+    backend_tls, core, destination_rule, gateway, istio, istio_gateway, request_authentication, route, telemetry,
+    virtual_service,
 };
 use crate::graph::{Collection, Graph};
 
@@ -163,6 +164,7 @@ kinds! {
     request_authentications: RequestAuthentication (request_authentication) = "security.istio.io" / ["v1", "v1beta1"] / "requestauthentications", namespaced;
     telemetries: Telemetry (telemetry) = "telemetry.istio.io" / ["v1", "v1alpha1"] / "telemetries", namespaced;
     gateways: Gateway (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gateways", namespaced;
+    listener_sets: ListenerSet (gateway) = "gateway.networking.k8s.io" / ["v1"] / "listenersets", namespaced;
     gateway_classes: GatewayClass (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gatewayclasses", cluster;
     virtual_services: VirtualService (virtual_service) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "virtualservices", namespaced;
     destination_rules: DestinationRule (destination_rule) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "destinationrules", namespaced;
@@ -171,6 +173,7 @@ kinds! {
     grpc_routes: GRPCRoute (route) = "gateway.networking.k8s.io" / ["v1"] / "grpcroutes", namespaced;
     tcp_routes: TCPRoute (route) = "gateway.networking.k8s.io" / ["v1", "v1alpha2"] / "tcproutes", namespaced;
     tls_routes: TLSRoute (route) = "gateway.networking.k8s.io" / ["v1", "v1alpha3", "v1alpha2"] / "tlsroutes", namespaced;
+    backend_tls_policies: BackendTLSPolicy (backend_tls) = "gateway.networking.k8s.io" / ["v1", "v1alpha3"] / "backendtlspolicies", namespaced;
     reference_grants: ReferenceGrant (route) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "referencegrants", namespaced;
 }
 

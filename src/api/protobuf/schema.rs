@@ -21,6 +21,7 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         | Kind::RequestAuthentication
         | Kind::Telemetry
         | Kind::Gateway
+        | Kind::ListenerSet
         | Kind::GatewayClass
         | Kind::IstioGateway
         | Kind::VirtualService
@@ -29,6 +30,7 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         | Kind::GRPCRoute
         | Kind::TCPRoute
         | Kind::TLSRoute
+        | Kind::BackendTLSPolicy
         | Kind::ReferenceGrant => None,
     }
 }
