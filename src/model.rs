@@ -8,6 +8,7 @@
 
 pub mod attached;
 pub mod authorization;
+pub mod backend_tls;
 pub mod binding;
 pub mod by_host;
 pub mod destination_rule;
@@ -43,6 +44,7 @@ use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
 use endpoint_slice::Slices;
 use gateway::Gateways;
+use gateway::kubernetes::GatewayApi;
 use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
@@ -135,6 +137,8 @@ pub struct Model {
     pub routes: Routes,
     /// What gateways listen for, and the routes that are bound to them.
     pub gateways: Gateways,
+    /// The gateways of the Gateway API, checked.
+    pub gateway_api: GatewayApi,
     /// What may be referred to from other namespaces.
     pub reference_grants: ReferenceGrants,
     /// Policies that are attached to waypoints and what they serve.
@@ -173,6 +177,8 @@ impl Model {
         let attached_policies = AttachedPolicies::new(graph, inputs.authorization_policies);
         let attached_authentications = AttachedPolicies::new(graph, inputs.request_authentications);
         let telemetries = Telemetries::new(graph, inputs.telemetries);
+        let reference_grants = reference_grant::reference_grants(graph, &scope);
+        let gateway_api = gateway::kubernetes::gateway_api(graph, &scope, reference_grants);
         Self {
             inputs,
             settings,
@@ -193,10 +199,11 @@ impl Model {
                 selection,
                 services,
             ),
-            destination_rules: destination_rule::destination_rules(graph, &scope),
+            destination_rules: destination_rule::destination_rules(graph, &scope, services),
             routes: virtual_service::routes(graph, &scope),
-            gateways: gateway::gateways(graph, &scope, []),
-            reference_grants: reference_grant::reference_grants(graph, &scope),
+            gateways: gateway::gateways(graph, &scope, [gateway_api.source]),
+            gateway_api,
+            reference_grants,
             attached_policies,
             attached_authentications,
             gateway_policies: WorkloadPolicies::new(graph, inputs.authorization_policies, attached_policies),

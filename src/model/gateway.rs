@@ -9,6 +9,7 @@
 //! proxy; that is decided where the proxy's listeners are made.
 
 pub mod istio;
+pub mod kubernetes;
 
 use std::fmt;
 use std::sync::Arc;
