@@ -50,6 +50,19 @@ pub enum Conditions {
     OfObject(Vec<Condition>),
     /// Of each parent of a route.
     OfParents(Vec<(ParentReference, Vec<Condition>)>),
+    /// Of what a policy has an effect on.
+    OfAncestors(Vec<Ancestor>),
+}
+
+/// What a policy has an effect on, and what is said of it there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// The object.
+    pub reference: ParentReference,
+    /// Who says it.
+    pub controller: &'static str,
+    /// What is said.
+    pub conditions: Vec<Condition>,
 }
 
 /// A condition.
@@ -76,6 +89,8 @@ pub enum Form {
     List,
     /// In `status.parents`, which is one value too.
     Parents,
+    /// In `status.ancestors`, which is one value too.
+    Ancestors,
 }
 
 /// When there is something to say.
@@ -118,6 +133,7 @@ pub const ROWS: &[Row] = &[
     row(Kind::GRPCRoute, Form::Parents, Says::Always),
     row(Kind::TCPRoute, Form::Parents, Says::Always),
     row(Kind::TLSRoute, Form::Parents, Says::Always),
+    row(Kind::BackendTLSPolicy, Form::Ancestors, Says::Always),
 ];
 
 impl Row {
