@@ -256,7 +256,8 @@ async fn start(
         (&client, definitions, environment.deploy_gateways, flags.read_only)
     {
         let connections = xds.connections().clone();
-        gateways::write(tasks, (client.clone(), definitions), &flags, &environment, &settings, connections);
+        let (api, facts) = ((client.clone(), definitions), published.gateways.clone());
+        gateways::write(tasks, api, facts, &flags, &environment, &settings, connections);
     }
     if let (Some(client), false) = (&client, flags.read_only) {
         statuses::write(tasks, client, &environment, &settings, &published);
