@@ -18,6 +18,7 @@ pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
 pub mod reference_grant;
+pub mod secret;
 pub mod selection;
 pub mod service;
 pub mod telemetry;
@@ -43,6 +44,7 @@ use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
 use reference_grant::ReferenceGrants;
+use secret::Credentials;
 use selection::Selection;
 use service::{Service, ServiceKey};
 use telemetry::Telemetries;
@@ -68,6 +70,9 @@ pub struct Settings {
     pub dry_run_policies: bool,
     /// Who fetches the keys of token issuers.
     pub keys_fetched_by: FetchedBy,
+    /// Whether credentials are looked for by name, so that one which is not
+    /// there may not have been looked for yet. A folder has all there are.
+    pub credentials_by_name: bool,
 }
 
 impl Default for Settings {
@@ -80,6 +85,7 @@ impl Default for Settings {
             mesh_file: None,
             dry_run_policies: false,
             keys_fetched_by: FetchedBy::default(),
+            credentials_by_name: false,
         }
     }
 }
@@ -129,6 +135,8 @@ pub struct Model {
     pub attached_authentications: AttachedPolicies<RequestAuthentication>,
     /// The keys of token issuers.
     pub key_sets: KeySets,
+    /// Certificates and keys that are referred to.
+    pub credentials: Credentials,
     /// What waypoints log, count and trace.
     pub telemetries: Telemetries,
     /// Policies that name workloads by label.
@@ -176,6 +184,7 @@ impl Model {
             attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),
             attached_authentications: AttachedPolicies::new(graph, inputs.request_authentications),
             key_sets: KeySets::new(graph, &scope, canonical),
+            credentials: Credentials::new(graph, &scope),
             telemetries: Telemetries::new(graph, inputs.telemetries),
             network_gateways,
             network_gateways_by_network,
