@@ -16,6 +16,7 @@ pub mod name;
 mod place;
 pub mod request_authentication;
 pub mod route;
+pub mod secret;
 pub mod telemetry;
 pub mod tls;
 pub mod waypoint;

@@ -20,6 +20,7 @@ pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
 pub mod reference_grant;
+pub mod secret;
 pub mod selection;
 pub mod service;
 pub mod telemetry;
@@ -49,6 +50,7 @@ use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
 use reference_grant::ReferenceGrants;
+use secret::Credentials;
 use selection::Selection;
 use service::{Service, ServiceKey};
 use telemetry::Telemetries;
@@ -80,6 +82,9 @@ pub struct Settings {
     /// Whether gateways are told of all services, not of those alone that their
     /// routes lead to.
     pub all_services_at_gateways: bool,
+    /// Whether credentials are looked for by name, so that one which is not
+    /// there may not have been looked for yet. A folder has all there are.
+    pub credentials_by_name: bool,
 }
 
 impl Default for Settings {
@@ -94,6 +99,7 @@ impl Default for Settings {
             keys_fetched_by: FetchedBy::default(),
             gateways_in_own_namespace: false,
             all_services_at_gateways: false,
+            credentials_by_name: false,
         }
     }
 }
@@ -153,6 +159,8 @@ pub struct Model {
     pub gateway_telemetries: WorkloadPolicies<Telemetry>,
     /// The keys of token issuers.
     pub key_sets: KeySets,
+    /// Certificates and keys that are referred to.
+    pub credentials: Credentials,
     /// What waypoints log, count and trace.
     pub telemetries: Telemetries,
     /// Policies that name workloads by label.
@@ -214,6 +222,7 @@ impl Model {
             ),
             gateway_telemetries: WorkloadPolicies::new(graph, inputs.telemetries, telemetries.attached()),
             key_sets: KeySets::new(graph, &scope, canonical),
+            credentials: Credentials::new(graph, &scope),
             telemetries,
             network_gateways,
             network_gateways_by_network,

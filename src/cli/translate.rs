@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use fairway_proto::describe;
 use serde_json::{Value as Json, json};
 
 use crate::api::Change;
+use crate::ca::identity::SpiffeId;
 use crate::config::Translate;
+use crate::credential::{Asked, Scheme};
 use crate::graph::Provenance;
 use crate::model::Settings;
 use crate::proxy::scope::Families;
@@ -22,6 +25,8 @@ use crate::source::Problems;
 use crate::source::file::Folder;
 use crate::translation::Translation;
 use crate::xds::resource::{Family, ResourceType};
+use crate::xds::secret::Answer;
+use crate::xds::view::Views;
 
 /// Prints the resources, and to standard error what is wrong with the objects.
 pub fn print(flags: &Translate) -> anyhow::Result<()> {
@@ -40,6 +45,9 @@ fn translate(flags: &Translate) -> anyhow::Result<(String, String)> {
     read(&flags.filename, &problems, &mut translation)?;
     translation.want(scope.clone());
     translation.commit();
+    let views = translation.published();
+    let secrets = views.iter().flat_map(|views| secrets(views, scope.as_ref())).collect::<BTreeSet<_>>();
+    ask(&mut translation, &secrets, scope.as_ref());
     let mut findings = String::new();
     for problem in problems.list() {
         let _ = writeln!(findings, "{}: {}: {}", problem.place, problem.field, problem.reason);
@@ -47,7 +55,7 @@ fn translate(flags: &Translate) -> anyhow::Result<(String, String)> {
     for diagnostic in translation.graph.diagnostics() {
         let _ = writeln!(findings, "{:?}: {diagnostic}", diagnostic.severity);
     }
-    let Some(views) = translation.published() else { return Ok((String::new(), findings)) };
+    let Some(views) = views else { return Ok((String::new(), findings)) };
     let family = if scope.is_some() { Family::Envoy } else { Family::Ambient };
     let mut text = String::new();
     // Held while many are shown.
@@ -65,7 +73,63 @@ fn translate(flags: &Translate) -> anyhow::Result<(String, String)> {
             let _ = write!(text, "---\n{}", describe::yaml(&shown));
         }
     }
+    text += &shown_secrets(&mut translation, &secrets, scope.as_ref());
     Ok((text, findings))
+}
+
+/// The names of secrets that clusters and listeners of a proxy have it ask for.
+fn secrets(views: &Views, scope: Option<&Scope>) -> Vec<String> {
+    fn collect(json: &Json, names: &mut Vec<String>) {
+        match json {
+            Json::Object(fields) => {
+                if let (Some(name), Some(_)) = (fields.get("name"), json.pointer("/sdsConfig/ads")) {
+                    names.extend(name.as_str().map(ToOwned::to_owned));
+                }
+                fields.values().for_each(|value| collect(value, names));
+            }
+            Json::Array(items) => items.iter().for_each(|item| collect(item, names)),
+            _ => {}
+        }
+    }
+    let mut names = Vec::new();
+    for ty in [ResourceType::Cluster, ResourceType::Listener] {
+        for resource in views.layer(ty, scope).iter() {
+            let message = describe::to_json(ty.type_url(), &resource.message(ty));
+            message.iter().for_each(|message| collect(message, &mut names));
+        }
+    }
+    names
+}
+
+/// Has what a proxy would ask for looked at, as if it were connected.
+fn ask(translation: &mut Translation, secrets: &BTreeSet<String>, scope: Option<&Scope>) {
+    let Some(caller) = scope.and_then(caller) else { return };
+    let asked = secrets.iter().filter_map(|name| Asked::parse(name, &caller.namespace));
+    let own = asked.filter(|asked| asked.scheme == Scheme::Kubernetes).flat_map(|asked| asked.places);
+    translation.ask(own.filter(|place| place.namespace == caller.namespace));
+    translation.commit();
+}
+
+/// The secrets that a proxy would be given: that they are there, and no more.
+fn shown_secrets(translation: &mut Translation, secrets: &BTreeSet<String>, scope: Option<&Scope>) -> String {
+    let vault = translation.vault(None).unwrap_or_else(|| translation.empty_vault());
+    let mut text = String::new();
+    for name in secrets {
+        let content = match vault.look(scope.and_then(caller).as_ref(), name) {
+            Answer::There(_) => json!("[redacted]"),
+            Answer::Nothing(_) | Answer::Wait => Json::Null,
+        };
+        let shown = json!({ "type": ResourceType::Secret.type_url(), "name": name, "resource": content });
+        let _ = write!(text, "---\n{}", describe::yaml(&shown));
+    }
+    text
+}
+
+/// Who the proxies of a scope are, as far as a folder can say.
+fn caller(scope: &Scope) -> Option<SpiffeId> {
+    let Scope::Waypoint(waypoint) = scope;
+    let domain = "cluster.local".parse().ok()?;
+    SpiffeId::new(domain, &waypoint.namespace, &waypoint.gateway).ok()
 }
 
 fn explained(Provenance { origins, reads }: &Provenance) -> Json {

@@ -225,7 +225,15 @@ fn reachable<'g>(cx: &Ctx<'g>, model: &Model, key: &Destination) -> Option<(&'g 
         return None;
     }
     match Transport::of(&rule.policy(key.port, &key.subset), service) {
-        Ok(_) => Some((service, rule)),
+        Ok(transport) => {
+            // Connections fail until it is mended; nobody goes without.
+            for name in transport.credentials() {
+                if let Some(flaw) = model.credentials.flaw(cx, &name, &waypoint(&key.scope).namespace) {
+                    say(cx, &rule, "tls.credentialName", flaw.reason, flaw.message);
+                }
+            }
+            Some((service, rule))
+        }
         Err(refused) => {
             let message = format!("{}; a waypoint does not connect rather than connect without", refused.message);
             say(cx, &rule, refused.field, refused.reason, message);

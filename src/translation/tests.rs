@@ -18,30 +18,54 @@ use serde_json::Value as Json;
 use super::*;
 use crate::admin::render;
 use crate::api::{Change, Kind, Object, ObjectKey};
+use crate::ca::identity::SpiffeId;
+use crate::credential::{Asked, Scheme};
 use crate::model::key_set::{FetchedBy, KeySet, KeySource};
 use crate::proxy::scope::Families;
 use crate::proxy::{Capabilities, Place, WaypointScope};
 use crate::source::documents::{Document, read};
 use crate::xds::resource::{Family, Resource};
+use crate::xds::secret::{Answer, Vault};
 
 /// A mesh, and the proxies of which each file says what they are told.
 struct World {
     translation: Translation,
     proxy: Option<Scope>,
     views: Arc<Views>,
+    /// Who asks for secrets, which, and what there is.
+    caller: Option<SpiffeId>,
+    asked: Vec<String>,
+    vault: Arc<Vault>,
 }
 
 impl World {
-    fn new(Given { settings, proxy, keys }: &Given) -> Self {
+    fn new(Given { settings, proxy, keys, caller, asked, now }: &Given) -> Self {
         let mut translation = Translation::new(Arc::new(settings.clone()));
         translation.want(proxy.clone());
         translation.know(keys.clone());
-        Self { translation, proxy: proxy.clone(), views: Arc::new(Views::new(0, Layer::default(), Layer::default())) }
+        let namespace = caller.as_ref().map_or("", |caller| &*caller.namespace);
+        let names = asked.iter().filter_map(|name| Asked::parse(name, namespace));
+        translation.ask(names.filter(|asked| asked.scheme == Scheme::Kubernetes).flat_map(|asked| asked.places));
+        if let Some(now) = now {
+            translation.commit();
+            translation.tick(*now);
+        }
+        Self {
+            translation,
+            proxy: proxy.clone(),
+            views: Arc::new(Views::new(0, Layer::default(), Layer::default())),
+            caller: caller.clone(),
+            asked: asked.clone(),
+            vault: Arc::default(),
+        }
     }
 
     fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
         changes.into_iter().for_each(|change| self.translation.apply(change));
         self.translation.commit();
+        if let Some(vault) = self.translation.vault(None) {
+            self.vault = vault;
+        }
         if let Some(views) = self.translation.published() {
             self.views = views;
         }
@@ -76,6 +100,15 @@ impl World {
             }
             text += &format!("{} {name}:\n", ty.label());
             yaml_lines(&mut text, 1, &render::resource(ty, &resource));
+        }
+        for name in &self.asked {
+            let answer = match self.vault.look(self.caller.as_ref(), name) {
+                Answer::There(version) => format!("version {version}"),
+                Answer::Nothing(Some(why)) => format!("nothing: {why}"),
+                Answer::Nothing(None) => "nothing".into(),
+                Answer::Wait => "to be looked for".into(),
+            };
+            text += &format!("# SDS {name}: {answer}\n");
         }
         for diagnostic in self.translation.graph.diagnostics() {
             text += &format!("{:?}: {diagnostic}\n", diagnostic.severity);
@@ -149,11 +182,27 @@ struct Given {
     proxy: Option<Scope>,
     /// Keys of token issuers that have been fetched.
     keys: Fetched,
+    /// Who asks for secrets: `# Caller: NAMESPACE/ACCOUNT`.
+    caller: Option<SpiffeId>,
+    /// Their names: `# Asks: NAME NAME`.
+    asked: Vec<String>,
+    /// The time: `# Now: TIME`.
+    now: Option<jiff::Timestamp>,
 }
 
 impl Given {
     fn new(text: &str) -> Self {
-        Self { settings: settings(text), proxy: proxy(text), keys: keys(text) }
+        let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+        let account = line("# Caller: ").and_then(|line| line.split_once('/'));
+        let caller = account.map(|(namespace, name)| format!("spiffe://cluster.local/ns/{namespace}/sa/{name}"));
+        Self {
+            settings: settings(text),
+            proxy: proxy(text),
+            keys: keys(text),
+            caller: caller.map(|caller| caller.parse().expect("an identity")),
+            asked: line("# Asks: ").unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect(),
+            now: line("# Now: ").map(|time| time.parse().expect("a time")),
+        }
     }
 }
 
