@@ -186,7 +186,9 @@ impl Model {
         let attached_authentications = AttachedPolicies::new(graph, inputs.request_authentications);
         let telemetries = Telemetries::new(graph, inputs.telemetries);
         let reference_grants = reference_grant::reference_grants(graph, &scope);
-        let gateway_api = gateway::kubernetes::gateway_api(graph, &scope, reference_grants);
+        let references = gateway::kubernetes::credentials::references(graph, &scope, reference_grants);
+        let credentials = Credentials::new(graph, &scope, references);
+        let gateway_api = gateway::kubernetes::gateway_api(graph, &scope, reference_grants, credentials);
         Self {
             inputs,
             settings,
@@ -222,7 +224,7 @@ impl Model {
             ),
             gateway_telemetries: WorkloadPolicies::new(graph, inputs.telemetries, telemetries.attached()),
             key_sets: KeySets::new(graph, &scope, canonical),
-            credentials: Credentials::new(graph, &scope),
+            credentials,
             telemetries,
             network_gateways,
             network_gateways_by_network,

@@ -24,6 +24,7 @@ use crate::credential::{Asked, Grant, Part, Place, Provider, Scheme, Store, sds_
 use crate::graph::{Collection, Ctx, Graph};
 
 use super::Scope;
+use super::gateway::GatewayKey;
 pub use check::{Authority, Certificate, Flaw};
 
 /// The tables of credentials.
@@ -50,6 +51,10 @@ pub enum By {
     Proxy,
     /// A DestinationRule refers to it.
     DestinationRule(ObjectKey),
+    /// A gateway of the Gateway API does.
+    Gateway(GatewayKey),
+    /// A TLS policy for backends does.
+    BackendTLSPolicy(ObjectKey),
 }
 
 /// A reference to a credential.
@@ -100,8 +105,12 @@ pub enum Known<'g, T> {
 }
 
 impl Credentials {
-    /// Declares the tables.
-    pub(super) fn new(graph: &mut Graph, scope: &Scope) -> Self {
+    /// Declares the tables. `others` are references of others' making.
+    pub(super) fn new<const N: usize>(
+        graph: &mut Graph,
+        scope: &Scope,
+        others: [Collection<Reference, Needed>; N],
+    ) -> Self {
         let (asked, sought, clock) =
             (graph.input("asked_credentials"), graph.input("sought_credentials"), graph.input("clock"));
         let by_proxies = graph.derive("credentials_of_proxies", asked, |_, place: &Place, ()| {
@@ -114,7 +123,8 @@ impl Credentials {
                 let reference = |place| Reference { by: By::DestinationRule(key.clone()), place };
                 places.into_iter().map(move |place| (reference(place), Needed::default())).collect::<Vec<_>>()
             });
-        let references = graph.union("credential_references", [by_proxies, by_rules]);
+        let all: Vec<_> = [by_proxies, by_rules].into_iter().chain(others).collect();
+        let references = graph.union("credential_references", all);
         let by_place = graph.index(references, |reference: &Reference, _, keys| keys.push(reference.place.clone()));
         let needed = graph.group("needed_credentials", by_place, move |cx, place| {
             let references = cx.fetch(by_place, place);
