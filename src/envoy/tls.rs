@@ -1,6 +1,8 @@
 //! Transport sockets: the mutual TLS of HBONE, the sockets between clusters
 //! and internal listeners, and what other TLS is made of.
 
+pub mod server;
+
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;

@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::LocalityLbEndpoints;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 
 use crate::api::{Meta, ObjectKey};
-use crate::graph::{Collection, Ctx, Graph, Index};
+use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity};
 use crate::model::destination_rule::{Client, Rule};
 use crate::model::mesh::MeshConfig;
 use crate::model::service::{Port, Protocol, Resolution, Service, ServiceKey};
@@ -229,7 +229,8 @@ fn reachable<'g>(cx: &Ctx<'g>, model: &Model, key: &Destination) -> Option<(&'g 
             // Connections fail until it is mended; nobody goes without.
             for name in transport.credentials() {
                 if let Some(flaw) = model.credentials.flaw(cx, &name, &waypoint(&key.scope).namespace) {
-                    say(cx, &rule, "tls.credentialName", flaw.reason, flaw.message);
+                    let severity = if flaw.is_fatal() { Severity::Error } else { Severity::Warning };
+                    cx.diagnose(Diagnostic { severity, ..finding(&rule, "tls.credentialName", flaw.reason, flaw.message) });
                 }
             }
             Some((service, rule))
@@ -244,9 +245,14 @@ fn reachable<'g>(cx: &Ctx<'g>, model: &Model, key: &Destination) -> Option<(&'g 
 
 /// Says something about a policy of a rule.
 fn say(cx: &Ctx<'_>, rule: &Rule, field: &str, reason: &'static str, message: impl Into<String>) {
+    cx.diagnose(finding(rule, field, reason, message));
+}
+
+/// A finding about a policy of a rule.
+fn finding(rule: &Rule, field: &str, reason: &'static str, message: impl Into<String>) -> Diagnostic {
     let ObjectKey { namespace, name } = rule.origin.clone().unwrap_or_default();
     let meta = Meta { namespace, name, ..Meta::default() };
-    cx.diagnose(problem("DestinationRule", &meta, format!("spec.trafficPolicy.{field}"), reason, message));
+    problem("DestinationRule", &meta, format!("spec.trafficPolicy.{field}"), reason, message)
 }
 
 /// The endpoints of a destination, as its proxies see them.

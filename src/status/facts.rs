@@ -135,7 +135,7 @@ fn unreadable(graph: &mut Graph, model: &Model) {
     graph.derive("unreadable_objects", model.inputs.unreadable, |cx, (kind, key): &(Kind, ObjectKey), error| {
         let meta = Meta { namespace: key.namespace.clone(), name: key.name.clone(), ..Meta::default() };
         let message = format!("cannot be read: {}; its last good state stays, if there was one", error.reason);
-        cx.diagnose(problem(kind.info().kind, &meta, &*error.field, super::UNREADABLE, message));
+        cx.diagnose(problem(kind.info().subject, &meta, &*error.field, super::UNREADABLE, message));
         None::<((), ())>
     });
 }

@@ -93,7 +93,7 @@ impl<'a> Transport<'a> {
     pub fn credentials(&self) -> impl Iterator<Item = String> {
         let tls = self.tls.into_iter();
         let asked = tls.flat_map(|tls| [tls.certificate(), tls.authority().filter(|_| !tls.insecure())]);
-        asked.flatten().map(|secret| secret.name).filter(|name| Asked::parse(name, "").is_some())
+        asked.flatten().map(|secret| secret.name).filter(|name| Asked::parse(name, "any").is_some())
     }
 
     /// The socket; `http2` says that HTTP/2 is spoken in any case.
