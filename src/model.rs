@@ -77,14 +77,14 @@ pub struct Settings {
     pub dry_run_policies: bool,
     /// Who fetches the keys of token issuers.
     pub keys_fetched_by: FetchedBy,
+    /// Whether credentials are looked for by name, so that one which is not
+    /// there may not have been looked for yet. A folder has all there are.
+    pub credentials_by_name: bool,
     /// Whether Istio's Gateways select proxies of their own namespace alone.
     pub gateways_in_own_namespace: bool,
     /// Whether gateways are told of all services, not of those alone that their
     /// routes lead to.
     pub all_services_at_gateways: bool,
-    /// Whether credentials are looked for by name, so that one which is not
-    /// there may not have been looked for yet. A folder has all there are.
-    pub credentials_by_name: bool,
 }
 
 impl Default for Settings {
@@ -97,9 +97,9 @@ impl Default for Settings {
             mesh_file: None,
             dry_run_policies: false,
             keys_fetched_by: FetchedBy::default(),
+            credentials_by_name: false,
             gateways_in_own_namespace: false,
             all_services_at_gateways: false,
-            credentials_by_name: false,
         }
     }
 }

@@ -13,14 +13,16 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::api::ObjectKey;
 use crate::api::destination_rule::{ClientTlsSettings, DestinationRule, TrafficPolicy};
+use crate::api::istio_gateway::IstioGateway;
 use crate::api::secret::{Entry, Secret};
-use crate::credential::{Asked, Grant, Part, Place, Provider, Scheme, Store, sds_name};
+use crate::credential::{Asked, CA_SUFFIX, Grant, Part, Place, Provider, Scheme, Store, sds_name};
 use crate::graph::{Collection, Ctx, Graph};
 
 use super::Scope;
@@ -51,6 +53,8 @@ pub enum By {
     Proxy,
     /// A DestinationRule refers to it.
     DestinationRule(ObjectKey),
+    /// One of Istio's Gateways does.
+    IstioGateway(ObjectKey),
     /// A gateway of the Gateway API does.
     Gateway(GatewayKey),
     /// A TLS policy for backends does.
@@ -123,7 +127,15 @@ impl Credentials {
                 let reference = |place| Reference { by: By::DestinationRule(key.clone()), place };
                 places.into_iter().map(move |place| (reference(place), Needed::default())).collect::<Vec<_>>()
             });
-        let all: Vec<_> = [by_proxies, by_rules].into_iter().chain(others).collect();
+        let gateways = scope.clone();
+        let by_gateways =
+            graph.derive("credentials_of_istio_gateways", scope.inputs.istio_gateways, move |cx, key, gateway| {
+                let configures = gateways.configures(cx, &gateway.meta);
+                let rows = if configures { of_istio(key, gateway) } else { Vec::new() };
+                let reference = |place| Reference { by: By::IstioGateway(key.clone()), place };
+                rows.into_iter().map(|(place, grants)| (reference(place), Needed { grants })).collect::<Vec<_>>()
+            });
+        let all: Vec<_> = [by_proxies, by_rules, by_gateways].into_iter().chain(others).collect();
         let references = graph.union("credential_references", all);
         let by_place = graph.index(references, |reference: &Reference, _, keys| keys.push(reference.place.clone()));
         let needed = graph.group("needed_credentials", by_place, move |cx, place| {
@@ -241,6 +253,44 @@ fn named(settings: &ClientTlsSettings) -> Option<Place> {
     // Secrets are the proxy's own in any case, and looked for when it asks.
     let asked = Asked::parse(&name, "").filter(|asked| asked.scheme == Scheme::ConfigMap)?;
     asked.places.into_iter().next()
+}
+
+/// What one of Istio's Gateways refers to by full names, and who may have it for
+/// that. Proxies of all namespaces may serve it, but what is not in its own is
+/// not its to give away. Names alone are those of Secrets beside the proxy.
+fn of_istio(key: &ObjectKey, gateway: &IstioGateway) -> Vec<(Place, Arc<[Grant]>)> {
+    let mut needed: BTreeMap<Place, Vec<Grant>> = BTreeMap::new();
+    for tls in gateway.spec.servers.iter().filter_map(|server| server.tls.as_ref()) {
+        let one = std::slice::from_ref(&tls.credential_name);
+        let certificates = if tls.credential_names.is_empty() { one } else { &*tls.credential_names };
+        let authority = match (&*tls.mode, certificates.first()) {
+            ("MUTUAL" | "OPTIONAL_MUTUAL", Some(first)) if tls.ca_cert_credential_name.is_empty() => {
+                Some(format!("{first}{CA_SUFFIX}"))
+            }
+            ("MUTUAL" | "OPTIONAL_MUTUAL", _) => Some(tls.ca_cert_credential_name.to_string()),
+            _ => None,
+        };
+        for name in certificates.iter().map(ToString::to_string).chain(authority) {
+            let (name, Provider::ControlPlane) = sds_name(&name) else { continue };
+            let Some(asked) = Asked::parse(&name, "") else { continue };
+            for place in asked.places {
+                match asked.scheme {
+                    Scheme::Gateway if place.namespace == key.namespace => {
+                        let grant = Grant { namespace: key.namespace.clone(), account: None, part: asked.part };
+                        needed.entry(place).or_default().push(grant);
+                    }
+                    Scheme::ConfigMap => _ = needed.entry(place).or_default(),
+                    Scheme::Gateway | Scheme::Kubernetes => {}
+                }
+            }
+        }
+    }
+    let sorted = |mut grants: Vec<Grant>| {
+        grants.sort_unstable();
+        grants.dedup();
+        grants.into()
+    };
+    needed.into_iter().map(|(place, grants)| (place, sorted(grants))).collect()
 }
 
 /// What certificates of authorities are read from.

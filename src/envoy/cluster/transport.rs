@@ -23,8 +23,8 @@ use crate::envoy::tls;
 use crate::model::destination_rule::Policy;
 use crate::model::service::{Resolution, Service};
 
-/// What is spoken.
-#[derive(Clone, Copy, Debug)]
+/// What is spoken; bytes as they are, unless something is said.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Transport<'a> {
     tls: Option<Tls<'a>>,
     proxy_protocol: Option<Version>,
@@ -71,6 +71,11 @@ impl<'a> Transport<'a> {
         Ok(Self { tls, proxy_protocol })
     }
 
+    /// Whether bytes are sent as they are.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none()
+    }
+
     /// What HTTP has to do with it: the server's name, and the name that its
     /// certificate is compared with, come from each request.
     pub fn http(&self) -> Option<UpstreamHttpProtocolOptions> {
@@ -93,7 +98,7 @@ impl<'a> Transport<'a> {
     pub fn credentials(&self) -> impl Iterator<Item = String> {
         let tls = self.tls.into_iter();
         let asked = tls.flat_map(|tls| [tls.certificate(), tls.authority().filter(|_| !tls.insecure())]);
-        asked.flatten().map(|secret| secret.name).filter(|name| Asked::parse(name, "").is_some())
+        asked.flatten().map(|secret| secret.name).filter(|name| Asked::parse(name, "any").is_some())
     }
 
     /// The socket; `http2` says that HTTP/2 is spoken in any case.

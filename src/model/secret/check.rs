@@ -26,6 +26,7 @@ use rapidhash::v3::rapidhash_v3;
 
 use super::Trusted;
 use crate::api::secret::{Entry, Secret};
+use crate::graph::Severity;
 
 /// A certificate and its key, which belong together.
 #[derive(Clone, PartialEq)]
@@ -88,7 +89,12 @@ impl Flaw {
 
     /// Whether there is nothing that can be used.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self.reason, EXPIRED | NOT_YET_VALID | EXPIRES)
+        !matches!(self.reason, EXPIRED | NOT_YET_VALID | EXPIRES | OTHER_HOST)
+    }
+
+    /// How bad it is for whoever refers to it.
+    pub fn severity(&self) -> Severity {
+        if self.is_fatal() { Severity::Error } else { Severity::Warning }
     }
 }
 
@@ -99,6 +105,8 @@ pub const EXPIRED: &str = "CertificateExpired";
 pub const NOT_YET_VALID: &str = "CertificateNotYetValid";
 /// A certificate will not be good for long.
 pub const EXPIRES: &str = "CertificateExpires";
+/// A certificate is for other hosts than it is used for.
+pub const OTHER_HOST: &str = "CertificateForOtherHosts";
 
 /// The days before its end on which a certificate is talked about.
 const NOTICE: [i64; 3] = [1, 7, 30];

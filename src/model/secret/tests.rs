@@ -222,9 +222,38 @@ fn a_flood_of_rotations_leaves_nothing() {
     }
     assert_eq!(recomputed(&world) - before, 2000, "one Secret, one row in each table");
     assert_eq!(world.vault.items.len(), 20);
+    world.translation.graph.settle();
     let Object::Secret(last) = &pairs[1] else { panic!() };
     let handles = Arc::strong_count(last);
     assert!(handles <= 4, "{handles} handles to what is in force");
     let Object::Secret(old) = &pairs[0] else { panic!() };
     assert_eq!(Arc::strong_count(old), 1, "nobody keeps what was replaced");
+}
+
+const GATEWAY: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: g, namespace: gw}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 443, name: https, protocol: HTTPS}
+    hosts: ['*']
+    tls: {mode: MUTUAL, credentialName: 'kubernetes-gateway://gw/a', caCertCredentialName: 'configmap://far/roots'}
+  - port: {number: 444, name: https, protocol: HTTPS}
+    hosts: ['*']
+    tls: {mode: SIMPLE, credentialNames: ['kubernetes-gateway://far/a', beside]}
+";
+
+#[test]
+fn istios_gateways_give_away_what_is_their_own() {
+    let mut world = World::new(false);
+    world.apply(GATEWAY);
+    assert_eq!(world.places(), ["Secret gw/a", "ConfigMap far/roots"]);
+    world.put(tls("a"));
+    assert!(world.is_there("kubernetes-gateway://gw/a"));
+    assert!(matches!(world.look("kubernetes-gateway://gw/a-cacert"), Answer::Nothing(Some(_))));
+    assert!(matches!(world.look("kubernetes-gateway://far/a"), Answer::Nothing(Some(_))));
+    let other = "spiffe://cluster.local/ns/other/sa/gw".parse().unwrap();
+    assert!(matches!(world.vault.look(Some(&other), "kubernetes-gateway://gw/a"), Answer::Nothing(Some(_))));
 }

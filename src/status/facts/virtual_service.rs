@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::virtual_service::{Destination, VirtualService};
 use crate::api::{Kind, Meta, ObjectKey};
-use crate::envoy::route::{self, ClusterRef, RouteRequest, Semantics, delegate};
+use crate::envoy::route::{self, Clients, ClusterRef, RouteRequest, Semantics, delegate};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::destination_rule::Client;
 use crate::model::{Model, problem};
@@ -42,6 +42,8 @@ fn rules(cx: &Ctx<'_>, model: &Model, one: &VirtualService) {
         name: "",
         semantics: Semantics::Istio,
         port: 0,
+        clients: Clients::Mesh,
+        tls: false,
         append_x_forwarded_host: false,
         default_retry: None,
         cluster_of: &|_| ClusterRef { name: "a".into(), consistent_hash: None },
