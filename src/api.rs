@@ -9,6 +9,7 @@
 //! [`kinds`] is the table of all kinds that are watched; a kind is a struct
 //! here and one line there.
 
+pub mod backend_tls;
 pub mod compact;
 pub mod core;
 pub mod destination_rule;
@@ -17,6 +18,7 @@ pub mod extension_provider;
 pub mod gateway;
 mod intern;
 pub mod istio;
+pub mod istio_gateway;
 pub mod kinds;
 pub mod mesh;
 pub mod meta;

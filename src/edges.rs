@@ -30,7 +30,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("token", &["ca", "config"]),
     // The other side of the wire: what it knows of the control plane is the protocol.
     ("agent", &["config"]),
-    ("app", &["admin", "api", "ca", "config", "controller", "jwks", "model", "proxy", "source", "writer", "xds"]),
+    (
+        "app",
+        &["admin", "api", "ca", "config", "controller", "jwks", "model", "proxy", "source", "status", "writer", "xds"],
+    ),
 ];
 
 #[test]

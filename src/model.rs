@@ -8,11 +8,13 @@
 
 pub mod attached;
 pub mod authorization;
+pub mod backend_tls;
 pub mod binding;
 pub mod by_host;
 pub mod destination_rule;
 pub mod endpoint;
 pub mod endpoint_slice;
+pub mod gateway;
 pub mod key_set;
 pub mod mesh;
 pub mod network;
@@ -27,18 +29,22 @@ pub mod virtual_service;
 pub mod waypoint;
 pub mod waypoint_policy;
 pub mod workload_name;
+pub mod workload_policy;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::api::istio::AuthorizationPolicy;
 use crate::api::request_authentication::RequestAuthentication;
+use crate::api::telemetry::Telemetry;
 use crate::api::{Inputs, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject};
 
 use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
 use endpoint_slice::Slices;
+use gateway::Gateways;
+use gateway::kubernetes::GatewayApi;
 use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
@@ -50,6 +56,7 @@ use virtual_service::Routes;
 use waypoint::Waypoint;
 use waypoint::account::AccountWaypoints;
 use waypoint_policy::AttachedPolicies;
+use workload_policy::WorkloadPolicies;
 
 /// What the process is told at its start and never changes.
 #[derive(Clone, Debug)]
@@ -68,6 +75,11 @@ pub struct Settings {
     pub dry_run_policies: bool,
     /// Who fetches the keys of token issuers.
     pub keys_fetched_by: FetchedBy,
+    /// Whether Istio's Gateways select proxies of their own namespace alone.
+    pub gateways_in_own_namespace: bool,
+    /// Whether gateways are told of all services, not of those alone that their
+    /// routes lead to.
+    pub all_services_at_gateways: bool,
 }
 
 impl Default for Settings {
@@ -80,6 +92,8 @@ impl Default for Settings {
             mesh_file: None,
             dry_run_policies: false,
             keys_fetched_by: FetchedBy::default(),
+            gateways_in_own_namespace: false,
+            all_services_at_gateways: false,
         }
     }
 }
@@ -121,12 +135,22 @@ pub struct Model {
     pub destination_rules: DestinationRules,
     /// What becomes of requests to services.
     pub routes: Routes,
+    /// What gateways listen for, and the routes that are bound to them.
+    pub gateways: Gateways,
+    /// The gateways of the Gateway API, checked.
+    pub gateway_api: GatewayApi,
     /// What may be referred to from other namespaces.
     pub reference_grants: ReferenceGrants,
     /// Policies that are attached to waypoints and what they serve.
     pub attached_policies: AttachedPolicies<AuthorizationPolicy>,
     /// Which tokens waypoints believe.
     pub attached_authentications: AttachedPolicies<RequestAuthentication>,
+    /// Policies for gateways.
+    pub gateway_policies: WorkloadPolicies<AuthorizationPolicy>,
+    /// Which tokens gateways believe.
+    pub gateway_authentications: WorkloadPolicies<RequestAuthentication>,
+    /// What gateways log, count and trace.
+    pub gateway_telemetries: WorkloadPolicies<Telemetry>,
     /// The keys of token issuers.
     pub key_sets: KeySets,
     /// What waypoints log, count and trace.
@@ -150,6 +174,11 @@ impl Model {
         let services_by_selector = service::by_selector(graph, services);
         let selection = selection::selection(graph, &scope, services_by_selector, waypoints);
         let canonical = service::canonical(graph, services);
+        let attached_policies = AttachedPolicies::new(graph, inputs.authorization_policies);
+        let attached_authentications = AttachedPolicies::new(graph, inputs.request_authentications);
+        let telemetries = Telemetries::new(graph, inputs.telemetries);
+        let reference_grants = reference_grant::reference_grants(graph, &scope);
+        let gateway_api = gateway::kubernetes::gateway_api(graph, &scope, reference_grants);
         Self {
             inputs,
             settings,
@@ -170,13 +199,22 @@ impl Model {
                 selection,
                 services,
             ),
-            destination_rules: destination_rule::destination_rules(graph, &scope),
+            destination_rules: destination_rule::destination_rules(graph, &scope, services),
             routes: virtual_service::routes(graph, &scope),
-            reference_grants: reference_grant::reference_grants(graph, &scope),
-            attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),
-            attached_authentications: AttachedPolicies::new(graph, inputs.request_authentications),
+            gateways: gateway::gateways(graph, &scope, [gateway_api.source]),
+            gateway_api,
+            reference_grants,
+            attached_policies,
+            attached_authentications,
+            gateway_policies: WorkloadPolicies::new(graph, inputs.authorization_policies, attached_policies),
+            gateway_authentications: WorkloadPolicies::new(
+                graph,
+                inputs.request_authentications,
+                attached_authentications,
+            ),
+            gateway_telemetries: WorkloadPolicies::new(graph, inputs.telemetries, telemetries.attached()),
             key_sets: KeySets::new(graph, &scope, canonical),
-            telemetries: Telemetries::new(graph, inputs.telemetries),
+            telemetries,
             network_gateways,
             network_gateways_by_network,
             selector_policies: authorization::selector_policies(graph, &scope),

@@ -50,6 +50,19 @@ pub enum Conditions {
     OfObject(Vec<Condition>),
     /// Of each parent of a route.
     OfParents(Vec<(ParentReference, Vec<Condition>)>),
+    /// Of what a policy has an effect on.
+    OfAncestors(Vec<Ancestor>),
+}
+
+/// What a policy has an effect on, and what is said of it there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// The object.
+    pub reference: ParentReference,
+    /// Who says it.
+    pub controller: &'static str,
+    /// What is said.
+    pub conditions: Vec<Condition>,
 }
 
 /// A condition.
@@ -76,6 +89,8 @@ pub enum Form {
     List,
     /// In `status.parents`, which is one value too.
     Parents,
+    /// In `status.ancestors`, which is one value too.
+    Ancestors,
 }
 
 /// When there is something to say.
@@ -118,6 +133,7 @@ pub const ROWS: &[Row] = &[
     row(Kind::GRPCRoute, Form::Parents, Says::Always),
     row(Kind::TCPRoute, Form::Parents, Says::Always),
     row(Kind::TLSRoute, Form::Parents, Says::Always),
+    row(Kind::BackendTLSPolicy, Form::Ancestors, Says::Always),
 ];
 
 impl Row {
@@ -129,7 +145,7 @@ impl Row {
 
 /// The object that a diagnostic is about, if its kind has a status of ours.
 pub fn object(subject: &Subject) -> Option<(Kind, ObjectKey)> {
-    let row = ROWS.iter().find(|row| row.kind.info().kind == subject.kind)?;
+    let row = ROWS.iter().find(|row| row.kind.info().subject == subject.kind)?;
     Some((row.kind, ObjectKey { namespace: subject.namespace.clone(), name: subject.name.clone() }))
 }
 
@@ -137,7 +153,7 @@ pub fn object(subject: &Subject) -> Option<(Kind, ObjectKey)> {
 pub fn diagnostic((kind, key): &(Kind, ObjectKey), message: &str) -> Diagnostic {
     let ObjectKey { namespace, name } = key.clone();
     Diagnostic {
-        subject: Subject { kind: kind.info().kind, namespace, name },
+        subject: Subject { kind: kind.info().subject, namespace, name },
         field: String::new(),
         severity: Severity::Error,
         reason: REJECTED,
@@ -149,7 +165,7 @@ pub fn diagnostic((kind, key): &(Kind, ObjectKey), message: &str) -> Diagnostic 
 pub fn about<'a>(all: &'a [Diagnostic], (kind, key): &(Kind, ObjectKey)) -> &'a [Diagnostic] {
     let order = |one: &Diagnostic| {
         let Subject { kind: other, namespace, name } = &one.subject;
-        (*other, namespace, name).cmp(&(kind.info().kind, &key.namespace, &key.name))
+        (*other, namespace, name).cmp(&(kind.info().subject, &key.namespace, &key.name))
     };
     let start = all.partition_point(|one| order(one).is_lt());
     let length = all[start..].partition_point(|one| order(one).is_eq());

@@ -25,6 +25,7 @@ use crate::model::Settings;
 use crate::model::key_set::{Fetched, KeySource};
 use crate::model::mesh::{self, MeshConfig};
 use crate::source::{Event, Receiver};
+use crate::status::facts::GatewayTable;
 use crate::status::{self, Statuses};
 use crate::translation::Translation;
 use crate::translation::rejections::Object;
@@ -49,6 +50,8 @@ pub struct Published {
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
     /// What is to be said of objects.
     pub statuses: watch::Receiver<Statuses>,
+    /// What is known of the Gateway API's Gateways.
+    pub gateways: watch::Receiver<GatewayTable>,
     /// What is to be said of what proxies rejected.
     pub rejections: watch::Receiver<Statuses>,
     /// The keys of token issuers that are to be fetched.
@@ -154,6 +157,7 @@ impl Writer {
             mesh: self.mesh.subscribe(),
             namespaces: self.namespaces.subscribe(),
             statuses: self.book.subscribe(),
+            gateways: self.book.gateways(),
             rejections: self.rejections.subscribe(),
             wanted_keys: self.wanted_keys.subscribe(),
             pods: self.pods.clone(),

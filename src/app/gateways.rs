@@ -13,6 +13,7 @@ use crate::controller::gateway::run::{GatewayController, ProxyTable};
 use crate::controller::gateway::settings::Settings as GatewaySettings;
 use crate::model::Settings;
 use crate::proxy::NodeKind;
+use crate::status::facts::GatewayTable;
 use crate::xds::resource::ResourceType;
 use crate::xds::server::connections::{Connections, Status};
 
@@ -26,6 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) fn write(
     tasks: &mut Tasks,
     (client, definitions): (kube::Client, watch::Receiver<()>),
+    facts: watch::Receiver<GatewayTable>,
     flags: &Discovery,
     environment: &Environment,
     settings: &Settings,
@@ -37,7 +39,8 @@ pub(super) fn write(
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let new = proxies_of(connections.statuses_of(NodeKind::Waypoint));
+            let kinds = [NodeKind::Waypoint, NodeKind::Router];
+            let new = proxies_of(kinds.into_iter().flat_map(|kind| connections.statuses_of(kind)));
             table.send_if_modified(|known| {
                 let modified = **known != new;
                 if modified {
@@ -61,6 +64,7 @@ pub(super) fn write(
         }),
         identity: environment.pod_name.as_str().into(),
         proxies,
+        facts,
         definitions,
     };
     let stop = tasks.stop.clone();
@@ -73,7 +77,7 @@ pub(super) fn write(
 /// What streams say of the Gateways they serve. A proxy has its configuration
 /// when it has acknowledged clusters and listeners, the two that every Envoy
 /// asks for.
-fn proxies_of(statuses: Vec<Status>) -> BTreeMap<ObjectKey, Proxies> {
+fn proxies_of(statuses: impl Iterator<Item = Status>) -> BTreeMap<ObjectKey, Proxies> {
     let mut table = BTreeMap::<ObjectKey, Proxies>::new();
     for status in statuses {
         let Some(gateway) = &status.node.gateway else { continue };

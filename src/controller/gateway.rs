@@ -5,6 +5,7 @@
 //! names the Gateway as its owner; whatever else has a name that we would use
 //! is left alone, and the status says so.
 
+mod address;
 pub mod class;
 pub mod overlay;
 pub mod run;
@@ -22,13 +23,16 @@ use serde_json::{Value, json};
 
 use crate::api::ObjectKey;
 use crate::api::gateway::Gateway;
+use crate::api::meta::Generation;
+use crate::model::gateway::kubernetes::CheckedSet;
+use crate::status::facts::{GatewayFacts, GatewayTable};
 
 use super::covers::{applied_more, covers};
 use super::resource::{Manner, Reference, Resource, Write};
 use class::Template;
 use overlay::{Missing, Overlays};
 use settings::{Installation, Settings};
-use template::{Input, Names};
+use template::{Input, Names, Port};
 
 /// The owner of the fields we write, by the name that istiod uses, so that one
 /// can take over from the other.
@@ -62,6 +66,10 @@ pub struct World {
     pub namespaces: BTreeMap<String, Value>,
     /// Gateways by namespace and name.
     pub gateways: BTreeMap<(String, String), Value>,
+    /// What adds listeners to them, by namespace and name.
+    pub listener_sets: BTreeMap<(String, String), Value>,
+    /// What the mesh knows of Gateways.
+    pub facts: GatewayTable,
     /// Objects that are or might be ours. What is not here has to be looked
     /// up; `None` is an object that is not there.
     pub objects: BTreeMap<Reference, Option<Value>>,
@@ -87,32 +95,30 @@ pub fn plan(settings: &Settings, world: &World, key: &(String, String), now: &st
     let Some(object) = world.gateways.get(key) else { return Plan::default() };
     let Ok(gateway) = Gateway::deserialize(object) else { return Plan::default() };
     let Some(controller) = class::controller(world, &gateway.spec.gateway_class_name) else { return Plan::default() };
-    let Some(Template::Waypoint) = controller.template else { return Plan::default() };
     if gateway.meta.deleting || !is_ours(settings, world, &gateway) {
         return Plan::default();
     }
-    // Addresses that are given belong to a deployment of the user's own.
-    let managed = gateway.spec.addresses.iter().all(|address| address.value.is_empty());
+    // What was judged has to be what there is; if it is not, it soon will be.
+    let known =
+        world.facts.get(&ObjectKey::new(&key.0, &key.1)).filter(|one| judged(object, one.checked.meta.generation));
+    let Some(checked) = known else { return Plan::default() };
+    let (template, placement) = (controller.template, &checked.checked.placement);
     let mut plan = Plan::default();
-    let names = Names::of(&gateway);
-    let service = match gateway.spec.addresses.iter().find(|address| !managed && &*address.kind == "Hostname") {
-        Some(address) => address.value.split('.').next().unwrap_or_default().to_owned(),
-        None => names.deployment.clone(),
-    };
-    let service = Reference::new(Resource::Service, key.0.clone(), service);
+    let names = Names::of(&gateway, template);
     let (mut foreign, mut invalid) = (Vec::new(), None);
-    if managed {
-        let input = Input { gateway: &gateway, object, controller };
+    if placement.managed {
+        let (added, ip) = (added(checked), placement.ip.as_deref());
+        let input = Input { gateway: &gateway, object, controller, template, added, ip };
         let overlays = match Overlays::of(world, object) {
             Ok(overlays) => Ok(overlays),
             Err(Missing::Unknown(reference)) => return Plan { look_up: vec![reference], writes: Vec::new() },
             Err(Missing::Invalid(message)) => Err(message),
         };
-        let made = overlays.and_then(|overlays| template::waypoint(world, settings, &input, &overlays));
+        let made = overlays.and_then(|overlays| template::objects(world, settings, &input, &overlays));
         // What is there stays as it is until the overlay is one.
         let made = made.or_else(|message| {
             invalid = Some(message);
-            template::waypoint(world, settings, &input, &Overlays::default())
+            template::objects(world, settings, &input, &Overlays::default())
         });
         for (reference, body) in made.unwrap_or_default() {
             match world.objects.get(&reference) {
@@ -133,34 +139,78 @@ pub fn plan(settings: &Settings, world: &World, key: &(String, String), now: &st
             }
         }
     }
+    let services = address::services(settings, &gateway, template, placement);
+    // Somebody else's are not watched.
+    let theirs = template == Template::Gateway && !placement.managed;
+    plan.look_up.extend(services.iter().filter(|one| theirs && !world.objects.contains_key(one)).cloned());
     if !plan.look_up.is_empty() {
         plan.writes.clear();
         return plan;
     }
     let deployment = Reference::new(Resource::Deployment, key.0.clone(), names.deployment);
     let deployment = world.objects.get(&deployment).and_then(Option::as_ref).filter(|live| owned(live, object));
+    let live = |one: Reference| {
+        let live = world.objects.get(&one).and_then(Option::as_ref);
+        (one, live)
+    };
     let facts = status::Facts {
         object,
         gateway: &gateway,
-        service: (&service, world.objects.get(&service).and_then(Option::as_ref)),
+        template,
+        placement,
+        checked,
+        services: services.into_iter().map(live).collect(),
         deployment,
         foreign: &foreign,
         invalid: invalid.as_deref(),
         proxies: world.proxies.get(&ObjectKey::new(&key.0, &key.1)).cloned().unwrap_or_default(),
-        managed,
     };
     plan.writes.extend(version_write(object, key));
-    let body = json!({
-        "apiVersion": Resource::Gateway.api_version(),
-        "kind": Resource::Gateway.kind(),
-        "metadata": { "name": key.1, "namespace": key.0 },
-        "status": status::status(settings, &facts, now),
-    });
-    if !covers(object, &body) || applied_more(object, &body, MANAGER, "status") {
-        let reference = Reference::new(Resource::Gateway, key.0.clone(), key.1.clone());
-        plan.writes.push(Write { object: reference, manner: Manner::ApplyStatus, body });
+    let statuses = status::status(settings, &facts, now);
+    plan.writes.extend(status_write(Resource::Gateway, object, statuses.gateway.clone()));
+    for (at, set) in checked.checked.sets.iter().enumerate() {
+        let key = (set.meta.namespace.to_string(), set.meta.name.to_string());
+        let live = world.listener_sets.get(&key).filter(|live| judged(live, set.meta.generation));
+        let Some(live) = live else { continue };
+        let attached = checked.attached_to_sets.get(at).map(|all| &**all).unwrap_or_default();
+        plan.writes.extend(status_write(Resource::ListenerSet, live, statuses.of_set(live, set, attached, now)));
     }
     plan
+}
+
+/// Whether an object is still the one that was judged.
+fn judged(object: &Value, generation: Generation) -> bool {
+    Generation::of(object["metadata"]["generation"].as_i64().unwrap_or(0)) == generation
+}
+
+/// The ports of listeners that others add to a Gateway.
+fn added(facts: &GatewayFacts) -> Vec<Port> {
+    let allowed = |set: &&CheckedSet| set.denied.is_ok();
+    let listeners = facts.checked.sets.iter().filter(allowed).flat_map(|set| &*set.listeners);
+    let port = |one: &crate::model::gateway::kubernetes::listener::Listener| Port {
+        name: one.name.to_string(),
+        number: one.port,
+        protocol: one.protocol.to_string(),
+    };
+    listeners.filter(|one| one.server.is_some()).map(port).collect()
+}
+
+/// The write of a status, if it is not what is there.
+fn status_write(resource: Resource, object: &Value, status: Value) -> Option<Write> {
+    let reference = Reference::of(resource, object);
+    let body = json!({
+        "apiVersion": resource.api_version(),
+        "kind": resource.kind(),
+        "metadata": { "name": reference.name, "namespace": reference.namespace },
+        "status": status,
+    });
+    // The list of addresses is one value, of which a part may have gone.
+    let moved = object["status"]["addresses"] != body["status"]["addresses"];
+    (moved || !covers(object, &body) || applied_more(object, &body, MANAGER, "status")).then_some(Write {
+        object: reference,
+        manner: Manner::ApplyStatus,
+        body,
+    })
 }
 
 /// Whether a Gateway is of our revision, and not of a newer kind of controller.

@@ -35,6 +35,8 @@ pub enum Resource {
     GatewayClass,
     /// `gateway.networking.k8s.io/v1/Gateway`.
     Gateway,
+    /// `gateway.networking.k8s.io/v1/ListenerSet`.
+    ListenerSet,
     /// `v1/Event`.
     Event,
     /// `networking.istio.io/v1/ServiceEntry`.
@@ -61,6 +63,8 @@ pub enum Resource {
     TCPRoute,
     /// `gateway.networking.k8s.io/v1/TLSRoute`.
     TLSRoute,
+    /// `gateway.networking.k8s.io/v1/BackendTLSPolicy`.
+    BackendTLSPolicy,
 }
 
 impl Resource {
@@ -80,6 +84,7 @@ impl Resource {
             Kind::GRPCRoute => Self::GRPCRoute,
             Kind::TCPRoute => Self::TCPRoute,
             Kind::TLSRoute => Self::TLSRoute,
+            Kind::BackendTLSPolicy => Self::BackendTLSPolicy,
             _ => return None,
         })
     }
@@ -105,6 +110,7 @@ impl Resource {
             Self::PodDisruptionBudget => ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::GatewayClass => ("gateway.networking.k8s.io/v1", "GatewayClass", "gatewayclasses"),
             Self::Gateway => ("gateway.networking.k8s.io/v1", "Gateway", "gateways"),
+            Self::ListenerSet => ("gateway.networking.k8s.io/v1", "ListenerSet", "listenersets"),
             Self::Event => ("v1", "Event", "events"),
             Self::ServiceEntry => ("networking.istio.io/v1", "ServiceEntry", "serviceentries"),
             Self::WorkloadEntry => ("networking.istio.io/v1", "WorkloadEntry", "workloadentries"),
@@ -118,6 +124,7 @@ impl Resource {
             Self::GRPCRoute => ("gateway.networking.k8s.io/v1", "GRPCRoute", "grpcroutes"),
             Self::TCPRoute => ("gateway.networking.k8s.io/v1", "TCPRoute", "tcproutes"),
             Self::TLSRoute => ("gateway.networking.k8s.io/v1", "TLSRoute", "tlsroutes"),
+            Self::BackendTLSPolicy => ("gateway.networking.k8s.io/v1", "BackendTLSPolicy", "backendtlspolicies"),
         }
     }
 

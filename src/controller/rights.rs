@@ -33,6 +33,7 @@ const WRITTEN: &[Right] = &[
     ("gateway.networking.k8s.io", "gatewayclasses/status", &["patch"]),
     ("gateway.networking.k8s.io", "gateways", &["patch"]),
     ("gateway.networking.k8s.io", "gateways/status", &["patch"]),
+    ("gateway.networking.k8s.io", "listenersets/status", &["patch"]),
     // What proxies reject.
     ("", "events", &["create", "get", "patch"]),
     // Who callers are.

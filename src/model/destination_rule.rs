@@ -12,16 +12,20 @@ use crate::api::destination_rule::{
     ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings, OutlierDetection, ProxyProtocol,
     RetryBudget, Subset, TrafficPolicy,
 };
-use crate::graph::{Ctx, Graph};
+use crate::graph::{Collection, Ctx, Graph};
 
 use super::Scope;
+use super::backend_tls::{self, BackendTls};
 use super::by_host::{ByHost, covers, exported};
-use super::service::ServiceKey;
+use super::service::{Service, ServiceKey};
 
 /// The rules, by where they are and what they are for.
 #[derive(Clone, Copy)]
 pub struct DestinationRules {
     by_host: ByHost<DestinationRule>,
+    /// TLS that services ask for, where rules do not say anything of it.
+    pub backend_tls: BackendTls,
+    services: Collection<ServiceKey, Arc<Service>>,
 }
 
 /// Who opens the connections.
@@ -41,6 +45,9 @@ pub struct Rule {
     pub policy: Option<TrafficPolicy>,
     /// Parts of the host's endpoints.
     pub subsets: Vec<Subset>,
+    /// TLS, where neither of these says anything of it: by port, and last for
+    /// all ports.
+    pub backend_tls: Vec<(Option<u16>, ClientTlsSettings)>,
     /// The first of the rules it comes from.
     pub origin: Option<ObjectKey>,
 }
@@ -63,11 +70,17 @@ pub struct Policy<'a> {
 }
 
 /// Declares the index.
-pub(super) fn destination_rules(graph: &mut Graph, scope: &Scope) -> DestinationRules {
+pub(super) fn destination_rules(
+    graph: &mut Graph,
+    scope: &Scope,
+    services: Collection<ServiceKey, Arc<Service>>,
+) -> DestinationRules {
     let rules = scope.inputs.destination_rules;
     let domain = &scope.settings.domain;
     DestinationRules {
         by_host: ByHost::new(graph, rules, domain, |rule: &DestinationRule| std::slice::from_ref(&rule.spec.host)),
+        backend_tls: backend_tls::backend_tls(graph, scope),
+        services,
     }
 }
 
@@ -90,7 +103,15 @@ impl DestinationRules {
             let place = &service.namespace;
             self.in_namespace(cx, scope, place, client, service, |rule| everybody(place, rule))
         });
-        rule.or_else(|| self.in_namespace(cx, scope, root, client, service, |rule| everybody(root, rule)))
+        let rule = rule.or_else(|| self.in_namespace(cx, scope, root, client, service, |rule| everybody(root, rule)));
+        let backend_tls = match cx.get(self.services, service) {
+            Some(service) => self.backend_tls.of_service(cx, scope, service),
+            None => Vec::new(),
+        };
+        match backend_tls.is_empty() {
+            true => rule,
+            false => Some(Rule { backend_tls, ..rule.unwrap_or_default() }),
+        }
     }
 
     /// Whether a rule in a namespace gives some of its clients, which it selects
@@ -206,6 +227,8 @@ impl Rule {
         if let Some(own) = self.subset(subset).and_then(|subset| subset.traffic_policy.as_ref()) {
             policy.apply(own, port);
         }
+        let of_port = |(only, _): &&(Option<u16>, ClientTlsSettings)| only.is_none_or(|only| only == port);
+        policy.tls = policy.tls.or_else(|| self.backend_tls.iter().find(of_port).map(|(_, tls)| tls));
         policy
     }
 }

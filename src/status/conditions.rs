@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::api::Kind;
 use crate::graph::Diagnostic;
+use crate::model::gateway::kubernetes::Verdict;
 use crate::model::waypoint::USE_WAYPOINT_FIELD;
 
-use super::facts::{About, Bound, Facts, Parent};
-use super::{Condition, Conditions, PROGRAMMED, REJECTED, Row, Says, Status, UNREADABLE, WAYPOINT_BOUND};
+use super::facts::{About, Bound, Facts, Parent, Target, Waypoint};
+use super::{Ancestor, Condition, Conditions, PROGRAMMED, REJECTED, Row, Says, Status, UNREADABLE, WAYPOINT_BOUND};
 
 /// How many problems a message names.
 const NAMED: usize = 8;
@@ -34,6 +35,7 @@ pub fn status(kind: Kind, facts: Option<&Facts>, found: &[Diagnostic]) -> Option
                 Some(Status { generation: None, conditions: Conditions::OfParents(parents.iter().map(each).collect()) })
             }
             None if row.form == super::Form::Parents => None,
+            _ if row.form == super::Form::Ancestors => None,
             Some(_) | None => of_object(None, vec![condition("Accepted", false, UNREADABLE, message)]),
         };
     }
@@ -47,7 +49,10 @@ pub fn status(kind: Kind, facts: Option<&Facts>, found: &[Diagnostic]) -> Option
     };
     let generation = Some(*generation);
     match about {
-        About::Route { rules, parents } => {
+        About::Policy(targets) => {
+            Some(Status { generation, conditions: Conditions::OfAncestors(targets.iter().map(ancestor).collect()) })
+        }
+        About::Route { rules, parents, .. } => {
             let each = |parent: &Parent| (parent.reference.clone(), of_parent(kind, *rules, parent, &found));
             let conditions = Conditions::OfParents(parents.iter().map(each).collect());
             Some(Status { generation, conditions })
@@ -79,6 +84,8 @@ pub fn rejected(kind: Kind, facts: Option<&Facts>, message: &str) -> Option<Stat
             let each = |parent: &Parent| (parent.reference.clone(), vec![condition.clone()]);
             Conditions::OfParents(parents.iter().map(each).collect())
         }
+        // The API has no place for more than what ancestors say.
+        About::Policy(_) => return None,
         _ => Conditions::OfObject(vec![condition]),
     };
     Some(Status { generation: Some(facts.generation), conditions })
@@ -120,6 +127,22 @@ fn attached(targets: &[Bound], found: &[&Diagnostic]) -> Condition {
     condition(KIND, bound, reason, clipped(message + &said(found)))
 }
 
+/// What is said of a policy where it has an effect.
+fn ancestor(target: &Target) -> Ancestor {
+    let said = |kind, verdict: &Verdict, reason| match verdict {
+        Ok(()) => condition(kind, true, reason, "Configuration is valid"),
+        Err(said) => condition(kind, false, said.reason, said.message.clone()),
+    };
+    Ancestor {
+        reference: target.reference.clone(),
+        controller: target.controller,
+        conditions: vec![
+            said("Accepted", &target.accepted, "Accepted"),
+            said("ResolvedRefs", &target.resolved, "ResolvedRefs"),
+        ],
+    }
+}
+
 /// Reasons that are about what a route refers to.
 const REFERENCES: [&str; 4] = ["RefNotPermitted", "InvalidKind", "BackendNotFound", "UnsupportedProtocol"];
 
@@ -135,6 +158,10 @@ fn of_parent(kind: Kind, rules: usize, parent: &Parent, found: &[&Diagnostic]) -
     let accepted = match (&parent.denied, all, ignored.is_empty()) {
         (Some((reason, message)), ..) => condition("Accepted", false, reason, message.clone()),
         (None, true, _) => condition("Accepted", false, "UnsupportedValue", said(&dropped)),
+        (None, false, true) if parent.listeners > 1 => {
+            let message = format!("Route was valid, bound to {} parents", parent.listeners);
+            condition("Accepted", true, "Accepted", message)
+        }
         (None, false, true) => condition("Accepted", true, "Accepted", "Route was valid"),
         (None, false, false) => condition("Accepted", true, "Accepted", said(&ignored)),
     };
@@ -150,9 +177,12 @@ fn of_parent(kind: Kind, rules: usize, parent: &Parent, found: &[&Diagnostic]) -
         None => condition("ResolvedRefs", true, "ResolvedRefs", "All references resolved"),
     });
     if kind == Kind::HTTPRoute {
-        conditions.push(match &parent.waypoint {
-            Ok(()) => condition("ResolvedWaypoints", true, "ResolvedWaypoints", "All waypoints resolved"),
-            Err((reason, message)) => condition("ResolvedWaypoints", false, reason, message.clone()),
+        conditions.extend(match &parent.waypoint {
+            Waypoint::NotAsked => None,
+            Waypoint::Served(_) => {
+                Some(condition("ResolvedWaypoints", true, "ResolvedWaypoints", "All waypoints resolved"))
+            }
+            Waypoint::Missing(reason, message) => Some(condition("ResolvedWaypoints", false, reason, message.clone())),
         });
     }
     conditions

@@ -2,6 +2,8 @@
 //! with them. None of it depends on which proxies are connected to which
 //! replica, so all replicas say the same.
 
+mod backend_tls;
+mod gateways;
 mod policies;
 mod routes;
 mod virtual_service;
@@ -15,8 +17,11 @@ use crate::api::{Kind, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Value};
 use crate::model::binding::{Binding, binding, binding_of_service};
 use crate::model::by_host::resolve;
+use crate::model::gateway::kubernetes::Verdict;
 use crate::model::service::ServiceKey;
 use crate::model::{Model, problem};
+
+pub use gateways::{GatewayFacts, GatewayTable};
 
 /// What is known of an object that is ours.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +43,11 @@ pub enum About {
         rules: usize,
         /// Its parents, as far as they are ours to speak about.
         parents: Vec<Parent>,
+        /// The Services that it leads to, if it has a gateway as a parent.
+        backends: Vec<ObjectKey>,
     },
+    /// It is a policy for what is behind services.
+    Policy(Vec<Target>),
     /// It is a policy for ztunnel.
     Ztunnel {
         /// Whether it has an effect.
@@ -57,8 +66,34 @@ pub struct Parent {
     pub reference: ParentReference,
     /// Why the route is not attached to it, if it is not.
     pub denied: Option<(&'static str, Arc<str>)>,
+    /// How many listeners it is attached to, of a gateway.
+    pub listeners: usize,
     /// Whether there is a waypoint that serves it.
-    pub waypoint: Result<(), (&'static str, Arc<str>)>,
+    pub waypoint: Waypoint,
+}
+
+/// The waypoint of a route's parent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Waypoint {
+    /// It has no need for one.
+    NotAsked,
+    /// There is none, and why.
+    Missing(&'static str, Arc<str>),
+    /// This one.
+    Served(ObjectKey),
+}
+
+/// What a policy for services has an effect on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The object.
+    pub reference: ParentReference,
+    /// Who speaks for it.
+    pub controller: &'static str,
+    /// Whether the policy has an effect there.
+    pub accepted: Verdict,
+    /// Whether what it refers to is there.
+    pub resolved: Verdict,
 }
 
 /// A target of a policy, and whether the policy is bound to it.
@@ -74,8 +109,13 @@ pub struct Bound {
     pub message: Arc<str>,
 }
 
-/// What is known, by kind.
-pub type Collections = Vec<(Kind, Collection<ObjectKey, Facts>)>;
+/// What is known.
+pub struct Collections {
+    /// Of objects, by kind.
+    pub objects: Vec<(Kind, Collection<ObjectKey, Facts>)>,
+    /// Of the Gateway API's Gateways.
+    pub gateways: Collection<ObjectKey, GatewayFacts>,
+}
 
 /// Declares what is known of objects that have a status.
 pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
@@ -125,9 +165,12 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
     ];
     all.push(virtual_service::add(graph, model));
     all.extend(policies::add(graph, model));
-    all.extend(routes::add(graph, model));
+    let routes = routes::add(graph, model);
+    let gateways = gateways::add(graph, model, &routes);
+    all.push(backend_tls::add(graph, model, &routes));
+    all.extend(routes);
     unreadable(graph, model);
-    all
+    Collections { objects: all, gateways }
 }
 
 /// Objects that do not decode have a diagnostic too.
@@ -135,7 +178,7 @@ fn unreadable(graph: &mut Graph, model: &Model) {
     graph.derive("unreadable_objects", model.inputs.unreadable, |cx, (kind, key): &(Kind, ObjectKey), error| {
         let meta = Meta { namespace: key.namespace.clone(), name: key.name.clone(), ..Meta::default() };
         let message = format!("cannot be read: {}; its last good state stays, if there was one", error.reason);
-        cx.diagnose(problem(kind.info().kind, &meta, &*error.field, super::UNREADABLE, message));
+        cx.diagnose(problem(kind.info().subject, &meta, &*error.field, super::UNREADABLE, message));
         None::<((), ())>
     });
 }

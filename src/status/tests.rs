@@ -65,7 +65,7 @@ impl World {
     fn status(&self, kind: Kind, name: &str) -> Option<Status> {
         let graph = &self.translation.graph;
         let key = ObjectKey::new("x", name);
-        let facts = self.translation.facts.iter().find(|(of, _)| *of == kind);
+        let facts = self.translation.facts.objects.iter().find(|(of, _)| *of == kind);
         let facts = facts.and_then(|(_, facts)| graph.get(*facts, &key)).map(|facts| &**facts);
         status(kind, facts, about(&graph.diagnostics(), &(kind, key)))
     }
@@ -75,6 +75,7 @@ impl World {
         let conditions = match self.status(kind, name).map(|status| status.conditions) {
             None => Vec::new(),
             Some(Conditions::OfObject(conditions)) => conditions,
+            Some(Conditions::OfAncestors(ancestors)) => ancestors.into_iter().flat_map(|one| one.conditions).collect(),
             Some(Conditions::OfParents(parents)) => match <[_; 1]>::try_from(parents) {
                 Ok([(_, conditions)]) => conditions,
                 Err(parents) => panic!("not one parent: {parents:?}"),
@@ -402,12 +403,13 @@ fn what_a_proxy_rejected() {
     world.put("apiVersion: v1\nkind: Namespace\nmetadata: {name: y}\n");
     for (kind, name) in [(Kind::VirtualService, "v"), (Kind::HTTPRoute, "h")] {
         let graph = &world.translation.graph;
-        let facts = world.translation.facts.iter().find(|(of, _)| *of == kind).expect("it has facts").1;
+        let facts = world.translation.facts.objects.iter().find(|(of, _)| *of == kind).expect("it has facts").1;
         let facts = graph.get(facts, &ObjectKey::new("x", name)).expect("it is there");
         let said = rejected(kind, Some(facts), &"e".repeat(10_000)).expect("it has a status");
         let conditions = match &said.conditions {
             Conditions::OfObject(conditions) => conditions,
             Conditions::OfParents(parents) => &parents[0].1,
+            Conditions::OfAncestors(ancestors) => &ancestors[0].conditions,
         };
         assert_eq!(conditions.len(), 1);
         assert_eq!((conditions[0].kind, conditions[0].holds, conditions[0].reason), (PROGRAMMED, false, REJECTED));

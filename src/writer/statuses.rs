@@ -7,22 +7,33 @@ use tokio::sync::watch;
 
 use crate::api::{Kind, ObjectKey};
 use crate::graph::{Collection, Diagnostic, Graph};
-use crate::status::facts::Collections;
+use crate::status::facts::{Collections, GatewayFacts, GatewayTable};
 use crate::status::{self, Facts, Statuses};
 
 /// Keeps statuses up to date.
 pub(super) struct Book {
     facts: BTreeMap<Kind, Collection<ObjectKey, Facts>>,
     statuses: watch::Sender<Statuses>,
+    of_gateways: Collection<ObjectKey, GatewayFacts>,
+    gateways: watch::Sender<GatewayTable>,
 }
 
 impl Book {
     pub(super) fn new(facts: &Collections) -> Self {
-        Self { facts: facts.iter().copied().collect(), statuses: watch::Sender::new(Statuses::new()) }
+        Self {
+            facts: facts.objects.iter().copied().collect(),
+            statuses: watch::Sender::new(Statuses::new()),
+            of_gateways: facts.gateways,
+            gateways: watch::Sender::new(GatewayTable::new()),
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Statuses> {
         self.statuses.subscribe()
+    }
+
+    pub(super) fn gateways(&self) -> watch::Receiver<GatewayTable> {
+        self.gateways.subscribe()
     }
 
     /// What is known of an object.
@@ -33,6 +44,17 @@ impl Book {
     /// Takes what the last commit changed. `before` and `now` are diagnostics,
     /// sorted.
     pub(super) fn update(&self, graph: &Graph, before: &[Diagnostic], now: &[Diagnostic]) {
+        let changes = graph.changes(self.of_gateways);
+        if !changes.is_empty() {
+            self.gateways.send_modify(|gateways| {
+                for change in changes {
+                    match &change.new {
+                        Some(facts) => _ = gateways.insert(change.key.clone(), facts.clone()),
+                        None => _ = gateways.remove(&change.key),
+                    }
+                }
+            });
+        }
         let mut touched: BTreeSet<(Kind, ObjectKey)> = BTreeSet::new();
         for (kind, facts) in &self.facts {
             touched.extend(graph.changes(*facts).iter().map(|change| (*kind, change.key.clone())));

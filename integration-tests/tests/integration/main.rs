@@ -9,6 +9,7 @@ mod deployment;
 mod encoding;
 mod envoy;
 mod gateways;
+mod edge;
 mod status;
 mod policy;
 mod protocol;
@@ -57,6 +58,7 @@ fn run() -> ExitCode {
         gateways("spare"): read_only;
         status("spare"): with_the_rights_of_the_chart;
         gateways(""): classes, waypoint, overlays, of_others, bound;
+        edge(""): life, routes, listener_sets, backend_tls;
         status(""): bad_objects;
         replica(""): versions_agree, restart_resends_nothing;
         root(""): config_maps, new_root, continued_root;

@@ -55,7 +55,7 @@ fn parent<'a>(route: &'a Value, controller: &str) -> &'a Value {
 }
 
 /// Whether our entry has a condition, for the route as it is now.
-fn route_is(route: &Value, kind: &str, status: &str, reason: &str) -> bool {
+pub fn route_is(route: &Value, kind: &str, status: &str, reason: &str) -> bool {
     let entry = parent(route, OURS);
     let found = entry["conditions"].as_array().and_then(|all| all.iter().find(|one| one["type"] == kind));
     found.is_some_and(|one| {

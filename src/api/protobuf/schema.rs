@@ -21,13 +21,16 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         | Kind::RequestAuthentication
         | Kind::Telemetry
         | Kind::Gateway
+        | Kind::ListenerSet
         | Kind::GatewayClass
+        | Kind::IstioGateway
         | Kind::VirtualService
         | Kind::DestinationRule
         | Kind::HTTPRoute
         | Kind::GRPCRoute
         | Kind::TCPRoute
         | Kind::TLSRoute
+        | Kind::BackendTLSPolicy
         | Kind::ReferenceGrant => None,
     }
 }

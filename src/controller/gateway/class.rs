@@ -8,12 +8,26 @@ use serde_json::{Value, json};
 use super::World;
 use super::status::condition;
 use crate::controller::resource::{Manner, Reference, Resource, Write};
+use crate::model::binding::WAYPOINT_CONTROLLER;
+use crate::model::gateway::kubernetes::CONTROLLER;
 
 /// What implements the Gateways of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Template {
     /// A waypoint of its own.
     Waypoint,
+    /// A gateway of its own.
+    Gateway,
+}
+
+impl Template {
+    /// What the proxy's agent is told to be.
+    pub const fn role(self) -> &'static str {
+        match self {
+            Self::Waypoint => "waypoint",
+            Self::Gateway => "router",
+        }
+    }
 }
 
 /// A class.
@@ -34,8 +48,8 @@ pub struct Controller {
     pub name: &'static str,
     /// The label on what is made for a Gateway.
     pub label: &'static str,
-    /// What is made for a Gateway; nothing if its Gateways are not ours yet.
-    pub template: Option<Template>,
+    /// What is made for a Gateway.
+    pub template: Template,
     /// What the class's status says.
     pub accepted: &'static str,
     /// What of the Gateway API works, by the names of its conformance suite.
@@ -47,15 +61,15 @@ pub const OLD_WAYPOINT_CLASS: &str = "istio-mesh";
 
 /// The classes that are always there.
 pub const CLASSES: &[Class] = &[
-    Class { name: "istio", controller: "istio.io/gateway-controller", description: "Gateways at the edge of the mesh" },
+    Class { name: "istio", controller: CONTROLLER, description: "Gateways at the edge of the mesh" },
     Class {
         name: "istio-waypoint",
-        controller: "istio.io/mesh-controller",
+        controller: WAYPOINT_CONTROLLER,
         description: "Waypoints: HTTP routes and policies inside the mesh",
     },
     Class {
         name: OLD_WAYPOINT_CLASS,
-        controller: "istio.io/mesh-controller",
+        controller: WAYPOINT_CONTROLLER,
         description: "The old name of the class istio-waypoint",
     },
 ];
@@ -63,16 +77,55 @@ pub const CLASSES: &[Class] = &[
 /// The controllers we are.
 pub const CONTROLLERS: &[Controller] = &[
     Controller {
-        name: "istio.io/gateway-controller",
+        name: CONTROLLER,
         label: "istio.io-gateway-controller",
-        template: None,
-        accepted: "Handled by Istio controller. Gateways of this class are configured, but nothing is deployed for them",
-        features: &[],
+        template: Template::Gateway,
+        accepted: "Handled by Istio controller",
+        features: &[
+            "GRPCRoute",
+            "GRPCRouteNamedRouteRule",
+            "Gateway",
+            "GatewayAddressEmpty",
+            "GatewayHTTPListenerIsolation",
+            "GatewayInfrastructure",
+            "GatewayPort8080",
+            "HTTPRoute",
+            "HTTPRoute303RedirectStatusCode",
+            "HTTPRoute307RedirectStatusCode",
+            "HTTPRoute308RedirectStatusCode",
+            "HTTPRouteBackendProtocolH2C",
+            "HTTPRouteBackendProtocolWebSocket",
+            "HTTPRouteBackendRequestHeaderModification",
+            "HTTPRouteBackendTimeout",
+            "HTTPRouteCORS",
+            "HTTPRouteDestinationPortMatching",
+            "HTTPRouteHostRewrite",
+            "HTTPRouteMethodMatching",
+            "HTTPRouteNamedRouteRule",
+            "HTTPRouteParentRefPort",
+            "HTTPRoutePathRedirect",
+            "HTTPRoutePathRewrite",
+            "HTTPRoutePortRedirect",
+            "HTTPRouteQueryParamMatching",
+            "HTTPRouteRequestMirror",
+            "HTTPRouteRequestMultipleMirrors",
+            "HTTPRouteRequestPercentageMirror",
+            "HTTPRouteRequestTimeout",
+            "HTTPRouteResponseHeaderModification",
+            "HTTPRouteRetry",
+            "HTTPRouteRetryBackendTimeout",
+            "HTTPRouteRetryConnectionError",
+            "HTTPRouteSchemeRedirect",
+            "ListenerSet",
+            "ReferenceGrant",
+            "TCPRoute",
+            "TLSRoute",
+        ],
     },
     Controller {
-        name: "istio.io/mesh-controller",
+        name: WAYPOINT_CONTROLLER,
         label: "istio.io-mesh-controller",
-        template: Some(Template::Waypoint),
+        template: Template::Waypoint,
         accepted: "Handled by Istio controller",
         // Sorted, as the API asks for.
         features: &[

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -18,6 +19,7 @@ use crate::controller::lease::run_while_leader;
 use crate::controller::pace::Due;
 use crate::controller::resource::{self, Manner, Reference, RequestError, Resource, Write};
 use crate::controller::watch::{Seen, Selection, follow};
+use crate::status::facts::GatewayTable;
 
 use super::overlay::DEFAULTS;
 use super::settings::Settings;
@@ -45,6 +47,8 @@ pub struct GatewayController {
     pub identity: Arc<str>,
     /// Who is connected to it.
     pub proxies: watch::Receiver<ProxyTable>,
+    /// What the mesh knows of Gateways.
+    pub facts: watch::Receiver<GatewayTable>,
     /// Changes when a kind is defined.
     pub definitions: watch::Receiver<()>,
 }
@@ -90,6 +94,7 @@ fn selections(settings: &Settings) -> Vec<(Part, Selection)> {
     vec![
         (Part::Classes, all(Resource::GatewayClass, "")),
         (Part::Gateways, all(Resource::Gateway, "")),
+        (Part::ListenerSets, all(Resource::ListenerSet, "")),
         (Part::Namespaces, all(Resource::Namespace, &format!("labelSelector={}", escaped(REVISION)))),
         (Part::Objects(Resource::ServiceAccount), all(Resource::ServiceAccount, &managed)),
         (Part::Objects(Resource::Service), all(Resource::Service, &managed)),
@@ -107,6 +112,7 @@ fn selections(settings: &Settings) -> Vec<(Part, Selection)> {
 enum Part {
     Classes,
     Gateways,
+    ListenerSets,
     Namespaces,
     Objects(Resource),
     Defaults,
@@ -152,6 +158,7 @@ impl Leader {
         }
         drop(sender);
         self.world.proxies = self.controller.proxies.borrow_and_update().clone();
+        self.world.facts = self.controller.facts.borrow_and_update().clone();
         let mut age = interval(LOOKED_UP);
         loop {
             let next = self.next();
@@ -169,6 +176,10 @@ impl Leader {
                 Ok(()) = self.controller.proxies.changed() => {
                     let old = std::mem::replace(&mut self.world.proxies, self.controller.proxies.borrow_and_update().clone());
                     self.compare_proxies(&old);
+                }
+                Ok(()) = self.controller.facts.changed() => {
+                    let old = std::mem::replace(&mut self.world.facts, self.controller.facts.borrow_and_update().clone());
+                    self.compare_facts(&old);
                 }
                 _ = age.tick() => self.forget_old(),
                 Some(ended) = watches.join_next() => {
@@ -222,6 +233,9 @@ impl Leader {
             Part::Classes => self.world.classes = by_name(objects),
             Part::Namespaces => self.world.namespaces = by_name(objects),
             Part::Gateways => self.world.gateways = objects.into_iter().map(|one| (name_of(&one), one)).collect(),
+            Part::ListenerSets => {
+                self.world.listener_sets = objects.into_iter().map(|one| (name_of(&one), one)).collect();
+            }
             Part::Objects(resource) => {
                 let looked_up = &self.looked_up;
                 self.world.objects.retain(|one, _| one.resource != resource || looked_up.contains_key(one));
@@ -250,6 +264,13 @@ impl Leader {
                 let key = (namespace, name);
                 set(&mut self.world.gateways, key.clone(), object, there);
                 self.due.insert(Subject::Gateway(key));
+            }
+            Part::ListenerSets => {
+                let parent = &object["spec"]["parentRef"];
+                let text = |field: &str| parent[field].as_str().unwrap_or_default();
+                let of = if text("namespace").is_empty() { &namespace } else { text("namespace") };
+                self.due.insert(Subject::Gateway((of.to_owned(), text("name").to_owned())));
+                set(&mut self.world.listener_sets, (namespace, name), object, there);
             }
             Part::Objects(resource) => {
                 let gateway = object["metadata"]["labels"][GATEWAY_NAME].as_str().map(ToOwned::to_owned);
@@ -306,6 +327,15 @@ impl Leader {
     fn compare_proxies(&mut self, old: &ProxyTable) {
         let new = &self.world.proxies;
         let changed = old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key));
+        let subjects = changed.map(|key| Subject::Gateway((key.namespace.to_string(), key.name.to_string())));
+        self.due.extend(subjects.collect::<Vec<_>>());
+    }
+
+    fn compare_facts(&mut self, old: &GatewayTable) {
+        let changed = old.diff(&self.world.facts).map(|change| match change {
+            DiffItem::Add(key, _) | DiffItem::Remove(key, _) => key,
+            DiffItem::Update { new: (key, _), .. } => key,
+        });
         let subjects = changed.map(|key| Subject::Gateway((key.namespace.to_string(), key.name.to_string())));
         self.due.extend(subjects.collect::<Vec<_>>());
     }
@@ -387,6 +417,7 @@ impl Leader {
                 let Some(object) = self.write(&write).await else { return true };
                 match write.object.resource {
                     Resource::Gateway => _ = self.world.gateways.insert(key.clone(), object),
+                    Resource::ListenerSet => _ = self.world.listener_sets.insert(name_of(&object), object),
                     _ => self.put(write.object, object),
                 }
             }

@@ -1,21 +1,28 @@
-//! What the status of a Gateway says. Conditions are the Gateway API's, with
-//! the messages that istiod writes where the meaning is the same.
+//! What the statuses of a Gateway and of the ListenerSets that add to it say.
+//! Conditions are the Gateway API's, with the messages that istiod writes where
+//! the meaning is the same.
 //!
-//! `Programmed` is honest: a waypoint has taken its configuration. A proxy that
-//! is connected here says so by its acknowledgements; one that is connected to
+//! `Programmed` is honest: a proxy has taken its configuration. One that is
+//! connected here says so by its acknowledgements; one that is connected to
 //! another replica, by the readiness of its pod, which Istio's agent reports
 //! only when its Envoy has clusters and listeners.
 //! <https://gateway-api.sigs.k8s.io/reference/spec/#gatewaystatus>
 
 use serde_json::{Value, json};
 
-use crate::api::gateway::{Gateway, Listener};
+use crate::api::gateway::Gateway;
+use crate::api::route::GROUP;
 use crate::controller::resource::Reference;
+use crate::model::gateway::kubernetes::listener::{self, Listener};
+use crate::model::gateway::kubernetes::{CheckedSet, Placement, Verdict};
+use crate::status::facts::GatewayFacts;
 
 use super::Proxies;
-use super::class::OLD_WAYPOINT_CLASS;
+use super::address::{self, Reached};
+use super::class::{OLD_WAYPOINT_CLASS, Template};
 use super::settings::Settings;
-use super::template::HBONE;
+
+const FINE: &str = "No errors found";
 
 /// What is known of what a Gateway stands for.
 pub struct Facts<'a> {
@@ -23,8 +30,14 @@ pub struct Facts<'a> {
     pub object: &'a Value,
     /// The same.
     pub gateway: &'a Gateway,
-    /// The Service that its traffic goes to, and its name.
-    pub service: (&'a Reference, Option<&'a Value>),
+    /// What is made for it.
+    pub template: Template,
+    /// Where its user wants it to be reached.
+    pub placement: &'a Placement,
+    /// Its listeners, checked.
+    pub checked: &'a GatewayFacts,
+    /// The Services that its traffic goes to, as far as they are there.
+    pub services: Vec<(Reference, Option<&'a Value>)>,
     /// Its Deployment, if it is ours.
     pub deployment: Option<&'a Value>,
     /// Objects of somebody else's with the names that ours would have.
@@ -33,12 +46,13 @@ pub struct Facts<'a> {
     pub invalid: Option<&'a str>,
     /// Its proxies that are connected here.
     pub proxies: Proxies,
-    /// Whether its proxies are ours to make.
-    pub managed: bool,
 }
 
 /// A condition: type, status, reason, message.
 pub type Said<'a> = (&'a str, bool, &'a str, &'a str);
+
+/// Whether something holds, why in a word, and why for people.
+type Answer = (bool, &'static str, String);
 
 /// A condition of an object. The time of a status that has not changed stays.
 pub fn condition(object: &Value, known: &Value, now: &str, (kind, status, reason, message): Said<'_>) -> Value {
@@ -55,39 +69,122 @@ pub fn condition(object: &Value, known: &Value, now: &str, (kind, status, reason
     })
 }
 
-/// The status to be.
-pub fn status(settings: &Settings, facts: &Facts<'_>, now: &str) -> Value {
+/// The statuses to be: that of the Gateway, and of what adds listeners to it by
+/// its place in the facts.
+pub struct Statuses {
+    /// Of the Gateway.
+    pub gateway: Value,
+    accepted: Answer,
+    programmed: Answer,
+}
+
+/// Works out the status of a Gateway.
+pub fn status(settings: &Settings, facts: &Facts<'_>, now: &str) -> Statuses {
     let known = &facts.object["status"];
-    let addresses = addresses(settings, facts);
-    let invalid: Vec<_> = facts.gateway.spec.listeners.iter().filter(|one| refusal(one).is_some()).collect();
-    let accepted = match (invalid.as_slice(), &*facts.gateway.spec.gateway_class_name) {
-        _ if facts.invalid.is_some() => (false, "InvalidParameters", facts.invalid.unwrap_or_default().to_owned()),
-        ([], OLD_WAYPOINT_CLASS) => (true, "Accepted", old_form(facts)),
-        ([], _) => (true, "Accepted", "Resource accepted".to_owned()),
-        (invalid, _) => {
-            let names: Vec<_> = invalid.iter().map(|one| &*one.name).collect();
-            let some = invalid.len() < facts.gateway.spec.listeners.len();
-            (some, "ListenersNotValid", format!("Invalid listeners: {}", names.join(", ")))
-        }
+    let reached = match facts.template {
+        Template::Waypoint => address::of_waypoint(settings, facts),
+        Template::Gateway => address::of_gateway(settings, facts, &ports(facts)),
     };
-    let programmed = programmed(settings, facts, !addresses.is_empty());
-    let conditions = [("Accepted", &accepted), ("Programmed", &programmed)];
-    let conditions = conditions.map(|(kind, (status, reason, message))| {
-        condition(facts.object, &known["conditions"], now, (kind, *status, reason, message))
-    });
+    let accepted = accepted(facts);
+    let programmed = programmed(settings, facts, &reached);
+    let mut answers = vec![("Accepted", accepted.clone()), ("Programmed", programmed.clone())];
+    let checked = &facts.checked.checked;
+    if facts.template == Template::Gateway {
+        answers.push(("ResolvedRefs", answer(&checked.client_certificate, "ResolvedRefs", "All references resolved")));
+        if checked.insecure {
+            let message = "clients are let in whose certificates nobody vouches for: AllowInsecureFallback".to_owned();
+            answers.push(("InsecureFrontendValidationMode", (true, "ConfigurationChanged", message)));
+        }
+    }
+    let conditions: Vec<_> = answers
+        .iter()
+        .map(|(kind, (status, reason, message))| {
+            condition(facts.object, &known["conditions"], now, (kind, *status, reason, message))
+        })
+        .collect();
     let mut status = json!({
         "conditions": conditions,
-        "listeners": listeners(facts, &programmed, now),
+        "listeners": listeners(facts.object, &checked.listeners, &facts.checked.attached, &programmed, now),
     });
     // An address that was given stays: a waypoint without one is none, and its
     // traffic would go past it.
     let kept = known["addresses"].as_array().filter(|list| !list.is_empty());
-    match (addresses.is_empty(), kept) {
-        (false, _) => status["addresses"] = json!(addresses),
+    match (reached.addresses.is_empty(), kept) {
+        (false, _) => status["addresses"] = json!(reached.addresses),
         (true, Some(kept)) => status["addresses"] = json!(kept),
         (true, None) => {}
     }
-    status
+    // Not every version of the API has the field, so it is there if need be.
+    let attached = checked.sets.iter().filter(|set| set.listeners.iter().any(Listener::valid)).count();
+    if attached > 0 || !known["attachedListenerSets"].is_null() {
+        status["attachedListenerSets"] = json!(attached);
+    }
+    Statuses { gateway: status, accepted, programmed }
+}
+
+impl Statuses {
+    /// The status of one that adds listeners to the Gateway, with the number of
+    /// routes that are attached to each.
+    pub fn of_set(&self, object: &Value, set: &CheckedSet, attached: &[u32], now: &str) -> Value {
+        let no = |reason, message: &str| (false, reason, message.to_owned());
+        let valid = set.listeners.iter().any(Listener::valid);
+        let (accepted, programmed) = match &set.denied {
+            Err(said) => (no(said.reason, &said.message), no(said.reason, &said.message)),
+            Ok(()) if !self.accepted.0 && self.accepted.1 != "ListenersNotValid" => {
+                let message = format!("the Gateway is not accepted: {}", self.accepted.2);
+                (no("ParentNotAccepted", &message), no("ParentNotAccepted", &message))
+            }
+            Ok(()) if !valid => {
+                let message = "none of its listeners is valid";
+                (no("ListenersNotValid", message), no("ListenersNotValid", message))
+            }
+            Ok(()) => ((true, "Accepted", "Resource accepted".to_owned()), of_part(&self.programmed)),
+        };
+        let known = &object["status"]["conditions"];
+        let said =
+            |kind, (status, reason, message): &Answer| condition(object, known, now, (kind, *status, reason, message));
+        json!({
+            "conditions": [said("Accepted", &accepted), said("Programmed", &programmed)],
+            "listeners": listeners(object, &set.listeners, attached, &self.programmed, now),
+        })
+    }
+}
+
+/// The ports that a gateway is to be reached at, each once.
+fn ports(facts: &Facts<'_>) -> Vec<u16> {
+    let checked = &facts.checked.checked;
+    let all = checked.listeners.iter().chain(checked.sets.iter().flat_map(|set| &*set.listeners));
+    let mut ports: Vec<_> = all.filter(|one| one.server.is_some()).map(|one| one.port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+fn answer(verdict: &Verdict, reason: &'static str, message: &str) -> Answer {
+    match verdict {
+        Ok(()) => (true, reason, message.to_owned()),
+        Err(said) => (false, said.reason, said.message.to_string()),
+    }
+}
+
+fn accepted(facts: &Facts<'_>) -> Answer {
+    if let Some(message) = facts.invalid {
+        return (false, "InvalidParameters", message.to_owned());
+    }
+    if facts.template == Template::Gateway && !facts.placement.refused.is_empty() {
+        let message = format!("only hostnames are supported, and not {}", facts.placement.refused.join(", "));
+        return (false, "UnsupportedAddress", message);
+    }
+    let own = &facts.checked.checked.listeners;
+    let invalid: Vec<_> = own.iter().filter(|one| !one.valid()).map(|one| &*one.name).collect();
+    match (&*invalid, &*facts.gateway.spec.gateway_class_name) {
+        ([], OLD_WAYPOINT_CLASS) => (true, "Accepted", old_form(facts)),
+        ([], _) => (true, "Accepted", "Resource accepted".to_owned()),
+        (invalid, _) => {
+            let some = invalid.len() < own.len();
+            (some, "ListenersNotValid", format!("Invalid listeners: {}", invalid.join(", ")))
+        }
+    }
 }
 
 /// What the user of the old class is told to write instead.
@@ -108,56 +205,17 @@ fn old_form(facts: &Facts<'_>) -> String {
     }
 }
 
-/// Where a Gateway is reached: what it says itself, or its Service. Of that
-/// both the name and the addresses are listed, as readers want one or the
-/// other.
-fn addresses(settings: &Settings, facts: &Facts<'_>) -> Vec<Value> {
-    if !facts.managed {
-        let own = facts.gateway.spec.addresses.iter().filter(|address| !address.value.is_empty());
-        return own
-            .map(|address| {
-                let hostname = &*address.kind == "Hostname";
-                match hostname {
-                    true => json!({ "type": "Hostname", "value": hostname_of(settings, facts, &address.value) }),
-                    false => json!({ "type": "IPAddress", "value": &*address.value }),
-                }
-            })
-            .collect();
-    }
-    let (name, Some(service)) = facts.service else { return Vec::new() };
-    let takes_hbone =
-        service["spec"]["ports"].as_array().is_some_and(|ports| ports.iter().any(|one| one["port"] == HBONE));
-    let ips = service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let ips: Vec<_> = ips.filter(|ip| !ip.is_empty() && *ip != "None").collect();
-    if !takes_hbone || ips.is_empty() {
-        return Vec::new();
-    }
-    let hostname = json!({ "type": "Hostname", "value": hostname_of(settings, facts, &name.name) });
-    let ips = ips.into_iter().map(|ip| json!({ "type": "IPAddress", "value": ip }));
-    ips.chain([hostname]).collect()
-}
-
-/// The full name of a Service, which may be given short.
-fn hostname_of(settings: &Settings, facts: &Facts<'_>, name: &str) -> String {
-    match name.contains('.') {
-        true => name.to_owned(),
-        false => format!("{name}.{}.svc.{}", facts.gateway.meta.namespace, settings.domain),
-    }
-}
-
-fn programmed(settings: &Settings, facts: &Facts<'_>, addressed: bool) -> (bool, &'static str, String) {
+fn programmed(settings: &Settings, facts: &Facts<'_>, reached: &Reached) -> Answer {
     let foreign: Vec<_> =
         facts.foreign.iter().map(|one| format!("{one} does not belong to this Gateway and is left alone")).collect();
     let foreign = if foreign.is_empty() { String::new() } else { format!("; {}", foreign.join("; ")) };
-    let (service, _) = facts.service;
-    if !addressed {
-        let message = format!("no address: {service} is not there, or has no port {HBONE}{foreign}");
-        return (false, "AddressNotAssigned", message);
+    if facts.template == Template::Gateway && ports(facts).is_empty() {
+        return (false, "Invalid", format!("there is no listener that can be served{foreign}"));
     }
-    let assigned = || {
-        let host = hostname_of(settings, facts, &service.name);
-        format!("Resource programmed, assigned to service(s) {host}:{HBONE}{foreign}")
-    };
+    if let Some((reason, message)) = &reached.fault {
+        return (false, reason, format!("{message}{foreign}"));
+    }
+    let assigned = || format!("Resource programmed, assigned to service(s) {}{foreign}", joined(&reached.assigned));
     if settings.programmed_by_address {
         return (true, "Programmed", assigned());
     }
@@ -167,7 +225,9 @@ fn programmed(settings: &Settings, facts: &Facts<'_>, addressed: bool) -> (bool,
         return (false, "Invalid", message);
     }
     let ready = facts.deployment.map_or(0, |deployment| deployment["status"]["readyReplicas"].as_u64().unwrap_or(0));
-    if *current > 0 || ready > 0 {
+    // Pods that somebody else made may not say which Gateway they serve.
+    let theirs = facts.template == Template::Gateway && !facts.placement.managed;
+    if *current > 0 || ready > 0 || theirs {
         return (true, "Programmed", assigned());
     }
     // Counts would make every step of a start a write.
@@ -178,47 +238,56 @@ fn programmed(settings: &Settings, facts: &Facts<'_>, addressed: bool) -> (bool,
     (false, "Pending", message)
 }
 
-/// Why a listener is not one of a waypoint.
-fn refusal(listener: &Listener) -> Option<(&'static str, String)> {
-    match &*listener.protocol {
-        "HBONE" if listener.port != HBONE => {
-            Some(("PortUnavailable", format!("protocol HBONE is served at port {HBONE}, not at {}", listener.port)))
-        }
-        "HBONE" | "HTTP" | "HTTPS" | "TLS" | "TCP" | "ALL" | "istio.io/PROXY" => None,
-        other => Some(("UnsupportedProtocol", format!("protocol {other} is not one that a waypoint serves"))),
+/// Names as people list them.
+fn joined(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [start @ .., last] => format!("{} and {last}", start.join(", ")),
     }
 }
 
-/// No route attaches to a listener of a waypoint: routes are of the services
-/// that use it.
-fn listeners(facts: &Facts<'_>, programmed: &(bool, &'static str, String), now: &str) -> Vec<Value> {
-    const FINE: &str = "No errors found";
-    let known = facts.object["status"]["listeners"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let listener = |listener: &Listener| {
-        let refused = refusal(listener);
+/// The same answer for a part of a Gateway, which has fewer reasons.
+fn of_part(programmed: &Answer) -> Answer {
+    match programmed {
+        (true, ..) => (true, "Programmed", FINE.to_owned()),
+        (false, "Invalid", message) => (false, "Invalid", message.clone()),
+        (false, _, message) => (false, "Pending", message.clone()),
+    }
+}
+
+/// The statuses of listeners, given how many routes are attached to each.
+fn listeners(object: &Value, listeners: &[Listener], attached: &[u32], programmed: &Answer, now: &str) -> Vec<Value> {
+    let known = object["status"]["listeners"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of_gateway = of_part(programmed);
+    let one = |(at, listener): (usize, &Listener)| {
         let conditions =
             known.iter().find(|one| one["name"] == *listener.name).map_or(&Value::Null, |one| &one["conditions"]);
-        let condition = |said: Said<'_>| condition(facts.object, conditions, now, said);
-        let (accepted, is_programmed) = match &refused {
-            Some((reason, message)) => ((false, *reason, message.as_str()), (false, "Invalid", message.as_str())),
-            None if programmed.0 => ((true, "Accepted", FINE), (true, "Programmed", FINE)),
-            // Listeners have fewer reasons than Gateways.
-            None => {
-                let reason = if programmed.1 == "Invalid" { "Invalid" } else { "Pending" };
-                ((true, "Accepted", FINE), (false, reason, programmed.2.as_str()))
+        let said = |kind, (status, reason, message): &Answer| {
+            condition(object, conditions, now, (kind, *status, reason, message))
+        };
+        let conflicted = match listener.conflict {
+            None => (false, "NoConflicts", FINE.to_owned()),
+            Some(reason) => {
+                (true, reason, listener.accepted.as_ref().err().map_or(FINE, |said| &said.message).to_owned())
             }
         };
+        let programmed = match &listener.programmed {
+            Ok(()) => of_gateway.clone(),
+            failed => answer(failed, "Programmed", FINE),
+        };
+        let kind = |kind| json!({ "group": GROUP, "kind": listener::name(kind) });
         json!({
             "name": &*listener.name,
-            "attachedRoutes": 0,
-            "supportedKinds": [],
+            "attachedRoutes": attached.get(at).copied().unwrap_or(0),
+            "supportedKinds": listener.kinds.iter().copied().map(kind).collect::<Vec<_>>(),
             "conditions": [
-                condition(("Accepted", accepted.0, accepted.1, accepted.2)),
-                condition(("Conflicted", false, "NoConflicts", FINE)),
-                condition(("Programmed", is_programmed.0, is_programmed.1, is_programmed.2)),
-                condition(("ResolvedRefs", true, "ResolvedRefs", FINE)),
+                said("Accepted", &answer(&listener.accepted, "Accepted", FINE)),
+                said("Conflicted", &conflicted),
+                said("Programmed", &programmed),
+                said("ResolvedRefs", &answer(&listener.resolved, "ResolvedRefs", FINE)),
             ],
         })
     };
-    facts.gateway.spec.listeners.iter().map(listener).collect()
+    listeners.iter().enumerate().map(one).collect()
 }

@@ -1,9 +1,10 @@
 //! What is made for a Gateway: a ServiceAccount, a Deployment and a Service, and
 //! what scales and protects its pods if a user says how,
 //! with the names, labels, environment and volumes that Istio's proxy image and
-//! Istio's tools expect. The reference is the documentation of waypoints and
-//! what istiod's own templates make of the same values.
-//! <https://istio.io/latest/docs/ambient/usage/waypoint/>
+//! Istio's tools expect. The reference is the documentation of waypoints and of
+//! gateways, and what istiod's own templates make of the same values.
+//! <https://istio.io/latest/docs/ambient/usage/waypoint/>,
+//! <https://istio.io/latest/docs/tasks/traffic-management/ingress/gateway-api/#automated-deployment>
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ use crate::api::gateway::Gateway;
 use crate::controller::resource::{Reference, Resource};
 
 use super::World;
-use super::class::Controller;
+use super::class::{Controller, Template};
 use super::overlay::Overlays;
 use super::settings::{Settings, filled};
 
@@ -25,6 +26,7 @@ const NAME_OVERRIDE: &str = "gateway.istio.io/name-override";
 const SERVICE_ACCOUNT: &str = "gateway.istio.io/service-account";
 const SERVICE_TYPE: &str = "networking.istio.io/service-type";
 const NETWORK: &str = "topology.istio.io/network";
+const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// Where waypoints take HBONE.
 pub const HBONE: u16 = 15008;
 const STATUS: u16 = 15021;
@@ -39,11 +41,15 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names for a waypoint: the Gateway's own, unless annotations say
-    /// something else.
-    pub fn of(gateway: &Gateway) -> Self {
+    /// The names for a Gateway: its own, for a gateway with the class behind
+    /// it, unless annotations say something else.
+    pub fn of(gateway: &Gateway, template: Template) -> Self {
+        let own = match template {
+            Template::Waypoint => gateway.meta.name.to_string(),
+            Template::Gateway => format!("{}-{}", gateway.meta.name, gateway.spec.gateway_class_name),
+        };
         let name = |annotation| gateway.meta.annotation(annotation).filter(|name| !name.is_empty());
-        let or_own = |name: Option<&str>| name.unwrap_or(&gateway.meta.name).to_owned();
+        let or_own = |name: Option<&str>| name.unwrap_or(&own).to_owned();
         Self { deployment: or_own(name(NAME_OVERRIDE)), service_account: or_own(name(SERVICE_ACCOUNT)) }
     }
 }
@@ -56,17 +62,34 @@ pub struct Input<'a> {
     pub object: &'a Value,
     /// The controller of its class.
     pub controller: &'static Controller,
+    /// What is made for it.
+    pub template: Template,
+    /// The listeners that others add to it.
+    pub added: Vec<Port>,
+    /// The address that its load balancer is to have.
+    pub ip: Option<&'a str>,
 }
 
-/// The objects of a waypoint, in the order of their making; the reason if what
+/// A port of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The name of the listener.
+    pub name: String,
+    /// The port.
+    pub number: u16,
+    /// The protocol of the listener.
+    pub protocol: String,
+}
+
+/// The objects of a Gateway, in the order of their making; the reason if what
 /// a user adds to them cannot be added.
-pub fn waypoint(
+pub fn objects(
     world: &World,
     settings: &Settings,
     input: &Input<'_>,
     overlays: &Overlays,
 ) -> Result<Vec<(Reference, Value)>, String> {
-    let names = Names::of(input.gateway);
+    let names = Names::of(input.gateway, input.template);
     let mut objects = vec![
         (Resource::ServiceAccount, &names.service_account, None),
         (Resource::Deployment, &names.deployment, Some(deployment(world, settings, input, &names))),
@@ -89,7 +112,7 @@ pub fn waypoint(
     let namespace = &*input.gateway.meta.namespace;
     let object = |(resource, name, spec): (Resource, &String, Option<Value>)| {
         let mut annotations = own_annotations(input);
-        if resource == Resource::Service {
+        if resource == Resource::Service && input.template == Template::Waypoint {
             // Traffic to a waypoint need not leave its zone.
             let key = "networking.istio.io/traffic-distribution";
             annotations.entry(key.into()).or_insert_with(|| "PreferClose".into());
@@ -125,9 +148,18 @@ pub fn waypoint(
 /// Labels of everything made for a Gateway.
 fn labels(world: &World, input: &Input<'_>) -> BTreeMap<String, String> {
     let mut labels = own_labels(input);
-    let network = world.installation.text(&["network"]);
-    if let Some(network) = network.filter(|_| input.gateway.meta.label(NETWORK).is_none()) {
-        labels.insert(NETWORK.into(), network.into());
+    match input.template {
+        Template::Waypoint => {
+            let network = world.installation.text(&["network"]);
+            if let Some(network) = network.filter(|_| input.gateway.meta.label(NETWORK).is_none()) {
+                labels.insert(NETWORK.into(), network.into());
+            }
+        }
+        // A gateway's traffic is not captured, unless its user says that it is.
+        Template::Gateway if input.gateway.meta.label(DATAPLANE_MODE).is_none() => {
+            labels.entry(DATAPLANE_MODE.into()).or_insert_with(|| "none".into());
+        }
+        Template::Gateway => {}
     }
     labels.insert(GATEWAY_NAME.into(), input.gateway.meta.name.to_string());
     labels.insert(CLASS_NAME.into(), input.gateway.spec.gateway_class_name.to_string());
@@ -162,26 +194,53 @@ fn users<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String
 fn service(input: &Input<'_>) -> Value {
     let mut ports = vec![json!({ "name": "status-port", "port": STATUS, "protocol": "TCP", "appProtocol": "tcp" })];
     let (mut numbers, mut names) = (BTreeSet::from([STATUS]), BTreeSet::from(["status-port".to_owned()]));
-    let listeners = input.gateway.spec.listeners.iter();
-    let listed = listeners.map(|one| (one.port, &*one.name, &*one.protocol)).chain([(HBONE, "mesh", "HBONE")]);
-    for (number, name, protocol) in listed {
+    let own = input.gateway.spec.listeners.iter().map(|one| (one.port, &*one.name, &*one.protocol));
+    let added = input.added.iter().map(|one| (one.number, one.name.as_str(), one.protocol.as_str()));
+    let hbone = (input.template == Template::Waypoint).then_some((HBONE, "mesh", "HBONE"));
+    for (number, name, protocol) in own.chain(added).chain(hbone) {
         if number == 0 || !numbers.insert(number) {
             continue;
         }
-        // A listener's name may be one that a port cannot have.
-        let fits = name.len() <= 63 && !name.contains('.') && !name.is_empty();
-        let name = if fits { name.to_owned() } else { format!("port-{number}") };
-        let name = if names.insert(name.clone()) { name } else { format!("port-{number}") };
+        let name = port_name(name, number, &names);
         names.insert(name.clone());
         let protocol = if protocol.contains('/') { "tcp".into() } else { protocol.to_lowercase() };
         ports.push(json!({ "name": name, "port": number, "protocol": "TCP", "appProtocol": protocol }));
     }
-    json!({
-        "type": input.gateway.meta.annotation(SERVICE_TYPE).unwrap_or("ClusterIP"),
+    let default = match input.template {
+        Template::Waypoint => "ClusterIP",
+        Template::Gateway => "LoadBalancer",
+    };
+    let kind = input.gateway.meta.annotation(SERVICE_TYPE).unwrap_or(default);
+    let mut service = json!({
+        "type": kind,
         "ipFamilyPolicy": "PreferDualStack",
         "ports": ports,
         "selector": { GATEWAY_NAME: &*input.gateway.meta.name },
-    })
+    });
+    if let Some(ip) = input.ip.filter(|_| kind == "LoadBalancer") {
+        service["loadBalancerIP"] = json!(ip);
+    }
+    service
+}
+
+/// The name of a Service's port: the listener's, as far as a port can have it.
+/// Ports have no dots, and names of 63 characters at most, of which no two are
+/// equal.
+fn port_name(listener: &str, number: u16, taken: &BTreeSet<String>) -> String {
+    const LONGEST: usize = 63;
+    let shortened = |text: &str, room: usize| text[..text.floor_char_boundary(room)].to_owned();
+    let name = match shortened(&listener.replace('.', "-"), LONGEST) {
+        name if name.is_empty() => "port".to_owned(),
+        name => name,
+    };
+    let mut suffix = if name == "port" { format!("-{number}") } else { String::new() };
+    loop {
+        let candidate = shortened(&name, LONGEST.saturating_sub(suffix.len())) + &suffix;
+        if !taken.contains(&candidate) || suffix.len() >= LONGEST {
+            return candidate;
+        }
+        suffix = if suffix.is_empty() { format!("-{number}") } else { suffix + "x" };
+    }
 }
 
 fn deployment(world: &World, settings: &Settings, input: &Input<'_>, names: &Names) -> Value {
@@ -197,7 +256,7 @@ fn deployment(world: &World, settings: &Settings, input: &Input<'_>, names: &Nam
     let mut labels = labels(world, input);
     for (key, value) in [
         ("sidecar.istio.io/inject", "false"),
-        ("istio.io/dataplane-mode", "none"),
+        (DATAPLANE_MODE, "none"),
         ("service.istio.io/canonical-name", names.deployment.as_str()),
         ("service.istio.io/canonical-revision", "latest"),
     ] {
@@ -206,12 +265,17 @@ fn deployment(world: &World, settings: &Settings, input: &Input<'_>, names: &Nam
     let mut pod = json!({
         "serviceAccountName": names.service_account,
         "containers": [container(world, settings, input, names)],
-        "volumes": volumes(settings),
+        "volumes": volumes(settings, input.template),
     });
-    for name in ["affinity", "topologySpreadConstraints", "nodeSelector", "tolerations"] {
-        if let Some(value) = world.installation.of_waypoints(name) {
-            pod[name] = value;
+    match input.template {
+        Template::Waypoint => {
+            for name in ["affinity", "topologySpreadConstraints", "nodeSelector", "tolerations"] {
+                if let Some(value) = world.installation.of_waypoints(name) {
+                    pod[name] = value;
+                }
+            }
         }
+        Template::Gateway => pod["securityContext"] = pod_security(world),
     }
     if let Some(secrets) = world.installation.global(&["imagePullSecrets"]).as_array().filter(|list| !list.is_empty()) {
         pod["imagePullSecrets"] =
@@ -221,6 +285,19 @@ fn deployment(world: &World, settings: &Settings, input: &Input<'_>, names: &Nam
         "selector": { "matchLabels": { GATEWAY_NAME: &*input.gateway.meta.name } },
         "template": { "metadata": { "labels": labels, "annotations": annotations }, "spec": pod },
     })
+}
+
+/// What a gateway's pod may do: listen on ports such as 80 without being root.
+fn pod_security(world: &World) -> Value {
+    let gateways = &world.installation.values["gateways"];
+    if let Some(context) = filled(&gateways["securityContext"]) {
+        return context;
+    }
+    let mut context = json!({ "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }] });
+    if let Some(profile) = filled(&gateways["seccompProfile"]) {
+        context["seccompProfile"] = profile;
+    }
+    context
 }
 
 fn container(world: &World, settings: &Settings, input: &Input<'_>, names: &Names) -> Value {
@@ -252,53 +329,56 @@ fn container(world: &World, settings: &Settings, input: &Input<'_>, names: &Name
         security["runAsUser"] = json!(1337);
         security["runAsGroup"] = json!(1337);
     }
-    if let Some(profile) = filled(&installation.values["gateways"]["seccompProfile"]) {
+    let profile = filled(&installation.values["gateways"]["seccompProfile"]);
+    if let Some(profile) = profile.filter(|_| input.template == Template::Waypoint) {
         security["seccompProfile"] = profile;
     }
-    let resources = installation.of_waypoints("resources").unwrap_or_else(
+    let resources = match input.template {
+        Template::Waypoint => installation.of_waypoints("resources"),
+        Template::Gateway => filled(installation.global(&["proxy", "resources"])),
+    };
+    let resources = resources.unwrap_or_else(
         || json!({ "requests": { "cpu": "100m", "memory": "128Mi" }, "limits": { "cpu": "2", "memory": "1Gi" } }),
     );
     let port = |number: u16, name: &str| json!({ "containerPort": number, "name": name, "protocol": "TCP" });
     let mut arguments = vec![
         json!("proxy"),
-        json!("waypoint"),
+        json!(input.template.role()),
         json!("--domain"),
         json!(format!("$(POD_NAMESPACE).svc.{}", settings.domain)),
-        json!("--serviceCluster"),
-        json!(format!("{}.$(POD_NAMESPACE)", names.service_account)),
+    ];
+    if input.template == Template::Waypoint {
+        arguments.extend([json!("--serviceCluster"), json!(format!("{}.$(POD_NAMESPACE)", names.service_account))]);
+    }
+    arguments.extend([
         json!("--proxyLogLevel"),
         json!(annotation("sidecar.istio.io/logLevel", &["proxy", "logLevel"], "warning")),
         json!("--proxyComponentLogLevel"),
         json!(annotation("sidecar.istio.io/componentLogLevel", &["proxy", "componentLogLevel"], "misc:error")),
         json!("--log_output_level"),
         json!(annotation("sidecar.istio.io/agentLogLevel", &["logging", "level"], "default:info")),
-    ];
+    ]);
     if installation.global(&["logAsJson"]) == true {
         arguments.push(json!("--log_as_json"));
     }
     if let Some(path) = installation.text(&["proxy", "outlierLogPath"]) {
         arguments.push(json!(format!("--outlierLogPath={path}")));
     }
+    let mut ports = vec![port(15020, "metrics"), port(STATUS, "status-port"), port(15090, "http-envoy-prom")];
+    if input.template == Template::Waypoint {
+        ports.push(port(HBONE, "hbone"));
+    }
     let mut container = json!({
         "name": "istio-proxy",
         "image": own_image.map_or_else(|| installation.image(settings), ToOwned::to_owned),
         "args": arguments,
         "env": environment(world, settings, input, names),
-        "ports": [
-            port(15020, "metrics"), port(STATUS, "status-port"), port(15090, "http-envoy-prom"), port(HBONE, "hbone"),
-        ],
+        "ports": ports,
         "resources": resources,
         "startupProbe": startup,
         "readinessProbe": probe(4, 15),
         "securityContext": security,
-        "volumeMounts": [
-            { "mountPath": "/var/run/secrets/workload-spiffe-uds", "name": "workload-socket" },
-            { "mountPath": "/var/run/secrets/istio", "name": "istiod-ca-cert" },
-            { "mountPath": "/var/lib/istio/data", "name": "istio-data" },
-            { "mountPath": "/etc/istio/proxy", "name": "istio-envoy" },
-            { "mountPath": "/var/run/secrets/tokens", "name": "istio-token" },
-            { "mountPath": "/etc/istio/pod", "name": "istio-podinfo" },
-        ],
+        "volumeMounts": mounts(input.template),
     });
     if let Some(policy) = installation.text(&["imagePullPolicy"]) {
         container["imagePullPolicy"] = json!(policy);
@@ -314,7 +394,6 @@ fn environment(world: &World, settings: &Settings, input: &Input<'_>, names: &Na
     let value = |name: &str, value: &str| json!({ "name": name, "value": value });
     let provider = installation.text(&["pilotCertProvider"]).unwrap_or("istiod");
     let mut environment = vec![
-        field("ISTIO_META_SERVICE_ACCOUNT", "spec.serviceAccountName"),
         field("ISTIO_META_NODE_NAME", "spec.nodeName"),
         value("PILOT_CERT_PROVIDER", provider),
         value("CA_ADDR", &installation.ca_address(settings)),
@@ -334,11 +413,22 @@ fn environment(world: &World, settings: &Settings, input: &Input<'_>, names: &Na
         }
     }
     environment.push(limit("GOMEMLIMIT", "limits.memory"));
-    environment.push(limit("GOMAXPROCS", "limits.cpu"));
     environment.push(value("ISTIO_META_CLUSTER_ID", &settings.cluster));
-    if let Some(network) = labels(world, input).get(NETWORK) {
-        environment.push(value("ISTIO_META_NETWORK", network));
+    let labels = labels(world, input);
+    let network = labels.get(NETWORK).map(String::as_str);
+    match input.template {
+        Template::Waypoint => {
+            environment.push(field("ISTIO_META_SERVICE_ACCOUNT", "spec.serviceAccountName"));
+            environment.push(limit("GOMAXPROCS", "limits.cpu"));
+        }
+        Template::Gateway => {
+            environment.push(value("ISTIO_META_POD_PORTS", "[]"));
+            environment.push(value("ISTIO_META_APP_CONTAINERS", ""));
+            environment.extend(network.map(|network| value("ISTIO_META_REQUESTED_NETWORK_VIEW", network)));
+        }
     }
+    let network = network.or_else(|| installation.text(&["network"]));
+    environment.extend(network.map(|network| value("ISTIO_META_NETWORK", network)));
     environment.push(value("ISTIO_META_INTERCEPTION_MODE", "REDIRECT"));
     environment.push(value("ISTIO_META_WORKLOAD_NAME", &names.deployment));
     let owner = format!("kubernetes://apis/apps/v1/namespaces/{namespace}/deployments/{}", names.deployment);
@@ -349,16 +439,41 @@ fn environment(world: &World, settings: &Settings, input: &Input<'_>, names: &Na
     environment
 }
 
-fn volumes(settings: &Settings) -> Value {
+/// Volumes that are there for what a gateway's user may mount in their place.
+const OF_GATEWAYS: [(&str, &str); 2] = [
+    ("credential-socket", "/var/run/secrets/credential-uds"),
+    ("workload-certs", "/var/run/secrets/workload-spiffe-credentials"),
+];
+
+fn mounts(template: Template) -> Value {
+    let mut mounts = vec![
+        ("workload-socket", "/var/run/secrets/workload-spiffe-uds"),
+        ("istiod-ca-cert", "/var/run/secrets/istio"),
+        ("istio-data", "/var/lib/istio/data"),
+        ("istio-envoy", "/etc/istio/proxy"),
+        ("istio-token", "/var/run/secrets/tokens"),
+        ("istio-podinfo", "/etc/istio/pod"),
+    ];
+    if template == Template::Gateway {
+        mounts.extend(OF_GATEWAYS);
+    }
+    mounts.into_iter().map(|(name, path)| json!({ "mountPath": path, "name": name })).collect()
+}
+
+fn volumes(settings: &Settings, template: Template) -> Value {
     let label = |path: &str| json!({ "path": path, "fieldRef": { "fieldPath": format!("metadata.{path}") } });
-    json!([
-        { "name": "workload-socket", "emptyDir": {} },
-        { "name": "istio-envoy", "emptyDir": { "medium": "Memory" } },
-        { "name": "istio-data", "emptyDir": {} },
-        { "name": "istio-podinfo", "downwardAPI": { "items": [label("labels"), label("annotations")] } },
-        { "name": "istio-token", "projected": { "sources": [{ "serviceAccountToken": {
+    let mut volumes = vec![
+        json!({ "name": "workload-socket", "emptyDir": {} }),
+        json!({ "name": "istio-envoy", "emptyDir": { "medium": "Memory" } }),
+        json!({ "name": "istio-data", "emptyDir": {} }),
+        json!({ "name": "istio-podinfo", "downwardAPI": { "items": [label("labels"), label("annotations")] } }),
+        json!({ "name": "istio-token", "projected": { "sources": [{ "serviceAccountToken": {
             "audience": "istio-ca", "expirationSeconds": 43200, "path": "istio-token",
-        } }] } },
-        { "name": "istiod-ca-cert", "configMap": { "name": settings.root_config_map } },
-    ])
+        } }] } }),
+        json!({ "name": "istiod-ca-cert", "configMap": { "name": settings.root_config_map } }),
+    ];
+    if template == Template::Gateway {
+        volumes.extend(OF_GATEWAYS.map(|(name, _)| json!({ "name": name, "emptyDir": {} })));
+    }
+    Value::Array(volumes)
 }

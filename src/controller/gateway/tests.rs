@@ -5,9 +5,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::settings::Settings;
-use super::{Plan, Proxies, World, class, plan};
-use crate::api::ObjectKey;
+use super::{Plan, Proxies, World, class};
+use crate::api::{Change, Kind, ObjectKey};
 use crate::controller::resource::{Manner, Reference, Resource, Write};
+use crate::model::Settings as ModelSettings;
+use crate::status::facts::GatewayTable;
+use crate::translation::Translation;
 
 const NOW: &str = "2026-01-01T00:00:00Z";
 
@@ -46,12 +49,44 @@ fn world(gateway: Value) -> World {
     world
 }
 
+/// What the mesh makes of the Gateways of a world.
+fn facts(world: &World, more: &[(Kind, Value)]) -> GatewayTable {
+    let mut translation = Translation::new(Arc::<ModelSettings>::default());
+    let classes = world.classes.values().map(|one| (Kind::GatewayClass, one));
+    let gateways = world.gateways.values().map(|one| (Kind::Gateway, one));
+    let sets = world.listener_sets.values().map(|one| (Kind::ListenerSet, one));
+    for (kind, object) in classes.chain(gateways).chain(sets).chain(more.iter().map(|(kind, one)| (*kind, one))) {
+        let object = kind.decode_json(&object.to_string()).expect("it decodes");
+        translation.apply(Change::Put(object));
+    }
+    translation.commit();
+    let rows = translation.graph.rows(translation.facts.gateways);
+    rows.map(|(key, facts)| (key.clone(), facts.clone())).collect()
+}
+
+/// What is planned, when the mesh knows what there is.
+fn plan(settings: &Settings, world: &mut World, key: &(String, String), now: &str) -> Plan {
+    world.facts = facts(world, &[]);
+    super::plan(settings, world, key, now)
+}
+
 /// Does what is planned, as an API server would. Returns what was written.
 fn apply(settings: &Settings, world: &mut World) -> Vec<Write> {
-    let Plan { look_up, writes } = plan(settings, world, &key(), NOW);
+    let plan = plan(settings, world, &key(), NOW);
+    done(world, plan)
+}
+
+/// Does a plan, as an API server would. Returns what was written.
+fn done(world: &mut World, plan: Plan) -> Vec<Write> {
+    let Plan { look_up, writes } = plan;
     assert!(look_up.is_empty(), "{look_up:?}");
     for write in &writes {
         match write.manner {
+            Manner::ApplyStatus if write.object.resource == Resource::ListenerSet => {
+                let key = (write.object.namespace.clone(), write.object.name.clone());
+                let set = world.listener_sets.get_mut(&key).expect("it is there");
+                set["status"] = write.body["status"].clone();
+            }
             Manner::ApplyStatus => {
                 let gateway = world.gateways.get_mut(&key()).expect("it is there");
                 gateway["status"] = write.body["status"].clone();
@@ -210,7 +245,7 @@ fn drift_is_repaired_and_additions_of_others_are_not_drift() {
     world.objects.insert(deployment.clone(), None);
     assert_eq!(names(&apply(&settings, &mut world)), ["Deployment ns/w"]);
     world.objects.remove(&deployment);
-    assert_eq!(plan(&settings, &world, &key(), NOW), Plan { look_up: vec![deployment], writes: vec![] });
+    assert_eq!(plan(&settings, &mut world, &key(), NOW), Plan { look_up: vec![deployment], writes: vec![] });
 }
 
 #[test]
@@ -225,7 +260,7 @@ fn amounts_are_compared_by_value() {
     let mut planned = |resources: Value| {
         let live = world.objects.get_mut(&deployment).and_then(Option::as_mut).expect("it is there");
         live["spec"]["template"]["spec"]["containers"][0]["resources"] = resources;
-        !plan(&settings(), &world, &key(), NOW).writes.is_empty()
+        !plan(&settings(), &mut world, &key(), NOW).writes.is_empty()
     };
     assert!(!planned(amounts("1500m", "2Gi")), "as an API server stores them");
     assert!(planned(amounts("1501m", "2Gi")));
@@ -294,7 +329,7 @@ fn times_change_with_statuses_only_and_addresses_stay() {
     apply(&settings, &mut world);
     world.gateways.get_mut(&key()).expect("it is there")["metadata"]["generation"] = json!(4);
     world.objects.insert(Reference::new(Resource::Service, "ns", "w"), None);
-    let writes = plan(&settings, &world, &key(), "2027-01-01T00:00:00Z").writes;
+    let writes = plan(&settings, &mut world, &key(), "2027-01-01T00:00:00Z").writes;
     let status = &writes.last().expect("a write").body["status"];
     for condition in status["conditions"].as_array().expect("conditions") {
         assert_eq!(condition["lastTransitionTime"], NOW);
@@ -309,7 +344,7 @@ fn times_change_with_statuses_only_and_addresses_stay() {
 fn ignored(change: impl FnOnce(&mut World)) {
     let mut world = world(gateway("istio-waypoint"));
     change(&mut world);
-    assert_eq!(plan(&settings(), &world, &key(), NOW), Plan::default());
+    assert_eq!(plan(&settings(), &mut world, &key(), NOW), Plan::default());
 }
 
 #[test]
@@ -318,9 +353,10 @@ fn gateways_of_others_are_theirs() {
         let gateway = world.gateways.get_mut(&key()).expect("it is there");
         gateway[pointer.split('/').next().expect("a part")][pointer.split('/').nth(1).expect("a part")] = value;
     };
-    let class = |controller: &str| json!({ "metadata": { "name": "istio-waypoint" }, "spec": { "controllerName": controller } });
+    let named = |name: &str, controller: &str| json!({ "metadata": { "name": name }, "spec": { "controllerName": controller } });
+    let class = |controller: &str| named("istio-waypoint", controller);
     ignored(|world| edit(world, "spec/gatewayClassName", json!("nginx")));
-    ignored(|world| edit(world, "spec/gatewayClassName", json!("istio")));
+    ignored(|world| edit(world, "spec/gatewayClassName", json!("istio-remote")));
     ignored(|world| _ = world.classes.insert("istio-waypoint".into(), class("example.com/other")));
     ignored(|world| edit(world, "metadata/labels", json!({ "istio.io/rev": "canary" })));
     ignored(|world| edit(world, "metadata/annotations", json!({ "gateway.istio.io/controller-version": "6" })));
@@ -332,7 +368,7 @@ fn gateways_of_others_are_theirs() {
     });
     // A class of somebody's own with our controller is ours.
     let mut own = world(gateway("special"));
-    own.classes.insert("special".into(), class("istio.io/mesh-controller"));
+    own.classes.insert("special".into(), named("special", "istio.io/mesh-controller"));
     assert_eq!(apply(&settings(), &mut own).len(), 5);
 }
 
@@ -416,7 +452,7 @@ fn with_parameters() -> Value {
 fn overlays_change_what_is_made_and_make_more() {
     let mut world = world(with_parameters());
     let mine = Reference::new(Resource::ConfigMap, "ns", "mine");
-    let look_up = plan(&settings(), &world, &key(), NOW);
+    let look_up = plan(&settings(), &mut world, &key(), NOW);
     assert_eq!(look_up, Plan { look_up: vec![mine.clone()], writes: vec![] });
     for resource in [Resource::HorizontalPodAutoscaler, Resource::PodDisruptionBudget] {
         world.objects.insert(Reference::new(resource, "ns", "w"), None);
@@ -541,4 +577,323 @@ fn every_class_of_ours_has_a_controller() {
         assert!(one.description.len() <= 64, "{}", one.name);
         assert!(class::CONTROLLERS.iter().any(|controller| controller.name == one.controller), "{}", one.name);
     }
+}
+
+/// A Gateway of the class `istio`.
+fn edge(listeners: Value) -> Value {
+    let mut gateway = gateway("istio");
+    gateway["spec"]["listeners"] = listeners;
+    gateway
+}
+
+/// A cluster with such a Gateway, in which nothing is made for it.
+fn edge_world(gateway: Value) -> World {
+    let mut world = world(gateway);
+    for resource in [Resource::ServiceAccount, Resource::Deployment, Resource::Service] {
+        world.objects.insert(Reference::new(resource, "ns", "w-istio"), None);
+    }
+    world
+}
+
+fn http() -> Value {
+    json!([{ "name": "http", "port": 80, "protocol": "HTTP" }])
+}
+
+/// Gives the Service of a Gateway a load balancer.
+fn balance(world: &mut World, name: &str, ingress: Value) {
+    let service = Reference::new(Resource::Service, "ns", name);
+    let service = world.objects.get_mut(&service).and_then(Option::as_mut).expect("it is there");
+    service["status"]["loadBalancer"]["ingress"] = ingress;
+}
+
+#[test]
+fn a_gateway_is_what_istiods_is() {
+    let mut gateway = edge(json!([
+        { "name": "http", "port": 80, "protocol": "HTTP", "hostname": "a.example.com" },
+        { "name": "http-too", "port": 80, "protocol": "HTTP", "hostname": "b.example.com" },
+        { "name": "with.dots", "port": 443, "protocol": "TLS", "tls": { "mode": "Passthrough" } },
+        { "name": "with-dots", "port": 8443, "protocol": "TLS", "tls": { "mode": "Passthrough" } },
+    ]));
+    gateway["metadata"]["labels"] = json!({ "team": "a", "topology.istio.io/network": "n1" });
+    let mut world = edge_world(gateway);
+    world.installation.values = json!({ "global": {
+        "network": "n2", "proxy": { "resources": { "requests": { "cpu": "300m" } } },
+        "waypoint": { "resources": { "requests": { "cpu": "7" } }, "tolerations": [{ "key": "no" }] },
+    } });
+    let writes = apply(&settings(), &mut world);
+    let expected = ["ServiceAccount ns/w-istio", "Deployment ns/w-istio", "Service ns/w-istio"];
+    assert_eq!(names(&writes)[..3], expected);
+    for write in &writes[..3] {
+        let labels = json!({
+            "team": "a",
+            "topology.istio.io/network": "n1",
+            "istio.io/dataplane-mode": "none",
+            "gateway.istio.io/managed": "istio.io-gateway-controller",
+            "gateway.networking.k8s.io/gateway-name": "w",
+            "gateway.networking.k8s.io/gateway-class-name": "istio",
+        });
+        assert_eq!(write.body["metadata"]["labels"], labels);
+        assert_eq!(write.body["metadata"]["annotations"], Value::Null);
+    }
+    let spec = &writes[1].body["spec"];
+    assert_eq!(spec["selector"]["matchLabels"], json!({ "gateway.networking.k8s.io/gateway-name": "w" }));
+    let labels = &spec["template"]["metadata"]["labels"];
+    assert_eq!(labels["service.istio.io/canonical-name"], "w-istio");
+    let pod = &spec["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], "w-istio");
+    assert_eq!(pod["securityContext"]["sysctls"][0]["name"], "net.ipv4.ip_unprivileged_port_start");
+    assert_eq!(pod["tolerations"], Value::Null, "those are of waypoints");
+    let container = &pod["containers"][0];
+    assert_eq!(
+        container["args"].as_array().expect("arguments")[..3],
+        [json!("proxy"), json!("router"), json!("--domain")]
+    );
+    assert!(!container["args"].to_string().contains("serviceCluster"));
+    assert_eq!(container["resources"], json!({ "requests": { "cpu": "300m" } }));
+    assert!(!container["ports"].to_string().contains("15008"));
+    let variable = |name: &str| {
+        let environment = container["env"].as_array().expect("variables");
+        environment.iter().find(|one| one["name"] == name).map(|one| one["value"].clone())
+    };
+    assert_eq!(variable("ISTIO_META_NETWORK"), Some(json!("n1")));
+    assert_eq!(variable("ISTIO_META_REQUESTED_NETWORK_VIEW"), Some(json!("n1")));
+    assert_eq!(variable("ISTIO_META_WORKLOAD_NAME"), Some(json!("w-istio")));
+    let volumes = |list: &Value| {
+        let mut names: Vec<_> = list.as_array().expect("a list").iter().map(|one| one["name"].to_string()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(volumes(&pod["volumes"]), volumes(&container["volumeMounts"]));
+    let service = &writes[2].body["spec"];
+    assert_eq!(service["type"], "LoadBalancer");
+    let ports = service["ports"].as_array().expect("ports");
+    let ports: Vec<_> =
+        ports.iter().map(|one| (one["name"].as_str(), one["port"].as_u64(), one["appProtocol"].as_str())).collect();
+    let expected = [
+        (Some("status-port"), Some(15021), Some("tcp")),
+        (Some("http"), Some(80), Some("http")),
+        (Some("with-dots"), Some(443), Some("tls")),
+        (Some("with-dots-8443"), Some(8443), Some("tls")),
+    ];
+    assert_eq!(ports, expected);
+}
+
+#[test]
+fn a_gateway_is_reached_at_its_load_balancer() {
+    let (settings, mut world) = (settings(), edge_world(edge(http())));
+    apply(&settings, &mut world);
+    apply(&settings, &mut world);
+    let (status, reason, message) = condition(&world, "Programmed");
+    assert_eq!((status, reason), ("False", "AddressNotAssigned"), "{message}");
+    assert_eq!(world.gateways[&key()]["status"]["addresses"], Value::Null);
+    balance(
+        &mut world,
+        "w-istio",
+        json!([{ "ip": "192.0.2.2" }, { "hostname": "lb.example.com" }, { "ip": "192.0.2.1" }]),
+    );
+    apply(&settings, &mut world);
+    assert_eq!(condition(&world, "Programmed").1, "Pending", "there is an address, and nobody who answers");
+    let addresses = json!([
+        { "type": "IPAddress", "value": "192.0.2.1" },
+        { "type": "IPAddress", "value": "192.0.2.2" },
+        { "type": "Hostname", "value": "lb.example.com" },
+    ]);
+    assert_eq!(world.gateways[&key()]["status"]["addresses"], addresses);
+    world.proxies = proxies(1, 1, None);
+    apply(&settings, &mut world);
+    let message = "Resource programmed, assigned to service(s) w-istio.ns.svc.cluster.local:80";
+    assert_eq!(condition(&world, "Programmed"), ("True", "Programmed", message));
+    assert_eq!(condition(&world, "ResolvedRefs").0, "True");
+    assert!(apply(&settings, &mut world).is_empty());
+    // One that goes is no longer listed; all of them cannot go.
+    balance(&mut world, "w-istio", json!([{ "ip": "192.0.2.1" }]));
+    assert_eq!(names(&apply(&settings, &mut world)), ["Gateway ns/w"]);
+    let left = json!([{ "type": "IPAddress", "value": "192.0.2.1" }]);
+    assert_eq!(world.gateways[&key()]["status"]["addresses"], left);
+    balance(&mut world, "w-istio", json!([]));
+    apply(&settings, &mut world);
+    assert_eq!(world.gateways[&key()]["status"]["addresses"], left);
+    assert_eq!(condition(&world, "Programmed").1, "AddressNotAssigned");
+}
+
+#[test]
+fn the_type_of_the_service_can_be_chosen() {
+    let addresses = |annotations: Value| {
+        let mut gateway = edge(http());
+        gateway["metadata"]["annotations"] = annotations;
+        let mut world = edge_world(gateway);
+        apply(&settings(), &mut world);
+        apply(&settings(), &mut world);
+        world.gateways[&key()]["status"]["addresses"].clone()
+    };
+    let host = json!({ "type": "Hostname", "value": "w-istio.ns.svc.cluster.local" });
+    let ip = json!({ "type": "IPAddress", "value": "10.0.0.1" });
+    let cluster = "networking.istio.io/service-type";
+    let of_type = "networking.istio.io/address-type";
+    assert_eq!(addresses(json!({ cluster: "ClusterIP" })), json!([host]));
+    assert_eq!(addresses(json!({ cluster: "ClusterIP", of_type: "IPAddress" })), json!([ip]));
+}
+
+#[test]
+fn an_address_can_be_asked_for() {
+    let mut gateway = edge(http());
+    gateway["spec"]["addresses"] = json!([{ "type": "IPAddress", "value": "192.0.2.9" }]);
+    let mut world = edge_world(gateway.clone());
+    let writes = apply(&settings(), &mut world);
+    assert_eq!(writes[2].body["spec"]["loadBalancerIP"], "192.0.2.9");
+    // Any address will do.
+    gateway["spec"]["addresses"] = json!([{ "type": "IPAddress" }, { "type": "Hostname" }]);
+    let mut world = edge_world(gateway);
+    let writes = apply(&settings(), &mut world);
+    assert_eq!(writes[2].body["spec"]["loadBalancerIP"], Value::Null);
+}
+
+#[test]
+fn a_gateway_may_be_somebody_elses_service() {
+    let mut gateway = edge(http());
+    gateway["spec"]["addresses"] = json!([{ "type": "Hostname", "value": "mine.ns.svc.cluster.local" }]);
+    let (settings, mut world) = (settings(), edge_world(gateway.clone()));
+    let mine = Reference::new(Resource::Service, "ns", "mine");
+    let look_up = plan(&settings, &mut world, &key(), NOW);
+    assert_eq!(look_up, Plan { look_up: vec![mine.clone()], writes: vec![] });
+    world.objects.insert(mine.clone(), None);
+    assert_eq!(names(&apply(&settings, &mut world)), ["Gateway ns/w", "Gateway ns/w"], "nothing is made");
+    let (status, reason, message) = condition(&world, "Programmed");
+    assert_eq!((status, reason), ("False", "AddressNotUsable"), "{message}");
+    let service =
+        |port: u16| json!({ "spec": { "type": "ClusterIP", "clusterIPs": ["10.1.1.1"], "ports": [{ "port": port }] } });
+    world.objects.insert(mine.clone(), Some(service(8080)));
+    apply(&settings, &mut world);
+    let (_, reason, message) = condition(&world, "Programmed");
+    assert_eq!(reason, "AddressNotUsable");
+    assert!(message.contains("Service ns/mine has no port 80"), "{message}");
+    world.objects.insert(mine, Some(service(80)));
+    apply(&settings, &mut world);
+    assert_eq!(condition(&world, "Programmed").0, "True");
+    let expected = json!([{ "type": "Hostname", "value": "mine.ns.svc.cluster.local" }]);
+    assert_eq!(world.gateways[&key()]["status"]["addresses"], expected);
+    assert!(apply(&settings, &mut world).is_empty());
+
+    gateway["spec"]["addresses"] =
+        json!([{ "type": "Hostname", "value": "mine" }, { "type": "example.com/named", "value": "x" }]);
+    world.gateways.insert(key(), gateway);
+    apply(&settings, &mut world);
+    assert_eq!(condition(&world, "Accepted").1, "UnsupportedAddress");
+}
+
+#[test]
+fn listeners_say_what_is_wrong_with_them() {
+    let listeners = json!([
+        { "name": "good", "port": 80, "protocol": "HTTP" },
+        { "name": "again", "port": 80, "protocol": "HTTP" },
+        { "name": "other", "port": 80, "protocol": "TCP" },
+        { "name": "udp", "port": 53, "protocol": "UDP" },
+        { "name": "hbone", "port": 15008, "protocol": "HBONE" },
+        { "name": "kinds", "port": 81, "protocol": "HTTP", "allowedRoutes": { "kinds": [{ "kind": "HTTPRoute" }, { "kind": "TCPRoute" }] } },
+        { "name": "elsewhere", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": [{ "name": "s", "namespace": "other" }] } },
+        { "name": "nothing", "port": 444, "protocol": "HTTPS" },
+    ]);
+    let mut world = edge_world(edge(listeners));
+    apply(&settings(), &mut world);
+    let status = world.gateways[&key()]["status"].clone();
+    let lines: Vec<String> = status["listeners"]
+        .as_array()
+        .expect("listeners")
+        .iter()
+        .map(|one| {
+            let said = one["conditions"].as_array().expect("conditions").iter();
+            let said: Vec<_> = said
+                .map(|one| {
+                    format!("{}={}", one["type"].as_str().expect("a type"), one["reason"].as_str().expect("a reason"))
+                })
+                .collect();
+            format!("{} {}", one["name"].as_str().expect("a name"), said.join(" "))
+        })
+        .collect();
+    let expected = [
+        "good Accepted=Accepted Conflicted=NoConflicts Programmed=Pending ResolvedRefs=ResolvedRefs",
+        "again Accepted=HostnameConflict Conflicted=HostnameConflict Programmed=HostnameConflict ResolvedRefs=ResolvedRefs",
+        "other Accepted=ProtocolConflict Conflicted=ProtocolConflict Programmed=ProtocolConflict ResolvedRefs=ResolvedRefs",
+        "udp Accepted=UnsupportedProtocol Conflicted=NoConflicts Programmed=Invalid ResolvedRefs=ResolvedRefs",
+        "hbone Accepted=UnsupportedProtocol Conflicted=NoConflicts Programmed=Invalid ResolvedRefs=ResolvedRefs",
+        "kinds Accepted=Accepted Conflicted=NoConflicts Programmed=Pending ResolvedRefs=InvalidRouteKinds",
+        "elsewhere Accepted=Accepted Conflicted=NoConflicts Programmed=Invalid ResolvedRefs=RefNotPermitted",
+        "nothing Accepted=Accepted Conflicted=NoConflicts Programmed=Pending ResolvedRefs=ResolvedRefs",
+    ];
+    assert_eq!(lines, expected);
+    let kinds = |at: usize| status["listeners"][at]["supportedKinds"].to_string();
+    assert!(kinds(0).contains("HTTPRoute") && kinds(0).contains("GRPCRoute"));
+    assert!(kinds(5).contains("HTTPRoute") && !kinds(5).contains("GRPCRoute"));
+    let (accepted, reason, message) = condition(&world, "Accepted");
+    assert_eq!((accepted, reason), ("True", "ListenersNotValid"));
+    assert_eq!(message, "Invalid listeners: again, other, udp, hbone, elsewhere");
+    let ports: Vec<_> =
+        apply(&settings(), &mut edge_world(edge(json!([{ "name": "u", "port": 53, "protocol": "UDP" }]))))
+            .iter()
+            .filter(|write| write.object.resource == Resource::Gateway && write.manner == Manner::ApplyStatus)
+            .flat_map(|write| write.body["status"]["conditions"].as_array().cloned().unwrap_or_default())
+            .map(|one| {
+                format!("{} {}", one["type"].as_str().expect("a type"), one["reason"].as_str().expect("a reason"))
+            })
+            .collect();
+    assert_eq!(ports, ["Accepted ListenersNotValid", "Programmed Invalid", "ResolvedRefs ResolvedRefs"]);
+}
+
+/// What adds a listener to the Gateway.
+fn set(namespace: &str, name: &str, listeners: Value) -> ((String, String), Value) {
+    let object = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ListenerSet",
+        "metadata": { "name": name, "namespace": namespace, "generation": 2 },
+        "spec": { "parentRef": { "name": "w", "namespace": "ns" }, "listeners": listeners },
+    });
+    ((namespace.to_owned(), name.to_owned()), object)
+}
+
+#[test]
+fn listeners_are_added_if_the_gateway_lets_them() {
+    let mut gateway = edge(http());
+    gateway["spec"]["allowedListeners"] = json!({ "namespaces": { "from": "Same" } });
+    let (settings, mut world) = (settings(), edge_world(gateway.clone()));
+    world.listener_sets.extend([
+        set("ns", "a", json!([{ "name": "more", "port": 8080, "protocol": "HTTP" }, { "name": "taken", "port": 80, "protocol": "HTTP" }])),
+        set("ns", "b", json!([{ "name": "late", "port": 8080, "protocol": "HTTP" }])),
+        set("elsewhere", "c", json!([{ "name": "x", "port": 9090, "protocol": "HTTP" }])),
+    ]);
+    let writes = apply(&settings, &mut world);
+    let ports = writes[2].body["spec"]["ports"].as_array().expect("ports");
+    let ports: Vec<_> = ports.iter().filter_map(|one| one["port"].as_u64()).collect();
+    assert_eq!(ports, [15021, 80, 8080], "one of another namespace does not count");
+    balance(&mut world, "w-istio", json!([{ "ip": "192.0.2.1" }]));
+    world.proxies = proxies(1, 1, None);
+    apply(&settings, &mut world);
+    assert!(apply(&settings, &mut world).is_empty());
+    assert_eq!(world.gateways[&key()]["status"]["attachedListenerSets"], 1);
+    let said = |namespace: &str, name: &str| {
+        let status = &world.listener_sets[&(namespace.to_owned(), name.to_owned())]["status"];
+        let conditions = status["conditions"].as_array().expect("conditions").iter();
+        assert!(conditions.clone().all(|one| one["observedGeneration"] == 2), "{status}");
+        let said: Vec<_> = conditions
+            .map(|one| {
+                format!("{}={}", one["type"].as_str().unwrap_or_default(), one["reason"].as_str().unwrap_or_default())
+            })
+            .collect();
+        (said.join(" "), status["listeners"].as_array().map_or(0, Vec::len))
+    };
+    assert_eq!(said("ns", "a"), ("Accepted=Accepted Programmed=Programmed".to_owned(), 2));
+    assert_eq!(said("ns", "b"), ("Accepted=ListenersNotValid Programmed=ListenersNotValid".to_owned(), 1));
+    assert_eq!(said("elsewhere", "c"), ("Accepted=NotAllowed Programmed=NotAllowed".to_owned(), 0));
+
+    gateway["spec"]["allowedListeners"] = Value::Null;
+    world.gateways.insert(key(), gateway);
+    apply(&settings, &mut world);
+    let status = &world.listener_sets[&("ns".to_owned(), "a".to_owned())]["status"];
+    assert_eq!(status["conditions"][0]["reason"], "NotAllowed", "nobody may, if it is not said who may");
+}
+
+#[test]
+fn what_was_judged_is_what_there_is() {
+    let mut world = edge_world(edge(http()));
+    world.facts = facts(&world, &[]);
+    world.gateways.get_mut(&key()).expect("it is there")["metadata"]["generation"] = json!(4);
+    assert_eq!(super::plan(&settings(), &world, &key(), NOW), Plan::default());
 }

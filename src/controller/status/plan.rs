@@ -7,14 +7,31 @@ use crate::api::Kind;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
 use crate::controller::resource::{Manner, Reference, Resource, Write};
-use crate::status::{Condition, Conditions, Form, PROGRAMMED, REJECTED, Row, Status, WAYPOINT_BOUND};
+use crate::model::binding::WAYPOINT_CONTROLLER;
+use crate::model::gateway::kubernetes::CONTROLLER;
+use crate::status::{Ancestor, Condition, Conditions, Form, PROGRAMMED, REJECTED, Row, Status, WAYPOINT_BOUND};
 
 use super::Part;
 
-/// The name of whoever implements routes, as istiod has it.
-const CONTROLLER: &str = "istio.io/gateway-controller";
-/// How many parents a route may have.
-const MOST_PARENTS: usize = 32;
+/// Entries of a status that each are about another object, and say who says so.
+struct Entries {
+    /// The field with the list of them.
+    list: &'static str,
+    /// Their field with the other object.
+    reference: &'static str,
+    /// How many there may be.
+    most: usize,
+}
+
+const PARENTS: Entries = Entries { list: "parents", reference: "parentRef", most: 32 };
+const ANCESTORS: Entries = Entries { list: "ancestors", reference: "ancestorRef", most: 16 };
+
+/// An entry that is wanted.
+struct Wanted<'a> {
+    reference: &'a ParentReference,
+    controller: &'a str,
+    conditions: &'a [Condition],
+}
 
 /// What there is to do.
 #[derive(Debug, PartialEq)]
@@ -41,23 +58,33 @@ pub fn plan(part: &Part, row: &Row, live: &Value, status: Option<&Status>, now: 
         (Form::Map | Form::List, wanted) => {
             let wanted = match wanted {
                 Some(Conditions::OfObject(wanted)) => &wanted[..],
-                Some(Conditions::OfParents(_)) | None => &[],
+                Some(Conditions::OfParents(_) | Conditions::OfAncestors(_)) | None => &[],
             };
             let known = live["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
             let conditions = merged(known, wanted, &made, &kept);
             of_object(part, row, live, known, conditions)
         }
-        (Form::Parents, wanted) => {
-            let wanted = match wanted {
-                Some(Conditions::OfParents(wanted)) => &wanted[..],
-                Some(Conditions::OfObject(_)) | None => &[],
+        (Form::Parents | Form::Ancestors, wanted) => {
+            let of = if row.form == Form::Parents { &PARENTS } else { &ANCESTORS };
+            let wanted: Vec<_> = match wanted {
+                Some(Conditions::OfParents(wanted)) => wanted
+                    .iter()
+                    .map(|(reference, conditions)| Wanted { reference, controller: CONTROLLER, conditions })
+                    .collect(),
+                Some(Conditions::OfAncestors(wanted)) => wanted
+                    .iter()
+                    .map(|Ancestor { reference, controller, conditions }| Wanted { reference, controller, conditions })
+                    .collect(),
+                Some(Conditions::OfObject(_)) | None => Vec::new(),
             };
-            let known = live["status"]["parents"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let parents = parents(part, live, known, wanted, &made, &kept);
-            if parents == known {
+            let known = live["status"][of.list].as_array().map(Vec::as_slice).unwrap_or_default();
+            let entries = entries(part, of, live, wanted, &made, &kept);
+            if entries == known {
                 return Plan::Nothing;
             }
-            apply(part, row, live, json!({ "parents": parents }), true)
+            let mut status = json!({});
+            status[of.list] = json!(entries);
+            apply(part, row, live, status, true)
         }
     }
 }
@@ -148,57 +175,50 @@ fn of_object(part: &Part, row: &Row, live: &Value, known: &[Value], conditions: 
     apply(part, row, live, json!({ "conditions": conditions }), true)
 }
 
-/// All parents there should be.
-fn parents(
+/// All entries there should be.
+fn entries(
     part: &Part,
+    of: &Entries,
     live: &Value,
-    known: &[Value],
-    wanted: &[(ParentReference, Vec<Condition>)],
+    mut left: Vec<Wanted<'_>>,
     made: &dyn Fn(&Condition, &[Value]) -> Value,
     kept: &dyn Fn(&Value) -> bool,
 ) -> Vec<Value> {
     let namespace = live["metadata"]["namespace"].as_str().unwrap_or_default();
-    let mut left: Vec<_> = wanted.iter().collect();
     let mut all = Vec::new();
-    for one in known {
-        if one["controllerName"] != CONTROLLER {
+    for one in live["status"][of.list].as_array().into_iter().flatten() {
+        let controller = one["controllerName"].as_str().unwrap_or_default();
+        // Routes are spoken about by one of our names, whatever they are for.
+        let ours = controller == CONTROLLER || (controller == WAYPOINT_CONTROLLER && of.list == ANCESTORS.list);
+        if !ours {
             all.push(one.clone());
             continue;
         }
-        let reference = serde_json::from_value::<ParentReference>(one["parentRef"].clone()).unwrap_or_default();
-        let at = left.iter().position(|(wanted, _)| same_parent(wanted, &reference, namespace));
-        let wanted = at.map(|at| left.remove(at));
+        let reference = serde_json::from_value::<ParentReference>(one[of.reference].clone()).unwrap_or_default();
+        let same = |wanted: &Wanted<'_>| {
+            wanted.controller == controller && same_parent(wanted.reference, &reference, namespace)
+        };
+        let wanted = left.iter().position(same).map(|at| left.remove(at));
         if wanted.is_none() && part.parents {
-            if of_another(live, &reference, namespace) {
-                all.push(one.clone());
-            }
             continue;
         }
         let conditions = one["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let wanted = wanted.map(|(_, conditions)| &conditions[..]).unwrap_or_default();
+        let wanted = wanted.map(|wanted| wanted.conditions).unwrap_or_default();
         let conditions = merged(conditions, wanted, made, kept);
         let mut one = one.clone();
         one["conditions"] = json!(conditions);
         all.push(one);
     }
-    for (reference, conditions) in left {
-        all.push(json!({
-            "parentRef": written(reference),
-            "controllerName": CONTROLLER,
+    for Wanted { reference, controller, conditions } in left {
+        let mut one = json!({
+            "controllerName": controller,
             "conditions": conditions.iter().map(|one| made(one, &[])).collect::<Vec<_>>(),
-        }));
+        });
+        one[of.reference] = written(reference);
+        all.push(one);
     }
-    all.truncate(MOST_PARENTS);
+    all.truncate(of.most);
     all
-}
-
-/// Whether a parent that we have nothing to say about is still one, and somebody
-/// else's under our name: a Gateway at the edge, which an istiod may serve.
-fn of_another(live: &Value, reference: &ParentReference, namespace: &str) -> bool {
-    let mut parents = live["spec"]["parentRefs"].as_array().into_iter().flatten();
-    &*reference.kind == "Gateway"
-        && parents
-            .any(|one| serde_json::from_value(one.clone()).is_ok_and(|one| same_parent(&one, reference, namespace)))
 }
 
 /// Whether an object is for another revision, which speaks about it.

@@ -253,6 +253,7 @@ async fn complain(
     let rejections = match status.map(|status| &status.conditions) {
         Some(Conditions::OfObject(conditions)) => conditions.iter().collect::<Vec<_>>(),
         Some(Conditions::OfParents(parents)) => parents.iter().flat_map(|(_, conditions)| conditions).collect(),
+        Some(Conditions::OfAncestors(ancestors)) => ancestors.iter().flat_map(|one| &one.conditions).collect(),
         None => Vec::new(),
     };
     let Some(rejection) = rejections.into_iter().find(|one| one.kind == PROGRAMMED) else { return };

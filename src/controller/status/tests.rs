@@ -165,15 +165,6 @@ fn parents_of_other_controllers_stay() {
     same["status"]["parents"][1]["parentRef"]["namespace"] = json!("x");
     assert_eq!(planned(&OF_OBJECTS, Kind::HTTPRoute, &same, Some(&wanted)), Plan::Nothing);
     assert_eq!(applied(&OF_OBJECTS, Kind::HTTPRoute, &same, None), json!({ "parents": [theirs] }));
-
-    // An istiod may serve a Gateway under the same name, for as long as the
-    // route is attached to it.
-    let mut edge = entry("edge", OURS, json!([good()]));
-    edge["parentRef"] = json!({ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge" });
-    let mut live = object("HTTPRoute", json!({ "parents": [edge] }));
-    assert_eq!(applied(&OF_OBJECTS, Kind::HTTPRoute, &live, None), json!({ "parents": [] }));
-    live["spec"] = json!({ "parentRefs": [{ "name": "edge" }] });
-    assert_eq!(planned(&OF_OBJECTS, Kind::HTTPRoute, &live, None), Plan::Nothing);
 }
 
 #[test]

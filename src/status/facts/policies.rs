@@ -12,6 +12,7 @@ use crate::envoy::request_authentication::{self, Keys};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::authorization::enforced;
 use crate::model::binding::WAYPOINT_CONTROLLER;
+use crate::model::gateway::kubernetes::Role;
 use crate::model::service::Registry;
 use crate::model::waypoint_policy::Attachable;
 use crate::model::{Model, key_set};
@@ -93,10 +94,13 @@ fn target(cx: &Ctx<'_>, model: &Model, meta: &Meta, reference: &PolicyTargetRef)
     let (bound, reason, message) = match (group, &*reference.kind) {
         _ if namespace != own => (false, "Invalid", "a target has to be in the namespace of the policy".into()),
         ("gateway.networking.k8s.io", "GatewayClass") => class(cx, model, own, &reference.name),
-        ("gateway.networking.k8s.io", "Gateway") => match cx.get(model.waypoints, &key) {
-            Some(_) => (true, "Accepted", format!("bound to {key}")),
-            None => (false, "TargetNotFound", format!("there is no waypoint {key}")),
-        },
+        ("gateway.networking.k8s.io", "Gateway") => {
+            let role = cx.get(model.gateway_api.checked, &key).map(|checked| checked.role);
+            match cx.get(model.waypoints, &key).is_some() || role == Some(Role::Gateway) {
+                true => (true, "Accepted", format!("bound to {key}")),
+                false => (false, "TargetNotFound", format!("there is no gateway or waypoint {key}")),
+            }
+        }
         ("core", "Service") => service(cx, model, Registry::Kubernetes, &key),
         ("networking.istio.io", "ServiceEntry") => service(cx, model, Registry::ServiceEntry, &key),
         (group, kind) => (false, "Invalid", format!("nothing can be attached to kind {kind} of group {group}")),
