@@ -25,6 +25,7 @@ pub mod meta;
 pub mod protobuf;
 pub mod route;
 pub mod request_authentication;
+pub mod secret;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;

@@ -26,15 +26,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, SharedRegistry};
+use crate::ca::access::Access;
 use crate::ca::metrics::CaMetrics;
 use crate::config::{self, Discovery, Environment};
+use crate::credential::Want;
 use crate::model::Settings;
 use crate::model::key_set::Fetched;
 use crate::model::mesh::MeshConfig;
 use crate::source::{self, Problems};
 use crate::writer::{self, Heard, Pace, Published};
 use crate::xds::demand::Demand;
-use crate::xds::server::{Options, Xds};
+use crate::xds::server::{Options, Secrets, Xds};
 use crate::xds::verdict;
 
 use authority::Setup;
@@ -152,6 +154,7 @@ async fn start(
         mesh_file: mesh_file(&flags)?,
         dry_run_policies: environment.dry_run_policies,
         keys_fetched_by: keys::fetched_by(&environment),
+        credentials_by_name: flags.config_dir.is_none(),
         gateways_in_own_namespace: environment.gateways_in_own_namespace,
         all_services_at_gateways: !environment.filter_gateway_clusters,
     });
@@ -172,7 +175,10 @@ async fn start(
     let (sender, events) = source::channel();
     let (keys, fetched) = watch::channel(Fetched::default());
     let node_proxies = authority::node_proxies(&environment)?;
-    let heard = Heard { wanted: demand.follow(), verdicts: hearing, keys: fetched };
+    let asked = Arc::<Demand<Want>>::default();
+    let (access, may_list) = watch::channel(Access::new());
+    let heard =
+        Heard { wanted: demand.follow(), verdicts: hearing, keys: fetched, asked: asked.follow(), access: may_list };
     let (published, questions, writer_ended) = writer::start(settings.clone(), pace, node_proxies, heard, events)?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
@@ -184,9 +190,17 @@ async fn start(
             tasks.spawn("file source", async move { Ok(source::file::run(folder, sender, problems).await?) });
             None
         }
-        None => Some(cluster::watch(tasks, &flags, &environment, &settings, sender, problems.clone()).await?),
+        None => {
+            let wanted = published.wanted_objects.clone();
+            let to = (sender, problems.clone());
+            Some(cluster::watch(tasks, &flags, &environment, &settings, wanted, to).await?)
+        }
     };
     let (client, definitions) = cluster.unzip();
+    if let Some(client) = &client {
+        cluster::ask_for_access(tasks, client.clone(), asked.follow(), access);
+    }
+    let secrets = Secrets { vault: published.vault.clone(), asked };
 
     // What answers from the beginning.
     let registry = SharedRegistry::default();
@@ -207,7 +221,7 @@ async fn start(
     };
     let views = published.views.clone();
     let xds = registry.register(|registry| {
-        Xds::new(views, authenticator.clone(), options, (demand, verdicts), drain.clone(), registry)
+        Xds::new(views, authenticator.clone(), options, (demand, verdicts), secrets, drain.clone(), registry)
     });
 
     let (ready, is_ready) = watch::channel(false);
@@ -240,6 +254,7 @@ async fn start(
     }
 
     synced(&published).await?;
+    looked_up(&published).await;
     tasks.spawn("trust domain", authority::follow_trust_domains(trust.clone(), published.mesh.clone()));
 
     // What needs the mesh to be known.
@@ -311,6 +326,16 @@ async fn synced(published: &Published) -> anyhow::Result<()> {
         "everything has been read"
     );
     Ok(())
+}
+
+/// Waits until what objects refer to has been looked for, but not for long: a
+/// proxy that asks for something else is not to wait for that.
+async fn looked_up(published: &Published) {
+    let mut vault = published.vault.clone();
+    let complete = vault.wait_for(|vault| vault.is_complete());
+    if tokio::time::timeout(Duration::from_secs(10), complete).await.is_err() {
+        tracing::warn!("some Secrets that are referred to cannot be read");
+    }
 }
 
 fn mesh_file(flags: &Discovery) -> anyhow::Result<Option<Arc<MeshConfig>>> {

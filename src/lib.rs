@@ -12,6 +12,7 @@
 
 pub mod intern;
 pub mod wire;
+pub mod credential;
 pub mod graph;
 pub mod api;
 pub mod source;

@@ -20,6 +20,7 @@ pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
 pub mod reference_grant;
+pub mod secret;
 pub mod selection;
 pub mod service;
 pub mod telemetry;
@@ -49,6 +50,7 @@ use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
 use reference_grant::ReferenceGrants;
+use secret::Credentials;
 use selection::Selection;
 use service::{Service, ServiceKey};
 use telemetry::Telemetries;
@@ -75,6 +77,9 @@ pub struct Settings {
     pub dry_run_policies: bool,
     /// Who fetches the keys of token issuers.
     pub keys_fetched_by: FetchedBy,
+    /// Whether credentials are looked for by name, so that one which is not
+    /// there may not have been looked for yet. A folder has all there are.
+    pub credentials_by_name: bool,
     /// Whether Istio's Gateways select proxies of their own namespace alone.
     pub gateways_in_own_namespace: bool,
     /// Whether gateways are told of all services, not of those alone that their
@@ -92,6 +97,7 @@ impl Default for Settings {
             mesh_file: None,
             dry_run_policies: false,
             keys_fetched_by: FetchedBy::default(),
+            credentials_by_name: false,
             gateways_in_own_namespace: false,
             all_services_at_gateways: false,
         }
@@ -153,6 +159,8 @@ pub struct Model {
     pub gateway_telemetries: WorkloadPolicies<Telemetry>,
     /// The keys of token issuers.
     pub key_sets: KeySets,
+    /// Certificates and keys that are referred to.
+    pub credentials: Credentials,
     /// What waypoints log, count and trace.
     pub telemetries: Telemetries,
     /// Policies that name workloads by label.
@@ -178,7 +186,9 @@ impl Model {
         let attached_authentications = AttachedPolicies::new(graph, inputs.request_authentications);
         let telemetries = Telemetries::new(graph, inputs.telemetries);
         let reference_grants = reference_grant::reference_grants(graph, &scope);
-        let gateway_api = gateway::kubernetes::gateway_api(graph, &scope, reference_grants);
+        let references = gateway::kubernetes::credentials::references(graph, &scope, reference_grants);
+        let credentials = Credentials::new(graph, &scope, references);
+        let gateway_api = gateway::kubernetes::gateway_api(graph, &scope, reference_grants, credentials);
         Self {
             inputs,
             settings,
@@ -214,6 +224,7 @@ impl Model {
             ),
             gateway_telemetries: WorkloadPolicies::new(graph, inputs.telemetries, telemetries.attached()),
             key_sets: KeySets::new(graph, &scope, canonical),
+            credentials,
             telemetries,
             network_gateways,
             network_gateways_by_network,

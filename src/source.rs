@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 use crate::api::{Change, Kind};
+use crate::credential::Place;
 
 /// What a source tells the writer of the graph.
 #[derive(Debug)]
@@ -23,6 +24,9 @@ pub enum Event {
     Changes(Vec<Change>),
     /// Everything there is of these kinds has been said once.
     Synced(Vec<Kind>),
+    /// Whether what is in these places has been said: true when it was looked
+    /// for, false when nobody does any more.
+    Sought(Vec<(Place, bool)>),
 }
 
 /// Where sources send events. It is bounded: a writer that falls behind slows

@@ -8,15 +8,20 @@ mod tests;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::api::kinds::{Change, Inputs, Kind};
+use crate::credential::{Asked, Place};
 use crate::envoy::{self, Configs};
 use crate::graph::{Collection, Graph, Provenance};
 use crate::model::key_set::{Fetched, KeySets};
+use crate::model::secret::Credentials;
 use crate::model::{Model, Settings};
 use crate::proxy::Scope;
 use crate::status::facts;
 use crate::workload::{self, Resources};
 use crate::xds::resource::ResourceType;
+use crate::xds::secret::{Accounts, Vault};
 use crate::xds::verdict::Verdict;
 use crate::xds::view::{Layer, Views};
 use rejections::Rejections;
@@ -31,11 +36,16 @@ pub struct Translation {
     pub facts: facts::Collections,
     /// The keys of token issuers, and who needs them.
     pub key_sets: KeySets,
+    /// Which certificates and keys are needed, and what is known of them.
+    pub credentials: Credentials,
     /// The scopes of connected proxies.
     scopes: Collection<Scope, ()>,
     resources: Resources,
     configs: Configs,
     views: Arc<Views>,
+    /// The certificates and keys themselves.
+    opened: envoy::secret::Credentials,
+    vault: Vault,
     rejections: Rejections,
 }
 
@@ -47,15 +57,34 @@ impl Translation {
     pub fn new(settings: Arc<Settings>) -> Self {
         let mut graph = Graph::new();
         let inputs = Inputs::new(&mut graph);
+        let accounts = match settings.credentials_by_name {
+            true => Accounts::Asked(imbl::OrdMap::new()),
+            false => Accounts::All,
+        };
         let model = Model::new(&mut graph, inputs, settings);
         let resources = workload::resources(&mut graph, &model);
         let facts = facts::collections(&mut graph, &model);
         let scopes = graph.input("scopes");
         let configs = envoy::configs(&mut graph, &model, scopes);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
-        let key_sets = model.key_sets;
+        let (key_sets, credentials) = (model.key_sets, model.credentials);
+        let opened = envoy::secret::credentials(&mut graph, &model);
+        let vault = Vault { accounts, ..Vault::default() };
         let rejections = Rejections::default();
-        Self { graph, inputs, facts, key_sets, scopes, resources, configs, views, rejections }
+        Self {
+            graph,
+            inputs,
+            facts,
+            key_sets,
+            credentials,
+            scopes,
+            resources,
+            configs,
+            views,
+            opened,
+            vault,
+            rejections,
+        }
     }
 
     /// Notes a change of an object.
@@ -71,6 +100,49 @@ impl Translation {
     /// Notes which keys of token issuers have been fetched.
     pub fn know(&mut self, keys: Fetched) {
         self.graph.reset(self.key_sets.fetched, keys);
+    }
+
+    /// Notes which credentials are asked for by proxies that may have them.
+    pub fn ask(&mut self, places: impl IntoIterator<Item = Place>) {
+        self.graph.reset(self.credentials.asked, places.into_iter().map(|place| (place, ())));
+    }
+
+    /// Notes whether what is in a place has been said.
+    pub fn seek(&mut self, place: Place, sought: bool) {
+        match sought {
+            true => self.graph.put(self.credentials.sought, place, ()),
+            false => self.graph.delete(self.credentials.sought, place),
+        }
+    }
+
+    /// Notes the time, if anything depends on it. Returns whether it does.
+    pub fn tick(&mut self, now: Timestamp) -> bool {
+        let needed = self.graph.rows(self.credentials.needed).next().is_some();
+        if needed {
+            self.graph.put(self.credentials.clock, (), now);
+        }
+        needed
+    }
+
+    /// The secrets before there are any.
+    pub fn empty_vault(&self) -> Arc<Vault> {
+        Arc::new(self.vault.clone())
+    }
+
+    /// The secrets as of the last commit, if they are not those of before, or
+    /// `accounts` are others. To be asked once for each commit.
+    pub fn vault(&mut self, accounts: Option<Accounts>) -> Option<Arc<Vault>> {
+        let (items, accounts) = (self.opened.update(), accounts.filter(|accounts| *accounts != self.vault.accounts));
+        if items.is_none() && accounts.is_none() {
+            return None;
+        }
+        let old = &self.vault;
+        self.vault = Vault {
+            revision: old.revision + 1,
+            items: items.unwrap_or_else(|| old.items.clone()),
+            accounts: accounts.unwrap_or_else(|| old.accounts.clone()),
+        };
+        Some(Arc::new(self.vault.clone()))
     }
 
     /// Works out what has been noted. Returns whether anything changed.
@@ -112,7 +184,7 @@ impl Translation {
             VirtualService: virtual_services, DestinationRule: destination_rules,
             AuthorizationPolicy: authorization_policies, RequestAuthentication: request_authentications,
             HTTPRoute: http_routes, GRPCRoute: grpc_routes, TCPRoute: tcp_routes, TLSRoute: tls_routes,
-            Service: services, ServiceEntry: service_entries
+            Service: services, ServiceEntry: service_entries, IstioGateway: istio_gateways
         );
         if all.len() < FEW { all } else { Vec::new() }
     }
@@ -140,6 +212,11 @@ impl Translation {
             ResourceType::Address | ResourceType::Workload => self.resources.addresses.provenance(&self.graph, name),
             ResourceType::Cluster | ResourceType::Endpoints | ResourceType::Listener | ResourceType::Routes => {
                 self.configs.provenance(&self.graph, ty, name)
+            }
+            // By its full name: nobody's namespace is meant here.
+            ResourceType::Secret => {
+                let places = Asked::parse(name, "").map(|asked| asked.places).unwrap_or_default();
+                places.iter().find_map(|place| self.opened.provenance(&self.graph, place))
             }
         }
     }

@@ -14,12 +14,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use rapidhash::RapidHashMap;
 use tokio::sync::{oneshot, watch};
 
 use crate::api::core::Pod;
 use crate::api::{Inputs, Kind, ObjectKey};
+use crate::ca::access::Access;
 use crate::ca::node::{NodeAccount, PodFacts, Pods};
+use crate::credential::{Place, Want};
 use crate::graph::{Diagnostic, Graph, Provenance, Stats};
 use crate::model::Settings;
 use crate::model::key_set::{Fetched, KeySource};
@@ -31,6 +34,7 @@ use crate::translation::Translation;
 use crate::translation::rejections::Object;
 use crate::xds::demand::Wanted;
 use crate::xds::resource::ResourceType;
+use crate::xds::secret::{Accounts, Vault};
 use crate::xds::verdict::Hearing;
 use crate::xds::view::{Layer, Views};
 use pace::Cost;
@@ -56,11 +60,18 @@ pub struct Published {
     pub rejections: watch::Receiver<Statuses>,
     /// The keys of token issuers that are to be fetched.
     pub wanted_keys: watch::Receiver<Arc<WantedKeys>>,
+    /// Certificates and keys, for whoever may have them.
+    pub vault: watch::Receiver<Arc<Vault>>,
+    /// The objects that those are to be read from.
+    pub wanted_objects: watch::Receiver<Arc<BTreeSet<Place>>>,
     /// The pods, for the node authorizer.
     pub pods: Arc<PodDirectory>,
     /// What the graph has cost so far.
     pub stats: Arc<ArcSwap<Vec<Stats>>>,
 }
+
+/// How often the time is told to what depends on it.
+const TICK: Duration = Duration::from_secs(60);
 
 /// Where keys are that are needed, and how long fetching them may take.
 pub type WantedKeys = BTreeMap<KeySource, Duration>;
@@ -73,6 +84,10 @@ pub struct Heard {
     pub verdicts: Hearing,
     /// The keys of token issuers that have been fetched.
     pub keys: watch::Receiver<Fetched>,
+    /// What proxies need to be looked up for them.
+    pub asked: watch::Receiver<Wanted<Want>>,
+    /// Which of their accounts may list Secrets.
+    pub access: watch::Receiver<Access>,
 }
 
 /// A question to the graph, answered between commits.
@@ -96,6 +111,8 @@ struct Writer {
     namespaces: watch::Sender<Arc<BTreeSet<String>>>,
     book: Book,
     wanted_keys: watch::Sender<Arc<WantedKeys>>,
+    vault: watch::Sender<Arc<Vault>>,
+    wanted_objects: watch::Sender<Arc<BTreeSet<Place>>>,
     pods: Arc<PodDirectory>,
     stats: Arc<ArcSwap<Vec<Stats>>>,
     said: Vec<Diagnostic>,
@@ -133,6 +150,7 @@ impl Writer {
         let translation = Translation::new(settings.clone());
         Self {
             book: Book::new(&translation.facts),
+            vault: watch::Sender::new(translation.empty_vault()),
             translation,
             settings,
             missing: Kind::ALL.iter().copied().collect(),
@@ -141,6 +159,7 @@ impl Writer {
             mesh: watch::Sender::new(Arc::default()),
             namespaces: watch::Sender::new(Arc::default()),
             wanted_keys: watch::Sender::new(Arc::default()),
+            wanted_objects: watch::Sender::new(Arc::default()),
             pods: Arc::new(PodDirectory::new(node_proxies)),
             stats: Arc::default(),
             said: Vec::new(),
@@ -160,6 +179,8 @@ impl Writer {
             gateways: self.book.gateways(),
             rejections: self.rejections.subscribe(),
             wanted_keys: self.wanted_keys.subscribe(),
+            vault: self.vault.subscribe(),
+            wanted_objects: self.wanted_objects.subscribe(),
             pods: self.pods.clone(),
             stats: self.stats.clone(),
         }
@@ -169,10 +190,11 @@ impl Writer {
         mut self,
         pace: Pace,
         mut events: Receiver,
-        Heard { mut wanted, verdicts: mut hearing, mut keys }: Heard,
+        Heard { mut wanted, verdicts: mut hearing, mut keys, asked: mut needs, mut access }: Heard,
         mut asked: tokio::sync::mpsc::Receiver<Question>,
     ) {
         let mut committed: Option<Instant> = None;
+        let mut clock = tokio::time::interval(TICK);
         loop {
             tokio::select! {
                 // A proxy that has come waits for its configuration.
@@ -187,6 +209,25 @@ impl Writer {
                     let fetched = keys.borrow_and_update().clone();
                     self.translation.know(fetched);
                     if self.missing.is_empty() {
+                        self.commit();
+                    }
+                }
+                Ok(()) = needs.changed() => {
+                    let places = needs.borrow_and_update().clone().into_iter();
+                    self.translation.ask(places.filter_map(|(want, _)| match want {
+                        Want::Place(place) => Some(place),
+                        Want::Account(_) => None,
+                    }));
+                    if self.missing.is_empty() {
+                        self.commit();
+                    }
+                }
+                Ok(()) = access.changed() => {
+                    let access = access.borrow_and_update().clone();
+                    self.publish_vault(Some(Accounts::Asked(access)));
+                }
+                _ = clock.tick() => {
+                    if self.missing.is_empty() && self.translation.tick(Timestamp::now()) {
                         self.commit();
                     }
                 }
@@ -246,6 +287,9 @@ impl Writer {
                     self.missing.remove(&kind);
                 }
             }
+            Event::Sought(places) => {
+                places.into_iter().for_each(|(place, sought)| self.translation.seek(place, sought));
+            }
         }
     }
 
@@ -258,6 +302,8 @@ impl Writer {
             return;
         }
         self.publish_facts();
+        // Before what refers to it.
+        self.publish_vault(None);
         self.report();
         if let Some(views) = self.translation.published() {
             self.views.send_replace(views);
@@ -294,6 +340,22 @@ impl Writer {
             self.namespaces.send_if_modified(|current| {
                 let modified = **current != names;
                 *current = Arc::new(names);
+                modified
+            });
+        }
+    }
+
+    /// Publishes certificates and keys, and where more are to be looked for.
+    fn publish_vault(&mut self, accounts: Option<Accounts>) {
+        if let Some(vault) = self.translation.vault(accounts) {
+            self.vault.send_replace(vault);
+        }
+        let Translation { graph, credentials, .. } = &self.translation;
+        if !graph.changes(credentials.needed).is_empty() {
+            let wanted: BTreeSet<Place> = graph.rows(credentials.needed).map(|(place, _)| place.clone()).collect();
+            self.wanted_objects.send_if_modified(|current| {
+                let modified = **current != wanted;
+                *current = Arc::new(wanted);
                 modified
             });
         }

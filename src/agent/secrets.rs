@@ -85,7 +85,8 @@ impl FileSecret {
             Self::Certificate(certificate, key) => {
                 let (chain, private) = (read(certificate)?, read(key)?);
                 let leaf = certificates(certificate, &chain)?;
-                let parsed = PKey::private_key_from_pem(&private);
+                // Without a callback OpenSSL would ask whoever sits at the terminal.
+                let parsed = PKey::private_key_from_pem_callback(&private, |_| Ok(0));
                 let parsed = parsed.map_err(|_| format!("{} has no key", key.display()))?;
                 match leaf.public_key().is_ok_and(|public| public.public_eq(&parsed)) {
                     true => Ok(Held::certificate(name, chain, private)),

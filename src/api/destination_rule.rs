@@ -494,3 +494,10 @@ pub struct ClientTlsSettings {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
+
+impl ClientTlsSettings {
+    /// Whether the server's certificate is not looked at.
+    pub fn insecure(&self) -> bool {
+        self.insecure_skip_verify == Some(true)
+    }
+}

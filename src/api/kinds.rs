@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::meta::ObjectKey;
 use super::{
-    backend_tls, core, destination_rule, gateway, istio, istio_gateway, request_authentication, route, telemetry,
-    virtual_service,
+    backend_tls, core, destination_rule, gateway, istio, istio_gateway, request_authentication, route, secret,
+    telemetry, virtual_service,
 };
 use crate::graph::{Collection, Graph};
 
@@ -37,6 +37,8 @@ pub struct KindInfo {
     pub builtin: bool,
     /// Whether only the namespace of the control plane is read.
     pub system_only: bool,
+    /// Whether only those objects are read that something refers to.
+    pub by_name: bool,
 }
 
 macro_rules! kinds {
@@ -82,6 +84,7 @@ macro_rules! kinds {
                         namespaced: kinds!(@namespaced $scope),
                         builtin: false $(|| kinds!(@builtin $flag))*,
                         system_only: false $(|| kinds!(@system $flag))*,
+                        by_name: false $(|| kinds!(@by_name $flag))*,
                     } },
                 )+ }
             }
@@ -145,8 +148,13 @@ macro_rules! kinds {
     (@namespaced cluster) => { false };
     (@builtin builtin) => { true };
     (@builtin system) => { false };
+    (@builtin by_name) => { false };
     (@system system) => { true };
     (@system builtin) => { false };
+    (@system by_name) => { false };
+    (@by_name by_name) => { true };
+    (@by_name builtin) => { false };
+    (@by_name system) => { false };
 }
 
 kinds! {
@@ -156,6 +164,7 @@ kinds! {
     services: Service (core) = "" / ["v1"] / "services", namespaced, builtin;
     endpoint_slices: EndpointSlice (core) = "discovery.k8s.io" / ["v1"] / "endpointslices", namespaced, builtin;
     config_maps: ConfigMap (core) = "" / ["v1"] / "configmaps", namespaced, builtin, system;
+    secrets: Secret (secret) = "" / ["v1"] / "secrets", namespaced, builtin, by_name;
     crds: CustomResourceDefinition (core) = "apiextensions.k8s.io" / ["v1"] / "customresourcedefinitions", cluster, builtin;
     service_entries: ServiceEntry (istio) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "serviceentries", namespaced;
     workload_entries: WorkloadEntry (istio) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "workloadentries", namespaced;

@@ -177,6 +177,10 @@ pub struct TlsDefaults {
     /// Cipher suites, in order of preference; none is the proxy's own list.
     #[serde(deserialize_with = "nullable")]
     pub cipher_suites: Texts,
+    /// The least version that servers take: `TLSV1_2` or `TLSV1_3`; anything
+    /// else is the proxy's own.
+    #[serde(deserialize_with = "interned")]
+    pub min_protocol_version: Arc<str>,
 }
 
 /// What becomes of paths before they are matched.
@@ -411,6 +415,18 @@ pub struct ConfigMapData {
     /// The root certificates that workloads trust.
     #[serde(rename = "root-cert.pem", deserialize_with = "nullable")]
     pub root_cert: Arc<str>,
+    /// The certificates of authorities that somebody refers to.
+    #[serde(rename = "ca.crt", deserialize_with = "nullable")]
+    pub ca: Arc<str>,
+    /// What they have revoked.
+    #[serde(rename = "ca.crl", deserialize_with = "nullable")]
+    pub crl: Arc<str>,
+    /// The same as `ca.crt`, in Istio's layout.
+    #[serde(rename = "cacert", deserialize_with = "nullable")]
+    pub istio_ca: Arc<str>,
+    /// The same as `ca.crl`, in Istio's layout.
+    #[serde(rename = "crl", deserialize_with = "nullable")]
+    pub istio_crl: Arc<str>,
 }
 
 fn embedded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<MeshConfig>>, D::Error> {

@@ -28,6 +28,8 @@ pub struct Message(pub(super) &'static [(u32, &'static str, Value)]);
 #[derive(Clone, Copy)]
 pub(super) enum Value {
     Text,
+    /// Bytes, which JSON has in base64.
+    Bytes,
     Int,
     Bool,
     /// `metav1.Time`, read as seconds since the epoch.
@@ -36,8 +38,8 @@ pub(super) enum Value {
     IntOrString,
     Message(&'static Message),
     List(&'static Value),
-    /// From text to text.
-    Map,
+    /// From text to a text or bytes.
+    Map(&'static Value),
 }
 
 /// What the encoding of an object begins with.

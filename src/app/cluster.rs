@@ -1,5 +1,6 @@
 //! The cluster: what is read from it and what is written to it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,13 +8,16 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use super::Tasks;
+use crate::ca::access::{self, Access};
 use crate::ca::authority::Authority;
 use crate::config::{Discovery, Environment};
 use crate::controller::root_config_map::RootConfigMap;
+use crate::credential::{Place, Want};
 use crate::model::Settings;
 use crate::source::kube::{self as source, Options};
 use crate::source::{Problems, Sender};
 use crate::writer::Published;
+use crate::xds::demand::Wanted;
 
 /// Starts watching the cluster, and returns the client for everything else, and
 /// what changes when a kind is defined.
@@ -22,8 +26,8 @@ pub(super) async fn watch(
     flags: &Discovery,
     environment: &Environment,
     settings: &Settings,
-    sender: Sender,
-    problems: Problems,
+    wanted: watch::Receiver<Arc<BTreeSet<Place>>>,
+    (sender, problems): (Sender, Problems),
 ) -> anyhow::Result<(kube::Client, watch::Receiver<()>)> {
     // istiod's chart names a file that is only there for a remote cluster, so
     // one that is not there, or empty, means the cluster around us.
@@ -35,11 +39,26 @@ pub(super) async fn watch(
     let options = Options { system_namespace: settings.system_namespace.clone() };
     let server = source::Server::new(client.clone());
     let definitions = server.definitions();
+    let by_name = source::by_name::run(server.clone(), options.clone(), wanted, sender.clone(), problems.clone());
+    tasks.spawn("Kubernetes objects by name", async move {
+        by_name.await;
+        Ok(())
+    });
     tasks.spawn("Kubernetes source", async move {
         source::run(server, options, sender, problems).await;
         Ok(())
     });
     Ok((client, definitions))
+}
+
+/// Starts asking what the accounts of proxies may do.
+pub(super) fn ask_for_access(
+    tasks: &mut Tasks,
+    client: kube::Client,
+    wanted: watch::Receiver<Wanted<Want>>,
+    answers: watch::Sender<Access>,
+) {
+    tasks.spawn_stoppable("access reviews", access::keep(access::reviewer(client), wanted, answers));
 }
 
 /// Starts what writes to the cluster.

@@ -36,8 +36,11 @@ const WRITTEN: &[Right] = &[
     ("gateway.networking.k8s.io", "listenersets/status", &["patch"]),
     // What proxies reject.
     ("", "events", &["create", "get", "patch"]),
-    // Who callers are.
+    // Who callers are, and what they may do.
     ("authentication.k8s.io", "tokenreviews", &["create"]),
+    ("authorization.k8s.io", "subjectaccessreviews", &["create"]),
+    // What the Secrets hold that something refers to.
+    ("", "secrets", &["get"]),
 ];
 
 /// What is written in the namespace of the control plane.

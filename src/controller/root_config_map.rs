@@ -70,7 +70,8 @@ impl RootConfigMap {
     /// Publishes as the leader.
     async fn lead(self) {
         let (sender, mut events) = channel();
-        let selection = Selection { kind: Kind::ConfigMap, namespace: None, name: Some((*self.name).into()) };
+        let selection =
+            Selection { namespace: None, name: Some((*self.name).into()), ..Selection::of(Kind::ConfigMap, "") };
         // They are logged; as a list they would outlive our leadership.
         let problems = Problems::default();
         let reflector = Reflector::new(Server::new(self.client.clone()), selection, sender, problems);
@@ -82,6 +83,7 @@ impl RootConfigMap {
                         note(&mut present, change);
                     }),
                     Some(Event::Synced(_)) => break,
+                    Some(Event::Sought(_)) => {}
                     None => return,
                 }
             }
@@ -166,7 +168,7 @@ impl Repair {
                             }
                         }
                     }
-                    Some(Event::Synced(_)) => {}
+                    Some(Event::Synced(_) | Event::Sought(_)) => {}
                     None => return,
                 },
                 Ok(()) = self.config.namespaces.changed() => {

@@ -1,6 +1,8 @@
 //! Transport sockets: the mutual TLS of HBONE, the sockets between clusters
 //! and internal listeners, and what other TLS is made of.
 
+pub mod server;
+
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
@@ -25,6 +27,7 @@ use envoy_types::pb::envoy::r#type::metadata::v3::{MetadataKind, metadata_kind};
 use prost::{Message, Name};
 
 use super::encode::{any, boolean, duration};
+use crate::credential::{CA_SUFFIX, Part, Provider, sds_name};
 
 /// The metadata of an endpoint that says where its connection really goes.
 pub const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
@@ -63,6 +66,30 @@ fn agent() -> ConfigSource {
 fn secret(name: &str) -> SdsSecretConfig {
     SdsSecretConfig { name: name.into(), sds_config: Some(agent()) }
 }
+
+/// A credential that the control plane has, by the name that it is asked for
+/// with. Envoy waits for a while and goes on without, as for files: one Secret
+/// that is not there must not keep the rest of a listener from working.
+pub fn credential(name: impl Into<String>) -> SdsSecretConfig {
+    SdsSecretConfig { name: name.into(), sds_config: Some(ads(false)) }
+}
+
+/// The same by what users call it; `None` if it means nothing.
+pub fn named_credential(user: &str, part: Part) -> Option<SdsSecretConfig> {
+    let (name, provider) = sds_name(user);
+    match (provider, part) {
+        (Provider::ControlPlane, Part::Certificate) => Some(credential(name)),
+        (Provider::ControlPlane, Part::Authority) => Some(credential(name + CA_SUFFIX)),
+        (Provider::Workload, Part::Certificate) => Some(secret(WORKLOAD)),
+        (Provider::Workload, Part::Authority) => Some(secret(ROOTS)),
+        (Provider::Nobody, _) => None,
+    }
+}
+
+/// The workload's own certificate, as agents call it.
+const WORKLOAD: &str = "default";
+/// The roots of the mesh, as agents call them.
+const ROOTS: &str = "ROOTCA";
 
 /// Files of the proxy, which the agent reads. Envoy waits for a while and then
 /// goes on without: one cluster whose files are not there must not keep a
@@ -104,7 +131,7 @@ fn hbone(identities: impl IntoIterator<Item = String>) -> CommonTlsContext {
             match_typed_subject_alt_names: matchers.collect(),
             ..Default::default()
         }),
-        validation_context_sds_secret_config: Some(secret("ROOTCA")),
+        validation_context_sds_secret_config: Some(secret(ROOTS)),
         ..Default::default()
     };
     CommonTlsContext {
@@ -114,7 +141,7 @@ fn hbone(identities: impl IntoIterator<Item = String>) -> CommonTlsContext {
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
             ..Default::default()
         }),
-        tls_certificate_sds_secret_configs: vec![secret("default")],
+        tls_certificate_sds_secret_configs: vec![secret(WORKLOAD)],
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
         ..Default::default()
     }
@@ -136,6 +163,41 @@ pub fn upstream_hbone(trust_domains: &[&str]) -> TransportSocket {
     let identities = trust_domains.iter().map(|domain| format!("spiffe://{domain}/"));
     let context = UpstreamTlsContext { common_tls_context: Some(hbone(identities)), ..Default::default() };
     named("tls", &context)
+}
+
+/// Opens the mutual TLS of sidecars, to whoever proves to be one of these.
+/// Without any it is anybody of the mesh, as in Istio.
+pub fn upstream_mutual(sni: &str, identities: &[String], http2: bool) -> TransportSocket {
+    let matchers = identities.iter().map(|identity| SubjectAltNameMatcher {
+        san_type: SanType::Uri.into(),
+        matcher: Some(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(identity.clone())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let validation = CombinedCertificateValidationContext {
+        default_validation_context: Some(CertificateValidationContext {
+            match_typed_subject_alt_names: matchers.collect(),
+            ..Default::default()
+        }),
+        validation_context_sds_secret_config: Some(secret("ROOTCA")),
+        ..Default::default()
+    };
+    let protocols: &[&str] = if http2 { &["istio", "h2"] } else { &["istio"] };
+    let common = CommonTlsContext {
+        alpn_protocols: protocols.iter().map(ToString::to_string).collect(),
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: vec![secret("default")],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
+        ..Default::default()
+    };
+    let context = UpstreamTlsContext { common_tls_context: Some(common), sni: sni.into(), ..Default::default() };
+    named("envoy.transport_sockets.tls", &context)
 }
 
 /// Plain bytes.

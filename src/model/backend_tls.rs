@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::api::backend_tls::{BackendTLSPolicy, BackendTarget};
 use crate::api::destination_rule::ClientTlsSettings;
 use crate::api::{Meta, ObjectKey};
+use crate::credential::{Asked, Place};
 use crate::graph::{Ctx, Graph, Index};
 
 use super::Scope;
@@ -125,6 +126,12 @@ pub fn roots(policy: &BackendTLSPolicy) -> Result<String, Said> {
         ("", []) => Err(Said::new("Invalid", "nobody vouches for servers")),
         (other, _) => Err(Said::new("Invalid", format!("{other:?} is not known as wellKnownCACertificates"))),
     }
+}
+
+/// Where the roots of a policy are, if it has roots of its own.
+pub fn place(policy: &BackendTLSPolicy) -> Option<Place> {
+    let roots = roots(policy).ok().filter(|roots| !roots.is_empty())?;
+    Asked::parse(&roots, "").and_then(|asked| asked.places.into_iter().next())
 }
 
 /// A policy as a DestinationRule has it.

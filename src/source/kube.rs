@@ -12,6 +12,7 @@
 //! a past that comes back) is a [`Problem`](super::Problem), and retried.
 
 pub mod backoff;
+pub mod by_name;
 pub mod failure;
 pub mod frames;
 pub mod known;
@@ -96,7 +97,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, ClientErr
 /// Watches every kind until the receiver is gone.
 pub async fn run(server: Server, options: Options, sender: Sender, problems: Problems) {
     let mut reflectors = JoinSet::new();
-    for &kind in Kind::ALL {
+    // Others are read when something refers to them: see `by_name`.
+    for &kind in Kind::ALL.iter().filter(|kind| !kind.info().by_name) {
         let selection = Selection::of(kind, &options.system_namespace);
         let reflector = Reflector::new(server.clone(), selection, sender.clone(), problems.clone());
         reflectors.spawn(reflector.run());

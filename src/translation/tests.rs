@@ -5,7 +5,10 @@
 //!
 //! Each file is replayed in several orders; all must end alike.
 
+mod cases;
 mod cost;
+mod gateways;
+mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,30 +21,54 @@ use serde_json::Value as Json;
 use super::*;
 use crate::admin::render;
 use crate::api::{Change, Kind, Object, ObjectKey};
+use crate::ca::identity::SpiffeId;
+use crate::credential::{Asked, Scheme};
 use crate::model::key_set::{FetchedBy, KeySet, KeySource};
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, Place, WaypointScope};
+use crate::proxy::{Capabilities, GatewayScope, Place, WaypointScope};
 use crate::source::documents::{Document, read};
 use crate::xds::resource::{Family, Resource};
+use crate::xds::secret::{Answer, Vault};
 
 /// A mesh, and the proxies of which each file says what they are told.
 struct World {
     translation: Translation,
     proxy: Option<Scope>,
     views: Arc<Views>,
+    /// Who asks for secrets, which, and what there is.
+    caller: Option<SpiffeId>,
+    asked: Vec<String>,
+    vault: Arc<Vault>,
 }
 
 impl World {
-    fn new(Given { settings, proxy, keys }: &Given) -> Self {
+    fn new(Given { settings, proxy, keys, caller, asked, now }: &Given) -> Self {
         let mut translation = Translation::new(Arc::new(settings.clone()));
         translation.want(proxy.clone());
         translation.know(keys.clone());
-        Self { translation, proxy: proxy.clone(), views: Arc::new(Views::new(0, Layer::default(), Layer::default())) }
+        let namespace = caller.as_ref().map_or("", |caller| &*caller.namespace);
+        let names = asked.iter().filter_map(|name| Asked::parse(name, namespace));
+        translation.ask(names.filter(|asked| asked.scheme == Scheme::Kubernetes).flat_map(|asked| asked.places));
+        if let Some(now) = now {
+            translation.commit();
+            translation.tick(*now);
+        }
+        Self {
+            translation,
+            proxy: proxy.clone(),
+            views: Arc::new(Views::new(0, Layer::default(), Layer::default())),
+            caller: caller.clone(),
+            asked: asked.clone(),
+            vault: Arc::default(),
+        }
     }
 
     fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
         changes.into_iter().for_each(|change| self.translation.apply(change));
         self.translation.commit();
+        if let Some(vault) = self.translation.vault(None) {
+            self.vault = vault;
+        }
         if let Some(views) = self.translation.published() {
             self.views = views;
         }
@@ -77,6 +104,15 @@ impl World {
             text += &format!("{} {name}:\n", ty.label());
             yaml_lines(&mut text, 1, &render::resource(ty, &resource));
         }
+        for name in &self.asked {
+            let answer = match self.vault.look(self.caller.as_ref(), name) {
+                Answer::There(version) => format!("version {version}"),
+                Answer::Nothing(Some(why)) => format!("nothing: {why}"),
+                Answer::Nothing(None) => "nothing".into(),
+                Answer::Wait => "to be looked for".into(),
+            };
+            text += &format!("# SDS {name}: {answer}\n");
+        }
         for diagnostic in self.translation.graph.diagnostics() {
             text += &format!("{:?}: {diagnostic}\n", diagnostic.severity);
         }
@@ -102,7 +138,11 @@ impl World {
     }
 
     fn hides_fixtures(&self) -> bool {
-        self.sent().len() > FIXTURES.len() + 2
+        self.sent().len()
+            > match self.proxy {
+                Some(Scope::Gateway(_)) => 2,
+                _ => FIXTURES.len() + 2,
+            }
     }
 }
 
@@ -149,11 +189,27 @@ struct Given {
     proxy: Option<Scope>,
     /// Keys of token issuers that have been fetched.
     keys: Fetched,
+    /// Who asks for secrets: `# Caller: NAMESPACE/ACCOUNT`.
+    caller: Option<SpiffeId>,
+    /// Their names: `# Asks: NAME NAME`.
+    asked: Vec<String>,
+    /// The time: `# Now: TIME`.
+    now: Option<jiff::Timestamp>,
 }
 
 impl Given {
     fn new(text: &str) -> Self {
-        Self { settings: settings(text), proxy: proxy(text), keys: keys(text) }
+        let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+        let account = line("# Caller: ").and_then(|line| line.split_once('/'));
+        let caller = account.map(|(namespace, name)| format!("spiffe://cluster.local/ns/{namespace}/sa/{name}"));
+        Self {
+            settings: settings(text),
+            proxy: proxy(text),
+            keys: keys(text),
+            caller: caller.map(|caller| caller.parse().expect("an identity")),
+            asked: line("# Asks: ").unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect(),
+            now: line("# Now: ").map(|time| time.parse().expect("a time")),
+        }
     }
 }
 
@@ -173,11 +229,15 @@ fn keys(text: &str) -> Fetched {
 /// The proxy that a file is about; ztunnel if it names none. Metrics are a lot
 /// of text in each chain, so only files that are about them have them.
 fn proxy(text: &str) -> Option<Scope> {
-    let named = text.lines().find_map(|line| line.strip_prefix("# Proxy: waypoint "))?;
+    let named = text.lines().find_map(|line| line.strip_prefix("# Proxy: "))?;
+    let (kind, named) = named.split_once(' ').expect("a kind of proxy and its name");
     let (namespace, gateway) = named.split_once('/').expect("namespace and name");
     let (gateway, metrics) = gateway.strip_suffix(" with metrics").map_or((gateway, false), |name| (name, true));
     let stock = Capabilities { stats_logger: metrics, ..Capabilities::STOCK };
     let gateway = gateway.strip_suffix(" of Istio").map_or((gateway, stock), |name| (name, Capabilities::ISTIO));
+    if kind == "router" {
+        return Some(router(namespace, gateway, place(text), text));
+    }
     Some(Scope::Waypoint(WaypointScope {
         namespace: namespace.into(),
         gateway: gateway.0.into(),
@@ -186,6 +246,28 @@ fn proxy(text: &str) -> Option<Scope> {
         loopback: None,
         place: place(text),
     }))
+}
+
+/// A gateway, by the Gateway that it was made for or by labels such as
+/// `istio=ingressgateway`. `# Address: IP` says where it is.
+fn router(namespace: &str, (pods, capabilities): (&str, Capabilities), mut place: Place, text: &str) -> Scope {
+    let name = format!("{}={pods}", crate::model::gateway::GATEWAY_NAME);
+    let pairs = if pods.contains('=') { pods } else { &name };
+    let pairs = pairs.split(',').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.into(), value.into()));
+    let mut labels: Vec<_> = place.labels.iter().cloned().chain(pairs).collect();
+    labels.sort_unstable();
+    place.labels = labels.into();
+    let address = text.lines().find_map(|line| line.strip_prefix("# Address: "));
+    Scope::Gateway(GatewayScope {
+        namespace: namespace.into(),
+        capabilities,
+        families: Families::V4,
+        loopback: None,
+        unprivileged: text.lines().any(|line| line == "# Unprivileged"),
+        place,
+        address: address.map(|address| address.parse().expect("an address")),
+        listed_by: [].into(),
+    })
 }
 
 /// Where the proxy is: `# Place: region/zone/subzone on NODE with LABEL=VALUE`,
@@ -209,6 +291,8 @@ fn settings(text: &str) -> Settings {
             "dry-run policies" => settings.dry_run_policies = true,
             "keys fetched by Envoy" => settings.keys_fetched_by = FetchedBy::Envoy,
             "keys fetched by either" => settings.keys_fetched_by = FetchedBy::Either,
+            "gateways in their own namespace" => settings.gateways_in_own_namespace = true,
+            "all services at gateways" => settings.all_services_at_gateways = true,
             "revision canary" => settings.revision = "canary".into(),
             "domain example.org" => settings.domain = "example.org".into(),
             other => panic!("unknown setting {other}"),
@@ -271,7 +355,12 @@ fn check(path: &PathBuf) -> Result<(), String> {
         let (kind, name) = key(object);
         world.apply([Change::Delete(kind, name)]);
     });
-    let fixtures = if given.proxy.is_some() { 2 * FIXTURES.len() } else { 0 };
+    let fixtures = match given.proxy {
+        Some(Scope::Waypoint(_)) => 2 * FIXTURES.len(),
+        // The way out by HBONE.
+        Some(Scope::Gateway(_)) => 2,
+        None => 0,
+    };
     if world.sent().len() > fixtures {
         return Err(format!("{}: something is left when every object is gone", path.display()));
     }

@@ -28,7 +28,8 @@ impl World {
         let proxies = vec!["x/one".parse().unwrap()];
         let (keys, fetched) = watch::channel(Fetched::new());
         let verdicts = crate::xds::verdict::channel().1;
-        let heard = Heard { wanted: demand.follow(), verdicts, keys: fetched };
+        let (asked, access) = (Arc::<Demand<Want>>::default().follow(), watch::channel(Access::new()).1);
+        let heard = Heard { wanted: demand.follow(), verdicts, keys: fetched, asked, access };
         let (published, questions, end) = start(Arc::default(), pace, proxies, heard, events).unwrap();
         Self { sender, published, questions, end, keys, _demand: demand }
     }

@@ -1,60 +1,69 @@
-//! Which scopes are asked for: those that have a proxy connected. Connecting
-//! and going away are facts like any other; whoever works out configurations
-//! follows them here.
+//! What is asked for: the scopes that have a proxy connected, and what proxies
+//! need to be looked up for them. Connecting and going away are facts like any
+//! other; whoever works things out follows them here.
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::proxy::Scope;
 
-/// The scopes with the number of streams of each.
-pub type Wanted = imbl::OrdMap<Scope, usize>;
+/// What is asked for with the number of streams that do.
+pub type Wanted<K = Scope> = imbl::OrdMap<K, usize>;
 
-/// Counts the streams of each scope.
+/// Counts the streams that ask for each thing.
 #[derive(Debug)]
-pub struct Demand {
-    wanted: watch::Sender<Wanted>,
+pub struct Demand<K: Ord + Clone = Scope> {
+    wanted: watch::Sender<Wanted<K>>,
 }
 
-impl Default for Demand {
+impl<K: Ord + Clone> Default for Demand<K> {
     fn default() -> Self {
         Self { wanted: watch::Sender::new(Wanted::new()) }
     }
 }
 
-impl Demand {
+impl<K: Ord + Clone> Demand<K> {
     /// What is asked for, now and from now on.
-    pub fn follow(&self) -> watch::Receiver<Wanted> {
+    pub fn follow(&self) -> watch::Receiver<Wanted<K>> {
         self.wanted.subscribe()
     }
 
-    /// Asks for a scope until the result is dropped.
-    pub fn hold(self: &Arc<Self>, scope: Scope) -> Held {
+    /// Asks for things until the result is dropped.
+    pub fn hold(self: &Arc<Self>, keys: impl IntoIterator<Item = K>) -> Held<K> {
+        let keys: SmallVec<[K; 1]> = keys.into_iter().collect();
         self.wanted.send_if_modified(|wanted| {
-            let streams = wanted.entry(scope.clone()).or_insert(0);
-            *streams += 1;
-            *streams == 1
+            let mut modified = false;
+            for key in &keys {
+                let streams = wanted.entry(key.clone()).or_insert(0);
+                *streams += 1;
+                modified |= *streams == 1;
+            }
+            modified
         });
-        Held { demand: self.clone(), scope }
+        Held { demand: self.clone(), keys }
     }
 }
 
 /// The demand of one stream.
 #[derive(Debug)]
-pub struct Held {
-    demand: Arc<Demand>,
-    scope: Scope,
+pub struct Held<K: Ord + Clone = Scope> {
+    demand: Arc<Demand<K>>,
+    keys: SmallVec<[K; 1]>,
 }
 
-impl Drop for Held {
+impl<K: Ord + Clone> Drop for Held<K> {
     fn drop(&mut self) {
-        self.demand.wanted.send_if_modified(|wanted| match wanted.get_mut(&self.scope) {
-            Some(streams) if *streams > 1 => {
-                *streams -= 1;
-                false
+        self.demand.wanted.send_if_modified(|wanted| {
+            let mut modified = false;
+            for key in &self.keys {
+                match wanted.get_mut(key) {
+                    Some(streams) if *streams > 1 => *streams -= 1,
+                    _ => modified |= wanted.remove(key).is_some(),
+                }
             }
-            _ => wanted.remove(&self.scope).is_some(),
+            modified
         });
     }
 }

@@ -34,6 +34,8 @@ pub enum ResourceType {
     Listener,
     /// Routes that listeners refer to.
     Routes,
+    /// Certificates and keys. They are not in views: see [`super::secret`].
+    Secret,
 }
 
 /// Types that refer to each other. Between families there is no order.
@@ -43,6 +45,8 @@ pub enum Family {
     Ambient,
     /// What Envoys are configured with.
     Envoy,
+    /// Secrets, for which whatever needs them waits by itself.
+    Secrets,
 }
 
 /// One row of the table of types.
@@ -89,7 +93,7 @@ pub enum Framing {
 
 impl ResourceType {
     /// Every type, by family and in the order of their ranks.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Authorization,
         Self::Address,
         Self::Workload,
@@ -97,6 +101,7 @@ impl ResourceType {
         Self::Endpoints,
         Self::Listener,
         Self::Routes,
+        Self::Secret,
     ];
 
     /// THE table of xDS types.
@@ -148,6 +153,15 @@ impl ResourceType {
             Self::Routes => {
                 Row::envoy("type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "RDS", 3, LayerKind::Routes)
             }
+            Self::Secret => Row {
+                type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+                label: "SDS",
+                family: Family::Secrets,
+                rank: 0,
+                layer: LayerKind::Secrets,
+                projection: Projection::Whole,
+                node_local: false,
+            },
         }
     }
 
@@ -303,6 +317,15 @@ impl Resource {
         let mut frame = head(ty, name, version, message.len(), message.len());
         frame.put_slice(message);
         let facts = facts(ty, keys, &frame);
+        Self { version, frame: frame.freeze(), facts, rest: None }
+    }
+
+    /// Frames a message whose version is given, as part of it must not be told
+    /// from that.
+    pub(super) fn of_version(ty: ResourceType, name: &str, version: Version, message: &[u8]) -> Self {
+        let mut frame = head(ty, name, version, message.len(), message.len());
+        frame.put_slice(message);
+        let facts = facts(ty, &Keys::default(), &frame);
         Self { version, frame: frame.freeze(), facts, rest: None }
     }
 
@@ -597,6 +620,11 @@ fn field_start(field: &[u8]) -> usize {
 const VERSION_DIGITS: usize = 16;
 
 impl Version {
+    /// One that is made elsewhere.
+    pub(super) const fn of(number: u64) -> Self {
+        Self(number)
+    }
+
     /// The hash itself.
     pub const fn number(self) -> u64 {
         self.0

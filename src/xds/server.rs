@@ -28,10 +28,13 @@ use tracing::info;
 
 use super::codec::reader::{Reader, RequestBody};
 use super::demand::Demand;
+use super::secret::Vault;
 use super::stream::Variant;
 use super::verdict::Verdicts;
 use super::view::Views;
 use crate::ca::authenticate::{Authenticate, Caller, Peer};
+use crate::ca::identity::SpiffeId;
+use crate::credential::Want;
 use crate::proxy::{Node, NodeKind};
 pub use body::StreamBody;
 use connections::{ConnectedCollector, Connections};
@@ -107,11 +110,28 @@ struct Shared {
     options: Options,
     connections: Arc<Connections>,
     demand: Arc<Demand>,
+    secrets: Secrets,
     verdicts: Verdicts,
     metrics: Metrics,
     drain: CancellationToken,
     /// For large requests, see [`Reader`].
     places: Arc<Semaphore>,
+}
+
+/// Where secrets come from, and what has to be looked up for that.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    /// The secrets.
+    pub vault: watch::Receiver<Arc<Vault>>,
+    /// What is asked for.
+    pub asked: Arc<Demand<Want>>,
+}
+
+impl Default for Secrets {
+    /// There are none.
+    fn default() -> Self {
+        Self { vault: watch::channel(Arc::default()).1, asked: Arc::default() }
+    }
 }
 
 /// How many large requests are read at a time: enough to keep all cores busy.
@@ -127,6 +147,7 @@ impl Xds {
         authenticate: Arc<dyn Authenticate>,
         options: Options,
         (demand, verdicts): (Arc<Demand>, Verdicts),
+        secrets: Secrets,
         drain: CancellationToken,
         registry: &mut Registry,
     ) -> Self {
@@ -139,6 +160,7 @@ impl Xds {
                 options,
                 connections,
                 demand,
+                secrets,
                 verdicts,
                 metrics,
                 drain,
@@ -154,7 +176,8 @@ impl Xds {
 
     /// The service for connections of the runtime it is called on.
     pub fn server(&self) -> XdsServer {
-        let fanout = Fanout::follow(self.shared.views.clone(), self.shared.drain.clone());
+        let fanout =
+            Fanout::follow(self.shared.views.clone(), self.shared.secrets.vault.clone(), self.shared.drain.clone());
         XdsServer { shared: self.shared.clone(), fanout }
     }
 }
@@ -193,8 +216,8 @@ impl XdsServer {
         let limits = (shared.options.max_message, shared.options.max_message_unauthenticated);
         let limit = if caller.is_some() { limits.0 } else { limits.1 };
         let reader = Reader::new(body, limit, shared.places.clone());
-        let address = peer.and_then(|peer| peer.address);
-        let body = StreamBody::new(shared, self.fanout, variant, reader, caller, address);
+        let connected = Connected { caller, peer: peer.unwrap_or_default() };
+        let body = StreamBody::new(shared, self.fanout, variant, reader, connected);
         let mut response = Response::new(body);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         Ok(response)
@@ -249,12 +272,33 @@ impl Shared {
             return Err(Status::failed_precondition("ztunnel needs ambient mode, which is disabled"));
         }
         let Some(caller) = caller.filter(|_| self.options.check_identity) else { return Ok(()) };
-        let allowed = caller.identities.iter().any(|identity| {
-            let account = node.service_account.as_ref();
-            identity.namespace == node.namespace && account.is_none_or(|account| *account == identity.service_account)
-        });
+        let allowed = caller.identities.iter().any(|identity| acts_for(identity, node));
         if allowed { Ok(()) } else { Err(Status::permission_denied("the caller may not act for this node")) }
     }
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+struct Connected {
+    /// Who it has proved to be, if that was asked.
+    caller: Option<Caller>,
+    /// What the transport knows.
+    peer: Peer,
+}
+
+impl Connected {
+    /// The identity by which it may have secrets as this node. Over a connection
+    /// that anybody can read there are none, whoever is calling.
+    fn identity(&self, node: &Node) -> Option<&SpiffeId> {
+        let caller = self.caller.as_ref().filter(|_| self.peer.encrypted)?;
+        caller.identities.iter().find(|identity| acts_for(identity, node))
+    }
+}
+
+/// Whether an identity is that of a node's namespace and service account.
+fn acts_for(identity: &SpiffeId, node: &Node) -> bool {
+    let account = node.service_account.as_ref();
+    identity.namespace == node.namespace && account.is_none_or(|account| *account == identity.service_account)
 }
 
 /// What a stream ends with when it is drained. ztunnel takes these very words

@@ -35,9 +35,11 @@ use super::resource::{Family, Framing, Resource, ResourceType};
 use super::verdict::Verdict;
 use super::view::{Layer, Step, Views};
 use crate::proxy::{Node, NodeKind, Scope};
+use secrets::Secrets;
 use subscription::{Answer, Outcome, Subscription};
 
 pub mod delta;
+pub mod secrets;
 pub mod sotw;
 pub mod subscription;
 
@@ -59,6 +61,8 @@ pub struct Stream {
     scope: Option<Scope>,
     /// Ordered by type, which is also the order of ranks.
     subscriptions: Vec<Subscription>,
+    /// What is known of the secrets it asks for, if it does.
+    secrets: Option<Box<Secrets>>,
     /// The latest nonce.
     nonce: Nonce,
 }
@@ -174,7 +178,8 @@ impl Stream {
     /// A stream on which nothing was said yet. `salt` should differ between
     /// streams, so that a nonce of an earlier one is recognised as stale.
     pub fn new(variant: Variant, salt: u64) -> Self {
-        Self { variant, node: None, scope: None, subscriptions: Vec::new(), nonce: Nonce { salt, number: 0 } }
+        let nonce = Nonce { salt, number: 0 };
+        Self { variant, node: None, scope: None, subscriptions: Vec::new(), secrets: None, nonce }
     }
 
     /// The client, once its first request has arrived.
@@ -205,7 +210,7 @@ impl Stream {
     /// again until it returns `None`.
     pub fn next(&mut self, newest: &Arc<Views>) -> Option<Response> {
         // By far the most frequent question, after each acknowledgement.
-        if self.subscriptions.iter().all(|subscription| subscription.is_at(newest)) {
+        if self.subscriptions.iter().all(|subscription| subscription.is_at(self.newest(subscription.ty, newest))) {
             return None;
         }
         // Somebody works it out.
@@ -221,7 +226,7 @@ impl Stream {
             for at in 0..self.subscriptions.len() {
                 let ty = self.subscriptions[at].ty;
                 if ty.family() != place.0 {
-                    higher_ceiling = Some(newest.clone());
+                    higher_ceiling = Some(self.newest(ty, newest).clone());
                 }
                 if (ty.family(), ty.rank()) != place {
                     place = (ty.family(), ty.rank());
@@ -246,6 +251,14 @@ impl Stream {
             if !advanced {
                 return None;
             }
+        }
+    }
+
+    /// The newest view that a type is served from: secrets have their own.
+    fn newest<'a>(&'a self, ty: ResourceType, shared: &'a Arc<Views>) -> &'a Arc<Views> {
+        match (&self.secrets, ty) {
+            (Some(secrets), ResourceType::Secret) => &secrets.views,
+            _ => shared,
         }
     }
 
@@ -285,11 +298,14 @@ impl Stream {
             Variant::Sotw => Framing::Sotw,
             // Aliases tell an on-demand client which of its keys this answers;
             // a wildcard client has no keys, and nothing of Envoy's has aliases.
-            Variant::Delta if subscription.wildcard() || subscription.ty.family() == Family::Envoy => Framing::Delta,
+            Variant::Delta if subscription.wildcard() || subscription.ty.family() != Family::Ambient => Framing::Delta,
             Variant::Delta => Framing::DeltaWithAliases,
         };
-        let Answer { views, contents, removed } = answer;
+        let Answer { views, mut contents, removed } = answer;
         let ty = subscription.ty;
+        if let (ResourceType::Secret, Some(secrets)) = (ty, &self.secrets) {
+            contents = secrets.opened(&contents);
+        }
         if let Some(follower) = self.subscriptions.iter_mut().find(|other| other.ty.follows() == Some(ty)) {
             follower.repeat(&contents);
         }
@@ -317,7 +333,7 @@ impl Stream {
     /// The type of a request, if this client is served it.
     fn served(&self, type_url: &str) -> Option<ResourceType> {
         let ty = ResourceType::from_type_url(type_url)?;
-        (ty.layer().scoped().is_none() || self.scope.is_some()).then_some(ty)
+        (ty.family() == Family::Ambient || self.scope.is_some()).then_some(ty)
     }
 
     /// The subscription of a type, and whether this request begins it.

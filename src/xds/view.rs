@@ -54,6 +54,8 @@ pub enum LayerKind {
     Listeners,
     /// Of one scope: routes.
     Routes,
+    /// Of one caller: the names and versions of secrets.
+    Secrets,
 }
 
 impl LayerKind {
@@ -63,7 +65,7 @@ impl LayerKind {
     /// Its place among those, if it is one of them.
     pub const fn scoped(self) -> Option<usize> {
         match self {
-            Self::Addresses | Self::Authorizations => None,
+            Self::Addresses | Self::Authorizations | Self::Secrets => None,
             Self::Clusters => Some(0),
             Self::Endpoints => Some(1),
             Self::Listeners => Some(2),
@@ -144,6 +146,8 @@ pub struct Views {
     prints: [OnceLock<Arc<Prints>>; ResourceType::ALL.len()],
     /// What is different from scope to scope.
     pub scopes: Scopes,
+    /// What one caller is told of secrets; empty in views that are shared.
+    secrets: Layer,
 }
 
 /// The difference between two layers, found by the first stream that needs it
@@ -212,7 +216,13 @@ impl Views {
     pub fn new(revision: u64, mut addresses: Layer, mut authorizations: Layer) -> Self {
         (addresses.published, authorizations.published) = (true, true);
         let (steps, prints, scopes) = Default::default();
-        Self { revision, published: Instant::now(), addresses, authorizations, steps, prints, scopes }
+        let secrets = Layer::default();
+        Self { revision, published: Instant::now(), addresses, authorizations, steps, prints, scopes, secrets }
+    }
+
+    /// Names and versions of secrets for one caller, and nothing else.
+    pub(super) fn of_secrets(revision: u64, secrets: Layer) -> Self {
+        Self { secrets, ..Self::new(revision, Layer::default(), Layer::default()) }
     }
 
     /// The same with what scopes are told.
@@ -262,6 +272,7 @@ impl Views {
         match ty.layer() {
             LayerKind::Addresses => &self.addresses,
             LayerKind::Authorizations => &self.authorizations,
+            LayerKind::Secrets => &self.secrets,
             kind => {
                 let config = scope.and_then(|scope| self.scopes.get(scope));
                 config.zip(kind.scoped()).map_or(&EMPTY, |(config, at)| &config.layers[at])

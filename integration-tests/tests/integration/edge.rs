@@ -1,186 +1,275 @@
-//! Gateways of the class `istio`: what is made for them, and what they, what
-//! adds listeners to them, and the routes that are attached to them say.
+//! Traffic through a gateway: Istio's Gateway and VirtualServices, a stock Envoy
+//! under `fairway agent`, and clients that know nothing of the mesh. It stands
+//! beside the waypoint of the other tests, in the same mesh.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use crate::gateways::is;
-use crate::mesh::shared;
-use crate::status::route_is;
+use fairway_integration_tests::echo::{Backend, Echo};
+use fairway_integration_tests::hbone::{Answer, Http, Server, request};
+use fairway_integration_tests::waypoint::PORT;
+use fairway_integration_tests::{eventually, tls};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
-const GATEWAY: &str = "gateway.networking.k8s.io/v1";
+use super::waypoint::{Scene, pod, subsets};
 
-fn gateway(name: &str, listeners: Value) -> Value {
-    json!({
-        "apiVersion": GATEWAY, "kind": "Gateway", "metadata": { "name": name },
-        "spec": { "gatewayClassName": "istio", "listeners": listeners },
-    })
+/// The Service `$name` that no waypoint serves.
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: $name, namespace: default}
+spec: {clusterIP: 127.$n.1, selector: {app: $name}, ports: [{name: http, port: 80, targetPort: 8080}]}
+";
+
+/// The virtual service of `$name.example.com`, and what else of `hosts`, at the
+/// gateway.
+fn at_gateway(hosts: &str, rules: &str) -> String {
+    format!(
+        "
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: $name, namespace: default}}
+spec:
+  gateways: [edge]
+  hosts: [$name.example.com{hosts}]
+{rules}
+"
+    )
 }
 
-fn http_route(name: &str, parent: Value, host: &str) -> Value {
-    json!({
-        "apiVersion": GATEWAY, "kind": "HTTPRoute", "metadata": { "name": name },
-        "spec": {
-            "parentRefs": [parent], "hostnames": [host],
-            "rules": [{ "backendRefs": [{ "name": "backend", "port": 80 }] }],
-        },
-    })
+/// The answer to a request for `$name.example.com`, or for a host below it.
+async fn ask(scene: &Scene, port: u16, below: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let host = format!("{below}{}.example.com", scene.name);
+    let headers: Vec<_> = headers.iter().copied().chain([("host", &*host)]).collect();
+    let answer = async {
+        let stream = TcpStream::connect(scene.world.edge(port)).await.map_err(|error| error.to_string())?;
+        Http::over(stream).await?.send(request("GET", path, &headers)).await
+    };
+    answer.await.unwrap_or_else(|error| panic!("GET {host}:{port}{path}: {error}"))
 }
 
-fn backend() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "backend" },
-        "spec": { "selector": { "app": "backend" }, "ports": [{ "name": "http", "port": 80 }] },
-    })
-}
-
-/// The status of a listener.
-fn listener<'a>(object: &'a Value, name: &str) -> &'a Value {
-    let listeners = object["status"]["listeners"].as_array();
-    listeners.and_then(|all| all.iter().find(|one| one["name"] == name)).unwrap_or(&Value::Null)
-}
-
-/// What is made for a Gateway, and what it says when a load balancer and a pod
-/// of it are there.
-pub async fn life() {
-    let mesh = shared().await;
-    let ns = mesh.namespace("edge").await;
-    let listeners = json!([
-        { "name": "http", "port": 80, "protocol": "HTTP" },
-        { "name": "passthrough", "port": 443, "protocol": "TLS", "hostname": "a.example.com", "tls": { "mode": "Passthrough" } },
-    ]);
-    ns.apply(gateway("g", listeners)).await;
-    for kind in ["ServiceAccount", "Deployment", "Service"] {
-        let made = ns.until(kind, "g-istio", "is made", |_| true).await;
-        assert_eq!(made["metadata"]["labels"]["gateway.istio.io/managed"], "istio.io-gateway-controller");
-        assert_eq!(made["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"], "g");
+async fn count(scene: &Scene, requests: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..requests {
+        let answer = ask(scene, 8080, "", "/", &[]).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        *counts.entry(answer.who()).or_default() += 1;
     }
-    let service = ns.until("Service", "g-istio", "has ports", |one| one["spec"]["clusterIP"].is_string()).await;
-    assert_eq!(service["spec"]["type"], "LoadBalancer");
-    let ports: Vec<_> = service["spec"]["ports"].as_array().unwrap().iter().map(|one| one["port"].clone()).collect();
-    assert_eq!(ports, [json!(15021), json!(80), json!(443)]);
-    let waits = |one: &Value| is(one, "Programmed", "False", "AddressNotAssigned");
-    let said = ns.until("Gateway", "g", "waits for its load balancer", waits).await;
-    assert!(is(&said, "Accepted", "True", "Accepted"), "{said}");
-    assert_eq!(said["status"]["addresses"], Value::Null);
+    counts
+}
 
-    let service =
-        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "g-istio", "namespace": ns.name } });
-    let balancer = json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.10" }] } });
-    ns.api.patch_status(&service, balancer).await.unwrap();
-    let addressed = |one: &Value| one["status"]["addresses"] == json!([{ "type": "IPAddress", "value": "192.0.2.10" }]);
-    let said = ns.until("Gateway", "g", "has an address", addressed).await;
-    assert!(is(&said, "Programmed", "False", "Pending"), "nobody answers yet: {said}");
+/// Hosts and paths decide; what nobody has is 404.
+pub async fn hosts_and_paths() {
+    let scene = Scene::new("edge-hosts").await;
+    scene.gateway().await;
+    let _echoes = (scene.echo(11, "v11").await, scene.echo(12, "v12").await);
+    let rules = "
+  http:
+  - match: [{uri: {prefix: /v12}, headers: {x-canary: {exact: always}}}]
+    route: [{destination: {host: $name, subset: v12}}]
+  - match: [{uri: {prefix: /old}}]
+    rewrite: {uri: /new}
+    route: [{destination: {host: $name, subset: v11}}]
+  - match: [{uri: {exact: /gone}}]
+    directResponse: {status: 410, body: {string: nothing here}}
+  - match: [{uri: {prefix: /v11}}]
+    route: [{destination: {host: $name, subset: v11}}]
+  - match: [{uri: {prefix: /nowhere}}]
+    route: [{destination: {host: no-such-service}}]";
+    let wide = at_gateway("", "  http: [{route: [{destination: {host: $name, subset: v12}}]}]")
+        .replace("name: $name,", "name: $name-wide,")
+        .replace("[$name.example", "['*.$name.example");
+    let wide = wide.replace(".com]", ".com']");
+    let parts = [SERVICE, &pod(11), &pod(12), &subsets(&[11, 12]), &at_gateway("", rules), &wide];
+    scene.apply(&parts.concat()).await;
+    assert_eq!(ask(&scene, 8080, "", "/v11/a", &[]).await.who(), "v11");
+    assert_eq!(ask(&scene, 8080, "", "/v12/a", &[("x-canary", "always")]).await.who(), "v12");
+    assert_eq!(ask(&scene, 8080, "", "/v12/a", &[]).await.status, 404);
+    assert_eq!(ask(&scene, 8080, "", "/old/path", &[]).await.echo()["path"], "/new/path");
+    assert_eq!(ask(&scene, 8080, "", "/gone", &[]).await.status, 410);
+    assert_eq!(ask(&scene, 8080, "", "/nowhere", &[]).await.status, 503);
+    assert_eq!(ask(&scene, 8080, "any.", "/", &[]).await.who(), "v12");
+    assert_eq!(ask(&scene, 8080, "un", "/", &[]).await.status, 404, "a host that nobody has");
+    scene.end().await;
+}
 
-    // A Gateway goes with what was made for it.
-    let gone = json!({ "apiVersion": GATEWAY, "kind": "Gateway", "metadata": { "name": "g", "namespace": ns.name } });
-    ns.api.delete(&gone).await;
-    fairway_integration_tests::eventually("the Deployment goes with its Gateway", || async {
-        match ns.api.get("apps/v1", "Deployment", &ns.name, "g-istio").await {
-            Err(refused) if refused.code == 404 => Ok(()),
-            other => Err(format!("{other:?}")),
+/// Weights are kept.
+pub async fn weights() {
+    let scene = Scene::new("edge-weights").await;
+    scene.gateway().await;
+    let _echoes = (scene.echo(11, "v11").await, scene.echo(12, "v12").await);
+    let rules = "
+  http:
+  - route:
+    - {destination: {host: $name, subset: v11}, weight: 75}
+    - {destination: {host: $name, subset: v12}, weight: 25}";
+    scene.apply(&[SERVICE, &pod(11), &pod(12), &subsets(&[11, 12]), &at_gateway("", rules)].concat()).await;
+    let counts = count(&scene, 200).await;
+    // 150 are expected; 99.99% of all runs have 125 to 173.
+    assert!((125..=173).contains(&counts["v11"]), "{counts:?}");
+    scene.end().await;
+}
+
+/// A captured pod is reached by HBONE, with the gateway's identity; one that is
+/// not captured, plainly.
+pub async fn captured() {
+    let scene = Scene::new("edge-captured").await;
+    scene.gateway().await;
+    let plain = scene.echo(11, "v11").await;
+    let inside = Echo::new("v12");
+    let identity = scene.world.identity("default").await;
+    let server = Server::start(SocketAddr::new(scene.ip(12).into(), PORT), identity, &inside).await;
+    let captured = pod(12).replace("labels:", "annotations: {ambient.istio.io/redirection: enabled}, labels:");
+    let rules = "  http: [{route: [{destination: {host: $name}}]}]";
+    scene.apply(&[SERVICE, &pod(11), &captured, &at_gateway("", rules)].concat()).await;
+    let counts = count(&scene, 40).await;
+    assert!(counts["v11"] > 5 && counts["v12"] > 5, "{counts:?}");
+    assert_eq!((plain.seen().len(), inside.seen().len()), (counts["v11"], counts["v12"]));
+    let wanted = ("spiffe://cluster.local/ns/default/sa/edge".to_owned(), scene.at(12, 8080));
+    let tunnels = server.tunnels();
+    assert!(!tunnels.is_empty() && tunnels.iter().all(|tunnel| *tunnel == wanted), "{tunnels:?}");
+    scene.end().await;
+}
+
+/// TLS goes to where its name leads, and is not ended on the way.
+pub async fn names_of_tls() {
+    let scene = Scene::new("edge-names").await;
+    scene.gateway().await;
+    scene.keep(Backend::tls_line(SocketAddr::new(scene.ip(11).into(), 8080), "v11").await);
+    scene.keep(Backend::tls_line(SocketAddr::new(scene.ip(12).into(), 8080), "v12").await);
+    let rules = "
+  tls:
+  - match: [{port: 8443, sniHosts: [a.$name.example.com]}]
+    route: [{destination: {host: $name, subset: v11, port: {number: 80}}}]
+  - match: [{sniHosts: ['*.$name.example.com']}]
+    route: [{destination: {host: $name, subset: v12, port: {number: 80}}}]";
+    let hosts = ", '*.$name.example.com'";
+    let tcp = SERVICE.replace("name: http,", "name: tls,");
+    // The marker of the routes says nothing of listeners.
+    scene.apply(&[&tcp, &*pod(11), &pod(12), &subsets(&[11, 12]), &at_gateway(hosts, rules)].concat()).await;
+    let line = |below: &'static str| {
+        let (name, address) = (format!("{below}.{}.example.com", scene.name), scene.world.edge(8443));
+        async move {
+            let talk = async {
+                let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+                let stream = tls::connect(&name, stream).await.map_err(|error| error.to_string())?;
+                let mut stream = BufReader::new(stream);
+                stream.write_all(b"hello\n").await.map_err(|error| error.to_string())?;
+                let mut answer = String::new();
+                stream.read_line(&mut answer).await.map_err(|error| error.to_string())?;
+                Ok::<_, String>(answer)
+            };
+            tokio::time::timeout(Duration::from_secs(10), talk).await.unwrap_or_else(|_| Err("no answer".into()))
+        }
+    };
+    let first = eventually("the listener of TLS", || line("a")).await;
+    let second = line("b").await.unwrap();
+    assert!(first.contains("v11") && second.contains("v12"), "{first:?} {second:?}");
+    scene.end().await;
+}
+
+/// Plain HTTP is sent to HTTPS.
+pub async fn redirected() {
+    let scene = Scene::new("edge-redirect").await;
+    scene.gateway().await;
+    scene.apply(&[SERVICE, &at_gateway("", "  http: [{route: [{destination: {host: $name}}]}]")].concat()).await;
+    let moved = ask(&scene, 8081, "", "/path?a=b", &[]).await;
+    let wanted = format!("https://{}.example.com/path?a=b", scene.name);
+    assert_eq!((moved.status.as_u16(), moved.header("location")), (301, Some(&*wanted)));
+    scene.end().await;
+}
+
+/// Backends learn where a client is, from the gateway and from nobody else.
+pub async fn client_addresses() {
+    let scene = Scene::new("edge-addresses").await;
+    scene.gateway().await;
+    let _echo = scene.echo(11, "v11").await;
+    let rules = "  http: [{route: [{destination: {host: $name}}]}]";
+    scene.apply(&[SERVICE, &pod(11), &at_gateway("", rules)].concat()).await;
+    let forged = [("x-forwarded-client-cert", "By=me"), ("x-envoy-external-address", "1.2.3.4")];
+    let headers = ask(&scene, 8080, "", "/", &forged).await.echo()["headers"].clone();
+    assert_eq!(headers.get("x-forwarded-client-cert"), None);
+    assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+    assert_eq!(headers["x-forwarded-proto"], "http");
+    assert_eq!(ask(&scene, 8080, "", "/", &[]).await.header("server"), Some("istio-envoy"));
+    scene.end().await;
+}
+
+/// AuthorizationPolicies that select the gateway's pods are enforced there.
+pub async fn policies() {
+    let scene = Scene::new("edge-policies").await;
+    scene.gateway().await;
+    let _echo = scene.echo(11, "v11").await;
+    let rules = "  http: [{route: [{destination: {host: $name}}]}]";
+    let deny = |selector: &str| {
+        format!(
+            "
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: $name, namespace: default}}
+spec:
+  selector: {{matchLabels: {{istio: {selector}}}}}
+  action: DENY
+  rules: [{{to: [{{operation: {{hosts: [$name.example.com], paths: [/admin*]}}}}]}}]
+"
+        )
+    };
+    let parts = |policy: &str| [SERVICE, &pod(11), &at_gateway("", rules), policy].concat();
+    scene.apply(&parts(&deny("ingressgateway"))).await;
+    eventually("the policy", || async {
+        match ask(&scene, 8080, "", "/admin/a", &[]).await.status.as_u16() {
+            403 => Ok(()),
+            other => Err(other),
         }
     })
     .await;
-}
-
-/// Routes say where they are attached, and listeners how many are.
-pub async fn routes() {
-    let mesh = shared().await;
-    let (ns, other) = (mesh.namespace("edge-routes").await, mesh.namespace("edge-other").await);
-    ns.apply(backend()).await;
-    other.apply(backend()).await;
-    let listeners = json!([
-        { "name": "one", "port": 80, "protocol": "HTTP", "hostname": "*.example.com" },
-        { "name": "again", "port": 80, "protocol": "TCP" },
-        { "name": "grpc", "port": 81, "protocol": "HTTP", "allowedRoutes": { "kinds": [{ "kind": "GRPCRoute" }] } },
-    ]);
-    ns.apply(gateway("g", listeners)).await;
-    ns.apply(http_route("good", json!({ "name": "g" }), "a.example.com")).await;
-    ns.apply(http_route("host", json!({ "name": "g", "sectionName": "one" }), "a.example.org")).await;
-    ns.apply(http_route("section", json!({ "name": "g", "sectionName": "gone" }), "a.example.com")).await;
-    ns.apply(http_route("kind", json!({ "name": "g", "sectionName": "grpc" }), "a.example.com")).await;
-    other.apply(http_route("namespace", json!({ "name": "g", "namespace": ns.name }), "a.example.com")).await;
-    ns.until("HTTPRoute", "good", "is attached", |one| {
-        route_is(one, "Accepted", "True", "Accepted") && route_is(one, "ResolvedRefs", "True", "ResolvedRefs")
+    assert_eq!(ask(&scene, 8080, "", "/other", &[]).await.status, 200);
+    scene.apply(&parts(&deny("egressgateway"))).await;
+    eventually("the end of the policy", || async {
+        match ask(&scene, 8080, "", "/admin/a", &[]).await.status.as_u16() {
+            200 => Ok(()),
+            other => Err(other),
+        }
     })
     .await;
-    let denied = |reason: &'static str| move |one: &Value| route_is(one, "Accepted", "False", reason);
-    ns.until("HTTPRoute", "host", "fits no listener", denied("NoMatchingListenerHostname")).await;
-    ns.until("HTTPRoute", "section", "finds no listener", denied("NoMatchingParent")).await;
-    ns.until("HTTPRoute", "kind", "is not taken", denied("NotAllowedByListeners")).await;
-    other.until("HTTPRoute", "namespace", "is not let in", denied("NotAllowedByListeners")).await;
-    let counted = |one: &Value| listener(one, "one")["attachedRoutes"] == 1;
-    let said = ns.until("Gateway", "g", "counts its routes", counted).await;
-    assert!(is(&said, "Accepted", "True", "ListenersNotValid"), "{said}");
-    let conflict = &listener(&said, "again")["conditions"];
-    let conflicted = conflict.as_array().unwrap().iter().find(|one| one["type"] == "Conflicted").unwrap();
-    assert_eq!((&conflicted["status"], &conflicted["reason"]), (&json!("True"), &json!("ProtocolConflict")));
-
-    ns.apply(http_route("host", json!({ "name": "g", "sectionName": "one" }), "b.example.com")).await;
-    ns.until("HTTPRoute", "host", "is mended", |one| route_is(one, "Accepted", "True", "Accepted")).await;
-    ns.until("Gateway", "g", "counts both", |one| listener(one, "one")["attachedRoutes"] == 2).await;
-    // What is gone is no longer counted.
-    let gone =
-        json!({ "apiVersion": GATEWAY, "kind": "HTTPRoute", "metadata": { "name": "good", "namespace": ns.name } });
-    ns.api.delete(&gone).await;
-    ns.until("Gateway", "g", "counts what is left", counted).await;
+    scene.end().await;
 }
 
-/// Listeners are added by others, if the Gateway lets them.
-pub async fn listener_sets() {
-    let mesh = shared().await;
-    let ns = mesh.namespace("edge-sets").await;
-    ns.apply(backend()).await;
-    let set = |name: &str, port: u16| {
-        json!({
-            "apiVersion": GATEWAY, "kind": "ListenerSet", "metadata": { "name": name },
-            "spec": { "parentRef": { "name": "g" }, "listeners": [{ "name": "more", "port": port, "protocol": "HTTP" }] },
-        })
+/// Routes and the pods behind them change, and no request fails.
+pub async fn changes() {
+    let scene = Scene::new("edge-changes").await;
+    scene.gateway().await;
+    let _echoes = (scene.echo(11, "v11").await, scene.echo(12, "v12").await);
+    let to = |subset: &str| format!("  http: [{{route: [{{destination: {{host: $name, subset: {subset}}}}}]}}]");
+    let apply = |subset: &str| {
+        let parts = [SERVICE, &pod(11), &pod(12), &subsets(&[11, 12]), &at_gateway("", &to(subset))];
+        let text = parts.concat();
+        let scene = &scene;
+        async move { scene.apply(&text).await }
     };
-    let listeners = json!([{ "name": "http", "port": 80, "protocol": "HTTP" }]);
-    ns.apply(gateway("g", listeners.clone())).await;
-    ns.apply(set("added", 8080)).await;
-    ns.apply(set("taken", 80)).await;
-    let denied =
-        |one: &Value| is(one, "Accepted", "False", "NotAllowed") && is(one, "Programmed", "False", "NotAllowed");
-    ns.until("ListenerSet", "added", "is not let in", denied).await;
-    let mut allowing = gateway("g", listeners);
-    allowing["spec"]["allowedListeners"] = json!({ "namespaces": { "from": "Same" } });
-    ns.apply(allowing).await;
-    ns.until("ListenerSet", "added", "is let in", |one| is(one, "Accepted", "True", "Accepted")).await;
-    ns.until("ListenerSet", "taken", "conflicts", |one| is(one, "Accepted", "False", "ListenersNotValid")).await;
-    ns.until("Gateway", "g", "counts it", |one| one["status"]["attachedListenerSets"] == 1).await;
-    ns.until("Service", "g-istio", "has its port", |one| one["spec"]["ports"].to_string().contains("8080")).await;
-    let parent = json!({ "group": "gateway.networking.k8s.io", "kind": "ListenerSet", "name": "added" });
-    ns.apply(http_route("r", parent, "a.example.com")).await;
-    ns.until("HTTPRoute", "r", "is attached", |one| route_is(one, "Accepted", "True", "Accepted")).await;
-    ns.until("ListenerSet", "added", "counts it", |one| listener(one, "more")["attachedRoutes"] == 1).await;
-}
-
-/// TLS policies for backends say what they have an effect on.
-pub async fn backend_tls() {
-    let mesh = shared().await;
-    let ns = mesh.namespace("edge-tls").await;
-    ns.apply(backend()).await;
-    ns.apply(gateway("g", json!([{ "name": "http", "port": 80, "protocol": "HTTP" }]))).await;
-    ns.apply(http_route("r", json!({ "name": "g" }), "a.example.com")).await;
-    let policy = |target: &str| {
-        json!({
-            "apiVersion": GATEWAY, "kind": "BackendTLSPolicy", "metadata": { "name": "p" },
-            "spec": {
-                "targetRefs": [{ "group": "", "kind": "Service", "name": target }],
-                "validation": { "hostname": "a.example.com", "wellKnownCACertificates": "System" },
-            },
-        })
+    apply("v11").await;
+    let (done, mut until) = tokio::sync::oneshot::channel::<()>();
+    let asking = async {
+        let mut all = 0_usize;
+        while until.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+            let answer = ask(&scene, 8080, "", "/", &[]).await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            all += 1;
+        }
+        all
     };
-    let reasons = |one: &Value| -> Vec<String> {
-        let ancestors = one["status"]["ancestors"].as_array().cloned().unwrap_or_default();
-        let line = |one: &Value| format!("{} {}", one["ancestorRef"]["name"], one["conditions"][0]["reason"]);
-        ancestors.iter().map(line).collect()
+    let changing = async {
+        for subset in ["v12", "v11", "v12", "v11", "v12"] {
+            apply(subset).await;
+        }
+        done.send(()).unwrap();
     };
-    ns.apply(policy("gone")).await;
-    ns.until("BackendTLSPolicy", "p", "misses its target", |one| reasons(one) == [r#""gone" "TargetNotFound""#]).await;
-    ns.apply(policy("backend")).await;
-    let both = [r#""backend" "Accepted""#, r#""g" "Accepted""#];
-    ns.until("BackendTLSPolicy", "p", "has an effect", |one| reasons(one) == both).await;
+    let (all, ()) = tokio::join!(asking, changing);
+    assert!(all > 10, "{all}");
+    assert_eq!(ask(&scene, 8080, "", "/", &[]).await.who(), "v12");
+    scene.end().await;
 }

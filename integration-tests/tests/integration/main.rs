@@ -9,7 +9,7 @@ mod deployment;
 mod encoding;
 mod envoy;
 mod gateways;
-mod edge;
+mod listeners;
 mod status;
 mod policy;
 mod protocol;
@@ -22,6 +22,7 @@ mod rbac;
 mod outage;
 mod soak;
 mod waypoint;
+mod edge;
 mod demo;
 mod stage;
 
@@ -58,7 +59,7 @@ fn run() -> ExitCode {
         gateways("spare"): read_only;
         status("spare"): with_the_rights_of_the_chart;
         gateways(""): classes, waypoint, overlays, of_others, bound;
-        edge(""): life, routes, listener_sets, backend_tls;
+        listeners(""): life, routes, listener_sets, backend_tls;
         status(""): bad_objects;
         replica(""): versions_agree, restart_resends_nothing;
         root(""): config_maps, new_root, continued_root;
@@ -76,6 +77,7 @@ fn run() -> ExitCode {
         waypoint_telemetry(""): metrics, connections, access_logs, traces;
         waypoint_endpoints(""): listed_and_selected, names, as_it_came, slices, workloads, tls, proxy_protocol, near;
         waypoint_protocols(""): tcp, sniffed, server_first, unready, captured;
+        edge(""): hosts_and_paths, weights, captured, names_of_tls, redirected, client_addresses, policies, changes;
         demo(""): ends_well;
         envoy(""): starts, refuses_what_it_does_not_know, takes_expressions;
         enrolment(""): annotated_pods_only, kinds_of_workloads;

@@ -82,6 +82,7 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
         let Self { value, wire, more } = self;
         match value {
             Value::Text => visitor.visit_borrowed_str(Self::text(wire)?),
+            Value::Bytes => visitor.visit_borrowed_bytes(bytes(wire)?),
             Value::Int => visitor.visit_i64(number(wire)?),
             Value::Bool => visitor.visit_bool(number(wire)? != 0),
             Value::Time => visitor.visit_i64(field(bytes(wire)?, 1)?.map_or(Ok(0), number)?),
@@ -101,9 +102,9 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
                 run.skip()?;
                 Ok(seen)
             }
-            Value::Map => {
+            Value::Map(element) => {
                 let mut run = Run { first: Some(wire), more };
-                let seen = visitor.visit_map(EntryAccess { run: &mut run, value: None })?;
+                let seen = visitor.visit_map(EntryAccess { run: &mut run, element: *element, value: None })?;
                 run.skip()?;
                 Ok(seen)
             }
@@ -120,7 +121,7 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if matches!(self.value, Value::List(_) | Value::Map) {
+        if matches!(self.value, Value::List(_) | Value::Map(_)) {
             Run { first: None, more: self.more }.skip()?;
         }
         visitor.visit_unit()
@@ -203,6 +204,7 @@ impl<'de> SeqAccess<'de> for ListAccess<'_, '_, 'de> {
 /// The entries of a map: messages of a key and a value.
 struct EntryAccess<'r, 'a, 'de> {
     run: &'r mut Run<'a, 'de>,
+    element: Value,
     value: Option<Wire<'de>>,
 }
 
@@ -219,6 +221,6 @@ impl<'de> MapAccess<'de> for EntryAccess<'_, '_, 'de> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let value = self.value.take().ok_or(Error::Malformed)?;
-        seed.deserialize(Deserializer::element(Value::Text, value))
+        seed.deserialize(Deserializer::element(self.element, value))
     }
 }

@@ -2,7 +2,7 @@
 //! <https://github.com/kubernetes/api>, the `generated.proto` of each group.
 
 use super::Message;
-use super::Value::{Bool, Int, IntOrString, List, Map, Message as Nested, Text, Time};
+use super::Value::{Bool, Bytes, Int, IntOrString, List, Map, Message as Nested, Text, Time};
 use crate::api::Kind;
 
 /// The message of a kind.
@@ -14,6 +14,7 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         Kind::Service => Some(&SERVICE),
         Kind::EndpointSlice => Some(&ENDPOINT_SLICE),
         Kind::ConfigMap => Some(&CONFIG_MAP),
+        Kind::Secret => Some(&SECRET),
         Kind::ServiceEntry
         | Kind::WorkloadEntry
         | Kind::AuthorizationPolicy
@@ -44,8 +45,8 @@ pub(super) static META: Message = Message(&[
     (7, "generation", Int),
     (8, "creationTimestamp", Time),
     (9, "deletionTimestamp", Time),
-    (11, "labels", Map),
-    (12, "annotations", Map),
+    (11, "labels", Map(&Text)),
+    (12, "annotations", Map(&Text)),
     (13, "ownerReferences", List(&Nested(&OWNER))),
 ]);
 static OWNER: Message = Message(&[(1, "kind", Text), (3, "name", Text), (6, "controller", Bool)]);
@@ -75,7 +76,7 @@ static POD_IP: Message = Message(&[(1, "ip", Text)]);
 static SERVICE: Message = Message(&[(1, "metadata", Nested(&META)), (2, "spec", Nested(&SERVICE_SPEC))]);
 static SERVICE_SPEC: Message = Message(&[
     (1, "ports", List(&Nested(&SERVICE_PORT))),
-    (2, "selector", Map),
+    (2, "selector", Map(&Text)),
     (3, "clusterIP", Text),
     (4, "type", Text),
     (13, "publishNotReadyAddresses", Bool),
@@ -107,7 +108,15 @@ static ENDPOINT_CONDITIONS: Message = Message(&[(1, "ready", Bool)]);
 static TARGET_REF: Message = Message(&[(1, "kind", Text), (2, "namespace", Text), (3, "name", Text), (4, "uid", Text)]);
 static ENDPOINT_PORT: Message = Message(&[(1, "name", Text), (2, "protocol", Text), (3, "port", Int)]);
 
-static CONFIG_MAP: Message = Message(&[(1, "metadata", Nested(&META)), (2, "data", Map)]);
+static CONFIG_MAP: Message = Message(&[(1, "metadata", Nested(&META)), (2, "data", Map(&Text))]);
+
+static SECRET: Message = Message(&[
+    (1, "metadata", Nested(&META)),
+    (2, "data", Map(&Bytes)),
+    (3, "type", Text),
+    // Never in what an API server sends, but it is part of the message.
+    (4, "stringData", Map(&Text)),
+]);
 
 pub(super) static LIST_META: Message = Message(&[(2, "resourceVersion", Text), (3, "continue", Text)]);
 pub(super) static STATUS: Message =

@@ -65,6 +65,10 @@ fn put(out: &mut Vec<u8>, number: u32, value: Value, json: &Json) {
     let int = |json: &Json| json.as_i64().expect("a number");
     match value {
         Value::Text => put_bytes(out, number, &text(json)),
+        Value::Bytes => {
+            let decoded = openssl::base64::decode_block(json.as_str().expect("base64"));
+            put_bytes(out, number, &decoded.expect("base64"));
+        }
         Value::Int => put_number(out, number, int(json)),
         Value::Bool => put_number(out, number, json.as_bool().expect("a truth value").into()),
         Value::Time => {
@@ -85,11 +89,11 @@ fn put(out: &mut Vec<u8>, number: u32, value: Value, json: &Json) {
         Value::List(element) => {
             json.as_array().expect("a list").iter().for_each(|json| put(out, number, *element, json));
         }
-        Value::Map => {
+        Value::Map(element) => {
             for (key, value) in json.as_object().expect("a map") {
                 let mut entry = Vec::new();
                 put_bytes(&mut entry, 1, key.as_bytes());
-                put_bytes(&mut entry, 2, &text(value));
+                put(&mut entry, 2, *element, value);
                 put_bytes(out, number, &entry);
             }
         }

@@ -58,12 +58,14 @@ fn objects() -> Vec<(Kind, Json)> {
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {}],
     });
     let map = json!({"metadata": meta, "data": {"mesh": "trustDomain: td", "root-cert.pem": "PEM", "other": ""}});
+    let secret = json!({"metadata": meta, "type": "kubernetes.io/tls", "data": {"tls.key": "aP8A/w==", "other": ""}});
     let bare = json!({"metadata": meta});
     vec![
         (Kind::Pod, pod),
         (Kind::Service, service),
         (Kind::EndpointSlice, slice),
         (Kind::ConfigMap, map),
+        (Kind::Secret, secret),
         (Kind::Node, bare.clone()),
         (Kind::Namespace, bare.clone()),
         (Kind::CustomResourceDefinition, bare),
@@ -146,12 +148,12 @@ impl<'de> serde::Deserializer<'de> for Probe {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.0 {
-            Value::Text | Value::IntOrString => visitor.visit_borrowed_str(""),
+            Value::Text | Value::Bytes | Value::IntOrString => visitor.visit_borrowed_str(""),
             Value::Int | Value::Time => visitor.visit_i64(1),
             Value::Bool => visitor.visit_bool(true),
             Value::Message(message) => visitor.visit_map(Each(message.0.iter(), None)),
             Value::List(element) => visitor.visit_seq(Once(Some(*element))),
-            Value::Map => visitor.visit_map(Each([].iter(), None)),
+            Value::Map(_) => visitor.visit_map(Each([].iter(), None)),
         }
     }
 

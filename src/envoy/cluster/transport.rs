@@ -13,17 +13,18 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_c
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, TlsParameters, UpstreamTlsContext,
+    CertificateValidationContext, CommonTlsContext, SdsSecretConfig, TlsParameters, UpstreamTlsContext,
 };
 
 use crate::api::destination_rule::ClientTlsSettings;
 use crate::api::mesh::MeshConfig;
+use crate::credential::{Asked, Part, Provider, sds_name};
 use crate::envoy::tls;
 use crate::model::destination_rule::Policy;
 use crate::model::service::{Resolution, Service};
 
-/// What is spoken.
-#[derive(Clone, Copy, Debug)]
+/// What is spoken; bytes as they are, unless something is said.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Transport<'a> {
     tls: Option<Tls<'a>>,
     proxy_protocol: Option<Version>,
@@ -70,6 +71,11 @@ impl<'a> Transport<'a> {
         Ok(Self { tls, proxy_protocol })
     }
 
+    /// Whether bytes are sent as they are.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none()
+    }
+
     /// What HTTP has to do with it: the server's name, and the name that its
     /// certificate is compared with, come from each request.
     pub fn http(&self) -> Option<UpstreamHttpProtocolOptions> {
@@ -86,6 +92,13 @@ impl<'a> Transport<'a> {
     /// taken by Envoy although it does not compare each with its certificate.
     pub fn insecure(&self) -> bool {
         self.tls.is_none_or(|tls| !(tls.auto_sni() && tls.auto_san()))
+    }
+
+    /// The credentials that the control plane is asked for, by name.
+    pub fn credentials(&self) -> impl Iterator<Item = String> {
+        let tls = self.tls.into_iter();
+        let asked = tls.flat_map(|tls| [tls.certificate(), tls.authority().filter(|_| !tls.insecure())]);
+        asked.flatten().map(|secret| secret.name).filter(|name| Asked::parse(name, "any").is_some())
     }
 
     /// The socket; `http2` says that HTTP/2 is spoken in any case.
@@ -109,15 +122,28 @@ impl<'a> Tls<'a> {
             "MUTUAL" => true,
             other => return Err(refused("tls.mode", format!("{other:?} is not a mode of TLS"))),
         };
-        let insecure = settings.insecure_skip_verify == Some(true);
         if !settings.unknown.is_empty() {
             let names: Vec<_> = settings.unknown.names().collect();
             return Err(refused("tls", format!("{} is not known to this version", names.join(", "))));
         }
-        if !settings.credential_name.is_empty() && (mutual || !insecure) {
-            return Err(refused("tls.credentialName", "waypoints are not given Secrets yet"));
+        let credential = &*settings.credential_name;
+        let needed = mutual || !settings.insecure();
+        match sds_name(credential) {
+            _ if credential.is_empty() || !needed => {}
+            (_, Provider::Nobody) => {
+                let message = format!("{credential:?} is not the name of a credential");
+                return Err(Refused { field: "tls.credentialName", reason: "InvalidCredentialName", message });
+            }
+            // Envoy would take nothing else of the cluster either.
+            (name, _) if mutual && name.starts_with("configmap://") => {
+                return Err(refused("tls.credentialName", "a ConfigMap has no key to present"));
+            }
+            _ => {}
         }
-        if mutual && (settings.client_certificate.is_empty() || settings.private_key.is_empty()) {
+        if mutual
+            && credential.is_empty()
+            && (settings.client_certificate.is_empty() || settings.private_key.is_empty())
+        {
             return Err(refused("tls", "mode MUTUAL needs clientCertificate and privateKey"));
         }
         // What a service says of itself counts where the rule says nothing.
@@ -130,7 +156,28 @@ impl<'a> Tls<'a> {
     }
 
     fn insecure(&self) -> bool {
-        self.settings.insecure_skip_verify == Some(true)
+        self.settings.insecure()
+    }
+
+    /// What is presented, by whom, if anything is.
+    fn certificate(&self) -> Option<SdsSecretConfig> {
+        let ClientTlsSettings { credential_name, client_certificate, private_key, .. } = self.settings;
+        match (&*self.settings.mode, &**credential_name) {
+            ("MUTUAL", "") => Some(tls::file_secret(format!("file-cert:{client_certificate}~{private_key}"))),
+            ("MUTUAL", name) => tls::named_credential(name, Part::Certificate),
+            _ => None,
+        }
+    }
+
+    /// Who is trusted. A credential comes before files, and these before the
+    /// roots of the proxy's system.
+    fn authority(&self) -> Option<SdsSecretConfig> {
+        let ClientTlsSettings { credential_name, ca_certificates, .. } = self.settings;
+        match (&**credential_name, &**ca_certificates) {
+            ("", "") => Some(tls::file_secret("file-root:system".into())),
+            ("", file) => Some(tls::file_secret(format!("file-root:{file}"))),
+            (name, _) => tls::named_credential(name, Part::Authority),
+        }
     }
 
     fn auto_sni(&self) -> bool {
@@ -143,8 +190,6 @@ impl<'a> Tls<'a> {
 
     fn socket(&self, mesh: &MeshConfig, http2: bool) -> TransportSocket {
         let settings = self.settings;
-        let certificate = (&*settings.mode == "MUTUAL")
-            .then(|| tls::file_secret(format!("file-cert:{}~{}", settings.client_certificate, settings.private_key)));
         let validation = match self.insecure() {
             true => ValidationContextType::ValidationContext(CertificateValidationContext::default()),
             false => ValidationContextType::CombinedValidationContext(self.validation()),
@@ -159,7 +204,7 @@ impl<'a> Tls<'a> {
                 cipher_suites: texts(&mesh.tls_defaults.cipher_suites),
                 ..Default::default()
             }),
-            tls_certificate_sds_secret_configs: certificate.into_iter().collect(),
+            tls_certificate_sds_secret_configs: self.certificate().into_iter().collect(),
             validation_context_type: Some(validation),
             ..Default::default()
         };
@@ -173,7 +218,6 @@ impl<'a> Tls<'a> {
 
     fn validation(&self) -> CombinedCertificateValidationContext {
         let settings = self.settings;
-        let roots = if settings.ca_certificates.is_empty() { "system" } else { &settings.ca_certificates };
         let crl = (!settings.ca_crl.is_empty()).then(|| DataSource {
             specifier: Some(data_source::Specifier::Filename(settings.ca_crl.to_string())),
             ..Default::default()
@@ -184,7 +228,7 @@ impl<'a> Tls<'a> {
                 crl,
                 ..Default::default()
             }),
-            validation_context_sds_secret_config: Some(tls::file_secret(format!("file-root:{roots}"))),
+            validation_context_sds_secret_config: self.authority(),
             ..Default::default()
         }
     }

@@ -70,7 +70,11 @@ fn what_is_wrong_is_said() {
         ("{group: '', kind: Pod, name: s}", SYSTEM, "Pod/s TargetNotFound fine"),
         (ALL, "wellKnownCACertificates: Mine", "Service/s Invalid fine"),
         (ALL, "caCertificateRefs: [{group: '', kind: Secret, name: c}]", "Service/s NoValidCACertificate InvalidKind"),
-        (ALL, "caCertificateRefs: [{group: '', kind: ConfigMap, name: c}]", "Service/s fine fine"),
+        (
+            ALL,
+            "caCertificateRefs: [{group: '', kind: ConfigMap, name: c}]",
+            "Service/s NoValidCACertificate InvalidCACertificateRef",
+        ),
     ] {
         assert_eq!(said(&policy("p", 1, targets, validation), "p"), [expected], "{targets} {validation}");
     }

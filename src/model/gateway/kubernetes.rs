@@ -7,6 +7,7 @@
 
 pub mod attachment;
 pub mod conflict;
+pub mod credentials;
 pub mod listener;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use crate::graph::{Collection, Ctx, Graph, Index};
 use crate::model::Scope;
 use crate::model::binding::WAYPOINT_CONTROLLER;
 use crate::model::reference_grant::ReferenceGrants;
+use crate::model::secret::Credentials;
 use crate::model::service::{ServiceKey, hostname};
 
 use super::{Declared, GatewayKey, GatewayServers, Proxies, RouteKey, Source};
@@ -145,11 +147,12 @@ pub struct GatewayApi {
 struct World {
     scope: Scope,
     grants: ReferenceGrants,
+    credentials: Credentials,
     sets: Index<ObjectKey, ObjectKey, ListenerSet>,
 }
 
 /// Declares the collections.
-pub fn gateway_api(graph: &mut Graph, scope: &Scope, grants: ReferenceGrants) -> GatewayApi {
+pub fn gateway_api(graph: &mut Graph, scope: &Scope, grants: ReferenceGrants, credentials: Credentials) -> GatewayApi {
     let inputs = scope.inputs;
     let sets = graph.index(inputs.listener_sets, |key: &ObjectKey, set: &ListenerSet, keys| {
         keys.extend(
@@ -158,7 +161,7 @@ pub fn gateway_api(graph: &mut Graph, scope: &Scope, grants: ReferenceGrants) ->
                 .map(|parent| parent.object()),
         );
     });
-    let world = World { scope: scope.clone(), grants, sets };
+    let world = World { scope: scope.clone(), grants, credentials, sets };
     let checked = graph.derive("checked_gateways", inputs.gateways, move |cx, key: &ObjectKey, gateway| {
         check(cx, &world, gateway).map(|checked| (key.clone(), Arc::new(checked)))
     });
@@ -257,7 +260,7 @@ fn named(labels: &Labels, name: &str) -> Labels {
 
 /// Checks a Gateway, if it is ours.
 fn check(cx: &Ctx<'_>, world: &World, gateway: &Gateway) -> Option<Checked> {
-    let World { scope, grants, sets } = world;
+    let World { scope, grants, credentials, sets } = world;
     if !scope.configures(cx, &gateway.meta) {
         return None;
     }
@@ -293,7 +296,7 @@ fn check(cx: &Ctx<'_>, world: &World, gateway: &Gateway) -> Option<Checked> {
         let mut all = Vec::new();
         for (at, one) in listeners.iter().enumerate() {
             let conflict = conflicts.next().flatten();
-            let cx = listener::Checking { cx, scope, grants, spec, role, owner };
+            let cx = listener::Checking { cx, scope, grants, credentials, spec, role, owner };
             all.push(cx.listener(at, one, conflict));
         }
         all.into()
@@ -317,7 +320,7 @@ fn check(cx: &Ctx<'_>, world: &World, gateway: &Gateway) -> Option<Checked> {
         placement: placement(spec, role),
         listeners,
         sets: sets.into(),
-        client_certificate: tls::client_certificate(cx, scope, grants, gateway),
+        client_certificate: tls::client_certificate(cx, scope, grants, credentials, gateway),
         insecure: configs.filter_map(|one| one.validation.as_ref()).any(|one| &*one.mode == tls::INSECURE),
     })
 }

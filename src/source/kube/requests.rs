@@ -38,13 +38,41 @@ pub struct Selection {
     pub namespace: Option<Box<str>>,
     /// Their name, if it is only one.
     pub name: Option<Box<str>>,
+    /// Whether nothing is read of them but their metadata.
+    pub metadata_only: bool,
 }
+
+/// Types of Secrets that are never read: there are many, they are large, and
+/// nothing refers to them. Istio leaves out the same.
+pub const NOT_READ: [&str; 2] = ["helm.sh/release.v1", "kubernetes.io/service-account-token"];
 
 impl Selection {
     /// What is read of a kind, by the table of kinds.
     pub fn of(kind: Kind, system_namespace: &str) -> Self {
         let namespace = kind.info().system_only.then(|| system_namespace.into());
-        Self { kind, namespace, name: None }
+        Self { kind, namespace, name: None, metadata_only: false }
+    }
+
+    /// The metadata of all objects of a kind.
+    pub fn metadata_of(kind: Kind) -> Self {
+        Self { kind, namespace: None, name: None, metadata_only: true }
+    }
+
+    /// One object.
+    pub fn named(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self { kind, namespace: Some(namespace.into()), name: Some(name.into()), metadata_only: false }
+    }
+
+    /// What restricts them besides, as a query.
+    fn restriction(&self) -> String {
+        match (&self.name, self.kind) {
+            (Some(name), _) => format!("fieldSelector=metadata.name%3D{name}&"),
+            (None, Kind::Secret) => {
+                let types = NOT_READ.map(|kind| format!("type%21%3D{}", kind.replace('/', "%2F")));
+                format!("fieldSelector={}&", types.join("%2C"))
+            }
+            (None, _) => String::new(),
+        }
     }
 
     /// Whether the API server has the objects in protobuf, too.
@@ -52,10 +80,26 @@ impl Selection {
         Message::of(self.kind).is_some()
     }
 
-    /// What answers may be in.
-    fn accept(&self) -> &'static str {
-        match self.in_protobuf() {
-            true => "application/vnd.kubernetes.protobuf, application/json",
+    /// What answers may be in that are objects, or a list of them.
+    fn accept(&self, list: bool) -> &'static str {
+        match (self.in_protobuf(), self.metadata_only, list) {
+            (false, ..) => self.accept_json(),
+            (true, false, _) => "application/vnd.kubernetes.protobuf, application/json",
+            (true, true, false) => concat!(
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, ",
+                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+            ),
+            (true, true, true) => concat!(
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, ",
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+            ),
+        }
+    }
+
+    /// The same for a list, where it has to be text.
+    fn accept_json(&self) -> &'static str {
+        match self.metadata_only {
+            true => "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
             false => JSON,
         }
     }
@@ -95,10 +139,26 @@ impl Place {
     }
 
     fn uri(&self, selection: &Selection, query: &str) -> String {
-        match &selection.name {
-            Some(name) => format!("{}?fieldSelector=metadata.name%3D{name}&{query}", self.0),
-            None => format!("{}?{query}", self.0),
-        }
+        format!("{}?{}{query}", self.0, selection.restriction())
+    }
+
+    /// The only object of a selection, which has a name, of a kind that is part
+    /// of Kubernetes; none if it is not there.
+    pub async fn object(client: &kube::Client, selection: &Selection) -> Result<Option<Object>, Failure> {
+        let (info, name) = (selection.kind.info(), selection.name.as_deref().unwrap_or_default());
+        let Some(version) = info.versions.first().filter(|_| !name.is_empty()) else { return Ok(None) };
+        let uri = format!("{}/{name}", selection.path(version));
+        let (encoding, body) = match send(client, uri, selection.accept(false), 0).await {
+            Ok(answer) => answer,
+            Err(Failure::Refused { code: 404, .. }) => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        let body = collect(body).await?;
+        let encoded = match encoding {
+            Encoding::Json => Encoded::Json(std::str::from_utf8(&body).map_err(garbled)?),
+            Encoding::Protobuf => Encoded::Protobuf(protobuf::unwrap(&body).map_err(garbled)?),
+        };
+        encoded.decode(selection.kind).map(Some).map_err(garbled)
     }
 
     /// Opens a watch that continues from a version.
@@ -107,7 +167,7 @@ impl Place {
             "watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={}",
             jittered(WATCH).as_secs()
         );
-        let (encoding, body) = send(client, self.uri(selection, &query), selection.accept(), version).await?;
+        let (encoding, body) = send(client, self.uri(selection, &query), selection.accept(false), version).await?;
         let framing = match encoding {
             Encoding::Json => Framing::Lines,
             Encoding::Protobuf => Framing::Lengths,
@@ -125,7 +185,7 @@ impl Place {
             query = format!("{query}&continue={token}");
         }
         let uri = self.uri(selection, query.trim_start_matches('&'));
-        let (encoding, body) = send(client, uri, selection.accept(), 0).await?;
+        let (encoding, body) = send(client, uri, selection.accept(true), 0).await?;
         match encoding {
             Encoding::Json => Ok(List::Json(text(body).await?)),
             Encoding::Protobuf => Ok(List::Protobuf(Frames::new(body, Framing::List(ListPart::Head)))),
@@ -134,7 +194,8 @@ impl Place {
 
     /// The newest version of the objects, at the price of one object.
     pub async fn newest(&self, client: &kube::Client, selection: &Selection) -> Result<u64, Failure> {
-        let text = get(client, self.uri(selection, "limit=1")).await?;
+        let uri = self.uri(selection, "limit=1");
+        let text = text(send(client, uri, selection.accept_json(), 0).await?.1).await?;
         Ok(Page::read(&text)?.metadata.resource_version.0)
     }
 }

@@ -54,6 +54,7 @@ impl Test {
         let event = tokio::time::timeout(Duration::from_secs(600), self.events.recv()).await;
         match event.expect("an event within ten minutes").expect("the reflector is there") {
             Event::Synced(_) => vec!["synced".into()],
+            Event::Sought(places) => panic!("nobody wants {places:?}"),
             Event::Changes(changes) => {
                 let mut said: Vec<_> = changes.iter().map(say).collect();
                 said.sort();

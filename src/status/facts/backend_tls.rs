@@ -12,6 +12,7 @@ use crate::model::backend_tls::{self, roots};
 use crate::model::binding::WAYPOINT_CONTROLLER;
 use crate::model::gateway::Declared;
 use crate::model::gateway::kubernetes::{CONTROLLER, Said, Verdict, parent};
+use crate::model::secret::Known;
 use crate::model::{Model, problem};
 
 use super::{About, Facts, Target};
@@ -51,7 +52,7 @@ pub(super) fn add(
 /// What a policy has an effect on: its targets, and the gateways that lead to
 /// them. The targets come first, as there is not room for everything.
 fn targets(cx: &Ctx<'_>, model: &Model, policy: &BackendTLSPolicy, by_backend: &[ByBackend]) -> Vec<Target> {
-    let (resolved, usable) = references(policy);
+    let (resolved, usable) = references(cx, model, policy);
     if let Err(said) = &resolved {
         let field = "spec.validation.caCertificateRefs";
         cx.diagnose(problem(KIND, &policy.meta, field, said.reason, &*said.message));
@@ -102,8 +103,13 @@ fn targets(cx: &Ctx<'_>, model: &Model, policy: &BackendTLSPolicy, by_backend: &
 }
 
 /// Whether there are roots to be had, and what follows for the policy.
-fn references(policy: &BackendTLSPolicy) -> (Verdict, Verdict) {
-    match roots(policy) {
+fn references(cx: &Ctx<'_>, model: &Model, policy: &BackendTLSPolicy) -> (Verdict, Verdict) {
+    let flaw = backend_tls::place(policy).and_then(|place| match model.credentials.authority(cx, &[place]) {
+        Known::Bad(flaw) => Some(flaw.message),
+        Known::Good(_) | Known::Nothing => None,
+    });
+    let found = flaw.map_or_else(|| roots(policy), |message| Err(Said::new("InvalidCACertificateRef", message)));
+    match found {
         Ok(_) => (Ok(()), Ok(())),
         Err(said) if said.reason == "Invalid" => (Ok(()), Err(said)),
         Err(said) => {

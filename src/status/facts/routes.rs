@@ -10,7 +10,7 @@ use crate::api::route::{BackendRef, GROUP, ParentReference, RouteSpec};
 use crate::api::virtual_service::Destination;
 use crate::api::{Kind, Meta, ObjectKey};
 use crate::envoy::route::gateway_api::{self, Backends, Lowered, references};
-use crate::envoy::route::{ClusterRef, Problem, RouteRequest, Semantics};
+use crate::envoy::route::{Clients, ClusterRef, Problem, RouteRequest, Semantics};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::gateway::RouteKind;
 use crate::model::gateway::kubernetes::attachment::{self, Attached};
@@ -77,6 +77,8 @@ fn lowered((rules, mut problems): (Vec<Lowered>, Vec<Problem>)) -> Vec<Problem> 
         name: "",
         semantics: Semantics::GatewayApi,
         port: 0,
+        clients: Clients::Mesh,
+        tls: false,
         append_x_forwarded_host: false,
         default_retry: None,
         cluster_of: &|_| ClusterRef { name: "a".into(), consistent_hash: None },

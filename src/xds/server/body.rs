@@ -4,7 +4,6 @@
 //! client that stops reading stops its own stream: its requests are not read,
 //! views pass it by, and it costs one chunk and a handle to what it was sent.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,13 +17,15 @@ use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::connections::Registration;
-use super::fanout::{Fanout, Listener};
-use super::{Shared, clip, closing, jitter, salt};
-use crate::ca::authenticate::Caller;
+use super::fanout::{Fanout, Listener, Opener};
+use super::{Connected, Shared, clip, closing, jitter, salt};
 use crate::ca::listener::MAX_RECORD;
+use crate::credential::Want;
 use crate::xds::codec::reader::{Reader, RequestBody};
 use crate::xds::codec::request::Request;
 use crate::xds::codec::response::Encoder;
+use crate::xds::demand::Held;
+use crate::xds::resource::ResourceType;
 use crate::xds::stream::{Received, Reply, Response, Stream, Variant};
 use crate::xds::view::Views;
 
@@ -52,11 +53,19 @@ pub struct StreamBody<B> {
     /// In a box, for the same reason.
     sending: Option<Box<Sending>>,
     age: Option<Pin<Box<Sleep>>>,
-    caller: Option<Caller>,
-    address: Option<SocketAddr>,
+    connected: Connected,
+    /// Present once it asks for secrets; in a box, as few do.
+    opening: Option<Box<Opening>>,
     /// Present once the client has introduced itself.
     registration: Option<Registration>,
     ended: bool,
+}
+
+/// What a stream that asks for secrets has.
+struct Opening {
+    opener: Opener,
+    /// Has looked up what it needs.
+    held: Option<Held<Want>>,
 }
 
 /// A response that is being written.
@@ -86,8 +95,7 @@ impl<B: RequestBody> StreamBody<B> {
         fanout: Arc<Fanout>,
         variant: Variant,
         requests: Reader<B>,
-        caller: Option<Caller>,
-        address: Option<SocketAddr>,
+        connected: Connected,
     ) -> Self {
         // Up to half more than configured, so that a replica does not lose all
         // the clients at once that came to it at once.
@@ -102,8 +110,8 @@ impl<B: RequestBody> StreamBody<B> {
             listener: Listener::new(fanout),
             sending: None,
             age,
-            caller,
-            address,
+            connected,
+            opening: None,
             registration: None,
             ended: false,
             shared,
@@ -129,6 +137,9 @@ impl<B: RequestBody> StreamBody<B> {
         if let Some(views) = self.listener.newer(&self.views) {
             self.views = views;
         }
+        if self.stream.asks_for_secrets() {
+            self.look_up_secrets(cx);
+        }
         match self.stream.next(&self.views) {
             Some(response) => Poll::Ready(Ok(Some(response))),
             // It has asked all it wanted, and is answered first.
@@ -139,6 +150,24 @@ impl<B: RequestBody> StreamBody<B> {
                 }
                 Poll::Pending
             }
+        }
+    }
+
+    /// Has the stream know of the newest secrets, and others of what it needs.
+    fn look_up_secrets(&mut self, cx: &Context<'_>) {
+        let Self { stream, listener, opening, shared, connected, registration, .. } = self;
+        let opening = opening.get_or_insert_with(|| Box::new(Opening { opener: Opener::new(listener), held: None }));
+        let caller = stream.node().and_then(|node| connected.identity(node)).cloned();
+        let renewed = stream.renew_secrets(&opening.opener.vault(cx), caller.as_ref());
+        if let Some(wants) = renewed.wants {
+            // The new demand is there before the old one goes.
+            opening.held = (!wants.is_empty()).then(|| shared.secrets.asked.hold(wants));
+        }
+        if let Some((name, reason)) = renewed.denied.first() {
+            let connection = registration.as_ref().map(|registration| &*registration.connection.id);
+            let more = renewed.denied.len() - 1;
+            shared.metrics.secrets_denied.inc_by(renewed.denied.len() as i64);
+            warn!(connection, name = clip(name), more, reason, "a secret is not for this proxy");
         }
     }
 
@@ -170,8 +199,9 @@ impl<B: RequestBody> StreamBody<B> {
             // The first request introduces the node; nothing was sent yet.
             none => {
                 let node = self.stream.node().ok_or_else(|| Status::internal("a request without a node"))?;
-                self.shared.authorize(self.caller.as_ref(), node)?;
-                let registration = Registration::new(&self.shared, node.clone(), self.stream.scope(), self.address);
+                self.shared.authorize(self.connected.caller.as_ref(), node)?;
+                let address = self.connected.peer.address;
+                let registration = Registration::new(&self.shared, node.clone(), self.stream.scope(), address);
                 &none.insert(registration).connection
             }
         };
@@ -184,7 +214,7 @@ impl<B: RequestBody> StreamBody<B> {
                 match &reply {
                     Reply::Nothing => {}
                     Reply::Ack => {
-                        if self.shared.verdicts.open() {
+                        if self.shared.verdicts.open() && ty != ResourceType::Secret {
                             self.stream.verdict(ty, None).into_iter().for_each(|one| self.shared.verdicts.tell(one));
                         }
                     }
@@ -192,7 +222,9 @@ impl<B: RequestBody> StreamBody<B> {
                     Reply::Nack(error) => {
                         metrics.reject(ty);
                         warn!(connection = %connection.id, ty = ty.label(), error = clip(error), "NACK");
+                        // A secret is its owner's alone: nothing else is made of it.
                         let verdict = self.stream.verdict(ty, Some(error.clone()));
+                        let verdict = verdict.filter(|_| ty != ResourceType::Secret);
                         verdict.into_iter().for_each(|one| self.shared.verdicts.tell(one));
                     }
                 }
@@ -230,7 +262,7 @@ impl<B: RequestBody> StreamBody<B> {
         }
         match self.registration.take() {
             Some(mut registration) => registration.ended = Some(status),
-            None => info!(address = ?self.address, %status, "xDS stream refused"),
+            None => info!(address = ?self.connected.peer.address, %status, "xDS stream refused"),
         }
         Frame::trailers(trailers)
     }

@@ -137,7 +137,7 @@ impl Registration {
         let connected = Timestamp::now();
         let connection = Arc::new(Connection { id, node, address, connected, progress: Mutex::default() });
         shared.connections.live.insert(number, connection.clone());
-        let held = scope.map(|scope| shared.demand.hold(scope.clone()));
+        let held = scope.map(|scope| shared.demand.hold([scope.clone()]));
         Self { connection, ended: None, number, shared: shared.clone(), _held: held }
     }
 }

@@ -14,6 +14,7 @@ use rapidhash::RapidHashMap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::xds::secret::Vault;
 use crate::xds::view::Views;
 
 /// What the streams of one runtime look at when they are woken.
@@ -21,8 +22,11 @@ pub(super) struct Fanout {
     // Locked to copy one handle, by threads that hardly ever meet here.
     views: Mutex<Arc<Views>>,
     revision: AtomicU64,
+    vault: Mutex<Arc<Vault>>,
     closing: AtomicBool,
     streams: Listeners,
+    /// Those that ask for secrets, which are few.
+    openers: Listeners,
     connections: Listeners,
 }
 
@@ -57,13 +61,19 @@ impl Listeners {
 impl Fanout {
     /// Follows the views that are published until `drain` is cancelled or they
     /// end; after that streams are to close. Needs a runtime to run on.
-    pub(super) fn follow(mut views: watch::Receiver<Arc<Views>>, drain: CancellationToken) -> Arc<Self> {
+    pub(super) fn follow(
+        mut views: watch::Receiver<Arc<Views>>,
+        mut vault: watch::Receiver<Arc<Vault>>,
+        drain: CancellationToken,
+    ) -> Arc<Self> {
         let current = views.borrow_and_update().clone();
         let fanout = Arc::new(Self {
             revision: AtomicU64::new(current.revision),
             views: Mutex::new(current),
+            vault: Mutex::new(vault.borrow_and_update().clone()),
             closing: AtomicBool::new(false),
             streams: Listeners::default(),
+            openers: Listeners::default(),
             connections: Listeners::default(),
         });
         let weak = Arc::downgrade(&fanout);
@@ -71,6 +81,12 @@ impl Fanout {
             loop {
                 let open = tokio::select! {
                     changed = views.changed() => changed.is_ok(),
+                    Ok(()) = vault.changed() => {
+                        let Some(fanout) = Weak::upgrade(&weak) else { return };
+                        *fanout.lock_vault() = vault.borrow_and_update().clone();
+                        fanout.openers.wake();
+                        continue;
+                    }
                     () = drain.cancelled() => false,
                 };
                 // Nobody is left to be told.
@@ -99,6 +115,15 @@ impl Fanout {
         let revision = views.revision;
         *self.lock_views() = views;
         self.revision.store(revision, Ordering::Release);
+    }
+
+    /// The secrets now.
+    pub(super) fn vault(&self) -> Arc<Vault> {
+        self.lock_vault().clone()
+    }
+
+    fn lock_vault(&self) -> MutexGuard<'_, Arc<Vault>> {
+        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_views(&self) -> MutexGuard<'_, Arc<Views>> {
@@ -172,5 +197,32 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.fanout.streams.remove(self.number);
+    }
+}
+
+/// A stream's place among those that are woken when secrets change.
+pub(super) struct Opener {
+    fanout: Arc<Fanout>,
+    waker: Arc<AtomicWaker>,
+    number: u64,
+}
+
+impl Opener {
+    pub(super) fn new(listener: &Listener) -> Self {
+        let fanout = listener.fanout.clone();
+        let (number, waker) = fanout.openers.add();
+        Self { fanout, waker, number }
+    }
+
+    /// The secrets now; the task is woken when there are others.
+    pub(super) fn vault(&self, cx: &Context<'_>) -> Arc<Vault> {
+        self.waker.register(cx.waker());
+        self.fanout.vault()
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        self.fanout.openers.remove(self.number);
     }
 }

@@ -23,6 +23,8 @@ pub struct Metrics {
     send_time: Histogram,
     convergence_time: Histogram,
     pub(super) unauthenticated: Gauge,
+    /// Names of secrets that were asked for by those who may not have them.
+    pub(super) secrets_denied: Gauge,
     pub(super) internal_errors: Gauge,
 }
 
@@ -65,6 +67,7 @@ impl Metrics {
                 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0,
             ]),
             unauthenticated: Gauge::default(),
+            secrets_denied: Gauge::default(),
             internal_errors: Gauge::default(),
         };
         let Self { send_time, convergence_time, .. } = &metrics;
@@ -73,6 +76,8 @@ impl Metrics {
         registry.register("pilot_proxy_convergence_time", help, convergence_time.clone());
         let help = "XDS callers refused because they did not authenticate";
         registry.register("pilot_xds_unauthenticated", help, metrics.unauthenticated.clone());
+        let help = "Secrets that were asked for by proxies that may not have them";
+        registry.register("pilot_sds_certificate_errors_total", help, metrics.secrets_denied.clone());
         let help = "Internal XDS errors in pilot";
         registry.register("pilot_total_xds_internal_errors", help, metrics.internal_errors.clone());
         metrics

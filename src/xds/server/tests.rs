@@ -1,5 +1,7 @@
 //! The service over real sockets, and bytes no client would send.
 
+mod secrets;
+
 use std::net::SocketAddr;
 use std::sync::Weak;
 
@@ -61,6 +63,10 @@ fn workload(number: usize, size: usize) -> Resource {
 
 impl Mesh {
     async fn new(encrypted: bool, addresses: Layer, options: Options) -> Self {
+        Self::with_secrets(encrypted, addresses, options, Secrets::default()).await
+    }
+
+    async fn with_secrets(encrypted: bool, addresses: Layer, options: Options, secrets: Secrets) -> Self {
         let (publisher, views) = watch::channel(Arc::new(Views::new(1, addresses, Layer::default())));
         let (drain, mut registry) = (CancellationToken::new(), Registry::default());
         let xds = Xds::new(
@@ -68,6 +74,7 @@ impl Mesh {
             Arc::new(Tokens),
             options,
             (Arc::default(), verdict::channel().0),
+            secrets,
             drain.clone(),
             &mut registry,
         );
@@ -319,6 +326,7 @@ async fn answer(path: &str, peer: Option<Peer>, body: Vec<u8>) -> (Option<Header
         Arc::new(Tokens),
         options,
         (Arc::default(), verdict::channel().0),
+        Secrets::default(),
         drain,
         &mut Registry::default(),
     );

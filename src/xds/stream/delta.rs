@@ -4,6 +4,7 @@ use tonic::Status;
 
 use super::{Received, Stream};
 use crate::xds::codec::request::DeltaRequest;
+use crate::xds::resource::ResourceType;
 
 impl Stream {
     /// Applies a `DeltaDiscoveryRequest`. An error ends the stream.
@@ -22,9 +23,12 @@ impl Stream {
         if begins && request.subscribe.is_empty() {
             subscription.subscribe_wildcard();
         }
+        let mut secrets = Vec::new();
         for name in request.subscribe {
             match &*name {
                 "*" => subscription.subscribe_wildcard(),
+                // Answered when it is known whether there is one.
+                _ if ty == ResourceType::Secret => secrets.push(name),
                 _ => subscription.subscribe(name)?,
             }
         }
@@ -41,6 +45,9 @@ impl Stream {
             if !subscription.is_empty() {
                 subscription.answer();
             }
+        }
+        if ty == ResourceType::Secret {
+            self.ask_for_secrets(secrets, &request.unsubscribe)?;
         }
         Ok(Received::Request { ty, reply })
     }

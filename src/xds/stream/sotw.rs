@@ -8,6 +8,7 @@ use tonic::Status;
 
 use super::{Received, Reply, Stream};
 use crate::xds::codec::request::SotwRequest;
+use crate::xds::resource::ResourceType;
 
 impl Stream {
     /// Applies a `DiscoveryRequest`. An error ends the stream.
@@ -30,8 +31,8 @@ impl Stream {
         let gone: Vec<_> = subscription.names().difference(&names).cloned().collect();
         let new: Vec<_> = names.difference(subscription.names()).cloned().collect();
         let changed = !gone.is_empty() || !new.is_empty() || wildcard != subscription.wildcard();
-        for name in new {
-            subscription.follow(name)?;
+        for name in &new {
+            subscription.follow(name.clone())?;
         }
         if wildcard && !subscription.wildcard() {
             subscription.subscribe_wildcard();
@@ -39,6 +40,9 @@ impl Stream {
         subscription.unsubscribe(&gone, !wildcard);
         if begins || (changed && !subscription.is_empty()) {
             subscription.answer();
+        }
+        if ty == ResourceType::Secret {
+            self.ask_for_secrets(new, &gone)?;
         }
         Ok(Received::Request { ty, reply })
     }

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
 use crate::proxy::Scope;
 use crate::xds::codec::request::Rejection;
-use crate::xds::resource::{Family, Resource, ResourceType};
+use crate::xds::resource::{Family, Resource, ResourceType, Version};
 use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Names, Step, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
@@ -188,6 +188,12 @@ impl Subscription {
     pub(super) fn explicit(&mut self, named: bool) -> bool {
         self.explicit |= named;
         self.explicit
+    }
+
+    /// The version of a resource that the client has, as far as it was told or
+    /// has listed.
+    pub(super) fn held(&self, name: &str) -> Option<Version> {
+        self.held.get(name).map(|held| held.version())
     }
 
     pub(super) fn names(&self) -> &BTreeSet<Arc<str>> {

@@ -14,6 +14,7 @@ mod delta;
 mod envoy;
 mod order;
 mod random;
+mod secrets;
 mod sotw;
 
 use ResourceType::{Address, Authorization, Workload};

@@ -9,6 +9,7 @@ use crate::api::gateway::{self, GatewaySpec, RouteNamespaces};
 use crate::api::route::GROUP;
 use crate::graph::Ctx;
 use crate::model::reference_grant::ReferenceGrants;
+use crate::model::secret::Credentials;
 use crate::model::{Scope, problem};
 
 use super::super::{Declared, RouteKind, Server, ServerHost, ServerProtocol, TlsMode};
@@ -77,6 +78,7 @@ pub(super) struct Checking<'a> {
     pub(super) cx: &'a Ctx<'a>,
     pub(super) scope: &'a Scope,
     pub(super) grants: &'a ReferenceGrants,
+    pub(super) credentials: &'a Credentials,
     /// Of the Gateway.
     pub(super) spec: &'a GatewaySpec,
     pub(super) role: Role,
@@ -162,7 +164,7 @@ impl Checking<'_> {
             return listener;
         }
         let tls = match (&one.tls, protocol) {
-            (Some(tls), _) => match tls::server(self, port, tls) {
+            (Some(tls), _) => match tls::server(self, (port, &listener.hostname), tls) {
                 Ok((tls, partly)) => {
                     if let Some(said) = partly {
                         listener.resolved = Err(said);

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::Said;
-use crate::api::{Change, Inputs, Kind, ObjectKey};
+use crate::api::{Change, Inputs, Kind, Object, ObjectKey};
+use crate::credential::{Grant, Part, Place};
 use crate::graph::Graph;
 use crate::model::gateway::{ClientCa, Declared, GatewayKey, Proxies, RouteKey, RouteKind, Server, ServerTls, TlsMode};
+use crate::model::secret::testing::{pair, secret};
 use crate::model::{Model, Settings};
 use crate::source::documents::{Document, read};
 use crate::status::facts::{self, About};
@@ -27,10 +29,15 @@ struct World {
     facts: facts::Collections,
 }
 
+/// A mesh in which nobody has looked for credentials yet.
 fn world(yaml: &str) -> World {
+    world_with(Settings { credentials_by_name: true, ..Settings::default() }, yaml, Vec::new())
+}
+
+fn world_with(settings: Settings, yaml: &str, more: Vec<Object>) -> World {
     let mut graph = Graph::new();
     let inputs = Inputs::new(&mut graph);
-    let model = Model::new(&mut graph, inputs, Arc::<Settings>::default());
+    let model = Model::new(&mut graph, inputs, Arc::new(settings));
     let facts = facts::collections(&mut graph, &model);
     for document in read(&format!("{NAMESPACES}{yaml}")) {
         match document {
@@ -38,6 +45,7 @@ fn world(yaml: &str) -> World {
             other => panic!("{other:?}"),
         }
     }
+    more.into_iter().for_each(|object| inputs.apply(&mut graph, Change::Put(object)));
     graph.commit();
     World { graph, model, facts }
 }
@@ -315,4 +323,53 @@ fn istios_options_are_honoured() {
     ));
     let (_, servers) = servers(&world, Declared::Kubernetes, "g").expect("it is ours");
     assert_eq!(servers[0].tls.as_ref().map(|tls| tls.mode), Some(TlsMode::AutoPassthrough));
+}
+
+/// The only listener of a Gateway, which presents the Secret `s` beside it.
+fn presenting(hostname: &str, secrets: Vec<Object>) -> super::listener::Listener {
+    let listener = format!("hostname: '{hostname}', tls: {{certificateRefs: [{{name: s}}]}}");
+    let yaml = gateway("g", &format!("listeners: [{{name: l, port: 443, protocol: HTTPS, {listener}}}]"));
+    let world = world_with(Settings::default(), &yaml, secrets);
+    let checked = world.graph.get(world.model.gateway_api.checked, &ObjectKey::new("x", "g")).expect("it is ours");
+    checked.listeners[0].clone()
+}
+
+#[test]
+fn what_is_in_a_secret_is_looked_at() {
+    let (certificate, key) = pair("a.example.com");
+    let (_, other) = pair("a.example.com");
+    let with = |key: &str| vec![Object::Secret(secret("x", "s", &[("tls.crt", &certificate), ("tls.key", key)]))];
+    let good = presenting("a.example.com", with(&key));
+    assert_eq!((good.resolved.clone(), good.valid()), (Ok(()), true));
+    for bad in [presenting("a.example.com", Vec::new()), presenting("a.example.com", with(&other))] {
+        assert_eq!(bad.resolved.as_ref().map_err(|said| said.reason), Err("InvalidCertificateRef"), "{bad:?}");
+        assert!(bad.server.is_none() && !bad.valid(), "{bad:?}");
+    }
+    // It is presented all the same: whoever asks for another host may not mind.
+    let foreign = presenting("b.example.com", with(&key));
+    assert_eq!(foreign.resolved.as_ref().map_err(|said| said.reason), Err("InvalidCertificateRef"));
+    assert!(foreign.server.is_some() && foreign.valid());
+}
+
+#[test]
+fn proxies_of_a_gateway_may_have_what_it_refers_to() {
+    let listener = "tls: {certificateRefs: [{name: own}, {name: theirs, namespace: y}]}";
+    let spec = format!("listeners: [{{name: l, port: 443, protocol: HTTPS, {listener}}}]");
+    let grant = "from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: x}], \
+                 to: [{group: '', kind: Secret, name: theirs}]";
+    let needed = |yaml: &str, place: &Place| {
+        let world = world(yaml);
+        world.graph.get(world.model.credentials.needed, place).map(|needed| needed.grants.to_vec())
+    };
+    let granted = |account: Option<&str>| {
+        Some(vec![Grant { namespace: "x".into(), account: account.map(Into::into), part: Part::Certificate }])
+    };
+    let (own, theirs) = (Place::secret("x", "own"), Place::secret("y", "theirs"));
+    let made = gateway("g", &spec);
+    assert_eq!(needed(&made, &own), granted(Some("g-istio")));
+    assert_eq!(needed(&made, &theirs), None, "nobody said that it may be referred to");
+    let allowed = made + &object("ReferenceGrant", "y", "grant", grant);
+    assert_eq!(needed(&allowed, &theirs), granted(Some("g-istio")));
+    let mine = gateway("g", &format!("addresses: [{{type: Hostname, value: mine}}], {spec}"));
+    assert_eq!(needed(&mine, &own), granted(None), "nothing is known of its account");
 }

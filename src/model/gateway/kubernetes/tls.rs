@@ -7,9 +7,12 @@ use std::sync::Arc;
 use crate::api::gateway::{FrontendValidation, Gateway, GatewaySpec, ListenerTls, SecretReference};
 use crate::api::route::GROUP;
 use crate::api::{Meta, ObjectKey};
+use crate::credential::Place;
 use crate::graph::Ctx;
 use crate::model::Scope;
 use crate::model::reference_grant::ReferenceGrants;
+use crate::model::secret::check::EXPIRES;
+use crate::model::secret::{Credentials, Known};
 
 use super::super::{ClientCa, ServerCertificate, ServerTls, TlsMode};
 use super::listener::Checking;
@@ -57,7 +60,11 @@ pub(super) fn mode(tls: &ListenerTls) -> TlsMode {
 
 /// What a server does about TLS, and what is wrong with a part of it that can
 /// be left out.
-pub(super) fn server(cx: &Checking<'_>, port: u16, tls: &ListenerTls) -> Result<(ServerTls, Option<Said>), Fault> {
+pub(super) fn server(
+    cx: &Checking<'_>,
+    (port, hostname): (u16, &str),
+    tls: &ListenerTls,
+) -> Result<(ServerTls, Option<Said>), Fault> {
     let mut server = ServerTls { mode: mode(tls), cipher_suites: cipher_suites(tls), ..ServerTls::default() };
     if !server.mode.terminates() {
         if is_auto_passthrough(cx.owner.meta, port, tls) {
@@ -78,7 +85,7 @@ pub(super) fn server(cx: &Checking<'_>, port: u16, tls: &ListenerTls) -> Result<
         }
         _ => {}
     }
-    let (certificates, faults) = certificates(cx, &tls.certificate_refs)?;
+    let (certificates, faults) = certificates(cx, hostname, &tls.certificate_refs)?;
     let first = certificates.first().cloned();
     server.certificates = certificates.iter().map(|name| ServerCertificate::Secret(name.clone())).collect();
     server.mode = match asked {
@@ -110,7 +117,11 @@ pub(super) fn server(cx: &Checking<'_>, port: u16, tls: &ListenerTls) -> Result<
 
 /// The names of the certificates that can be had, and what is wrong with the
 /// others. Without one there is no TLS.
-fn certificates(cx: &Checking<'_>, references: &[SecretReference]) -> Result<(Vec<Arc<str>>, Option<Said>), Fault> {
+fn certificates(
+    cx: &Checking<'_>,
+    hostname: &str,
+    references: &[SecretReference],
+) -> Result<(Vec<Arc<str>>, Option<Said>), Fault> {
     if references.len() > MOST_CERTIFICATES {
         return Err(Fault::of_server(
             "InvalidCertificateRef",
@@ -121,14 +132,17 @@ fn certificates(cx: &Checking<'_>, references: &[SecretReference]) -> Result<(Ve
     for reference in references {
         let target = target(reference, &cx.owner.meta.namespace);
         let found = match secret(reference) {
-            true => allowed(cx, "Secret", &target).and_then(|()| usable(cx.cx, cx.scope, &target)),
+            true => allowed(cx, "Secret", &target).and_then(|()| usable(cx.cx, cx.credentials, &target, hostname)),
             false => Err(Said::new(
                 "InvalidCertificateRef",
                 format!("a certificate is in a Secret, not in a {} of group {:?}", reference.kind, &*reference.group),
             )),
         };
         match found {
-            Ok(()) => names.push(format!("kubernetes-gateway://{target}").into()),
+            Ok(said) => {
+                names.push(format!("kubernetes-gateway://{target}").into());
+                faults.extend(said);
+            }
             Err(said) => faults.push(said),
         }
     }
@@ -161,13 +175,19 @@ fn client_ca(cx: &Checking<'_>, validation: &FrontendValidation) -> Result<Arc<s
     };
     let of_clients = |said: Said| Fault::of_clients(said.reason, said.message);
     allowed(cx, kind, &target).map_err(of_clients)?;
-    usable_ca(cx.cx, cx.scope, kind, &target).map_err(of_clients)?;
+    usable_ca(cx.cx, cx.credentials, kind, &target).map_err(of_clients)?;
     Ok(format!("{scheme}://{target}-cacert").into())
 }
 
 /// Whether the certificate can be had that backends are shown. istiod does not
 /// show it; what is wrong with it is said all the same.
-pub(super) fn client_certificate(cx: &Ctx<'_>, scope: &Scope, grants: &ReferenceGrants, gateway: &Gateway) -> Verdict {
+pub(super) fn client_certificate(
+    cx: &Ctx<'_>,
+    scope: &Scope,
+    grants: &ReferenceGrants,
+    credentials: &Credentials,
+    gateway: &Gateway,
+) -> Verdict {
     let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
     let Some(reference) = backend.and_then(|backend| backend.client_certificate_ref.as_ref()) else { return Ok(()) };
     let own = &gateway.meta.namespace;
@@ -181,10 +201,11 @@ pub(super) fn client_certificate(cx: &Ctx<'_>, scope: &Scope, grants: &Reference
     if !grants.allow(cx, scope, from, (("", "Secret"), &target)) {
         return Err(not_permitted("Secret", &target));
     }
-    usable(cx, scope, &target).map_err(|said| Said::new("InvalidClientCertificateRef", said.message))
+    let invalid = |said: Said| Err(Said::new("InvalidClientCertificateRef", said.message));
+    usable(cx, credentials, &target, "").map_or_else(invalid, |said| said.map_or(Ok(()), invalid))
 }
 
-fn target(reference: &SecretReference, own: &Arc<str>) -> ObjectKey {
+pub(super) fn target(reference: &SecretReference, own: &Arc<str>) -> ObjectKey {
     let namespace = if reference.namespace.is_empty() { own } else { &reference.namespace };
     ObjectKey { namespace: namespace.clone(), name: reference.name.clone() }
 }
@@ -206,18 +227,45 @@ fn not_permitted(kind: &str, target: &ObjectKey) -> Said {
     Said::new("RefNotPermitted", format!("no ReferenceGrant lets this one refer to {kind} {target}"))
 }
 
-/// Whether a Secret is there and has a certificate with its key in it.
-fn usable(_cx: &Ctx<'_>, _scope: &Scope, _target: &ObjectKey) -> Verdict {
-    Ok(())
+/// Whether a Secret is there and has a certificate with its key in it; what
+/// should be said about it although it is used.
+fn usable(cx: &Ctx<'_>, credentials: &Credentials, target: &ObjectKey, hostname: &str) -> Result<Option<Said>, Said> {
+    let place = Place::secret(target.namespace.clone(), target.name.clone());
+    let said = |message: String| Said::new("InvalidCertificateRef", message);
+    match credentials.certificate(cx, &place) {
+        Known::Bad(flaw) => Err(said(flaw.message)),
+        // It is being looked for.
+        Known::Nothing => Ok(None),
+        Known::Good(certificate) if !hostname.is_empty() && !certificate.covers(hostname) => {
+            Ok(Some(said(format!("{place}: the certificate is not for {hostname}"))))
+        }
+        Known::Good(certificate) => {
+            let flaw = credentials.age(cx, &place, certificate).filter(|flaw| flaw.reason != EXPIRES);
+            Ok(flaw.map(|flaw| said(flaw.message)))
+        }
+    }
 }
 
 /// Whether a ConfigMap or Secret is there and has CA certificates in it.
-fn usable_ca(_cx: &Ctx<'_>, _scope: &Scope, _kind: &str, _target: &ObjectKey) -> Verdict {
-    Ok(())
+fn usable_ca(cx: &Ctx<'_>, credentials: &Credentials, kind: &str, target: &ObjectKey) -> Verdict {
+    let ObjectKey { namespace, name } = target.clone();
+    let places = match kind {
+        "ConfigMap" => vec![Place::config_map(namespace, name)],
+        _ => vec![Place::secret(namespace.clone(), format!("{name}-cacert")), Place::secret(namespace, name)],
+    };
+    match credentials.authority(cx, &places) {
+        Known::Bad(flaw) => Err(Said::new("InvalidCACertificateRef", flaw.message)),
+        Known::Good(_) | Known::Nothing => Ok(()),
+    }
+}
+
+/// Whether Istio's options have clients prove who they are.
+pub(super) fn asks_clients(tls: &ListenerTls) -> bool {
+    matches!(tls.options.get(TERMINATE_MODE), Some("MUTUAL" | "OPTIONAL_MUTUAL"))
 }
 
 /// What is asked of clients on a port.
-fn frontend(spec: &GatewaySpec, port: u16) -> Option<&FrontendValidation> {
+pub(super) fn frontend(spec: &GatewaySpec, port: u16) -> Option<&FrontendValidation> {
     let frontend = spec.tls.as_ref()?.frontend.as_ref()?;
     let of_port = frontend.per_port.iter().find(|one| one.port == port).map(|one| &one.tls);
     let validation = of_port.unwrap_or(&frontend.default).validation.as_ref()?;
