@@ -26,6 +26,7 @@ export FAIRWAY_CONTROLPLANE ?= $(tools)/bin/controlplane
 export FAIRWAY_ENVOY ?= $(tools)/bin/envoy
 export FAIRWAY_CRDS ?= $(tools)/crds
 export FAIRWAY_KUBECTL ?= $(tools)/bin/kubectl
+export FAIRWAY_CONFORMANCE ?= $(tools)/conformance
 export FAIRWAY_GRPCURL ?= $(tools)/bin/grpcurl
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -65,9 +66,13 @@ doc: tools
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
 ##@ Against real parts
-.PHONY: integration python-tests bench micro
+.PHONY: integration conformance python-tests bench micro
 integration: controlplane envoy binary ## Fairway against a real Kubernetes API and real Envoys
 	cargo test $(CARGO_FLAGS) -p fairway-integration-tests
+
+conformance: controlplane envoy binary ## the Gateway API's own conformance suite (root; ARGS="-run Mesh")
+	@scripts/conformance.sh
+	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin conformance -- $(ARGS)
 
 python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf and Prometheus
 	.cache/venv/bin/python -m pytest integration-tests/python

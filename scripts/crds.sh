@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Copies the CustomResourceDefinitions of Istio and of the Gateway API from
-# their published Go modules to .cache/crds: istio/*.yaml and gateway-api/*.yaml.
+# their published Go modules to .cache/crds: istio/*.yaml, gateway-api/*.yaml,
+# and the latter's experimental channel in gateway-api-experimental/*.yaml.
 . "$(dirname "$0")/lib.sh"
 
 istio=istio.io/api@v1.31.1
-gateway_api=sigs.k8s.io/gateway-api@v1.6.0
+gateway_api=sigs.k8s.io/gateway-api@v1.6.3
 crds=$cache/crds
 
 want=$(fingerprint "$0" --)
@@ -16,8 +17,10 @@ go=$(go_command)
 module() { (cd / && "$go" mod download -json "$1") | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
 
 rm -rf "$crds"
-mkdir -p "$crds/istio" "$crds/gateway-api"
+mkdir -p "$crds/istio" "$crds/gateway-api" "$crds/gateway-api-experimental"
 cp "$(module "$istio")/kubernetes/customresourcedefinitions.gen.yaml" "$crds/istio/"
-cp "$(module "$gateway_api")"/config/crd/standard/gateway.networking.k8s.io_*.yaml "$crds/gateway-api/"
+gateway_api=$(module "$gateway_api")/config/crd
+cp "$gateway_api"/standard/gateway.networking.k8s.io_*.yaml "$crds/gateway-api/"
+cp "$gateway_api"/experimental/gateway.networking.*k8s.io_*.yaml "$crds/gateway-api-experimental/"
 chmod -R u+w "$crds"
 echo "$want" >"$crds/stamp"

@@ -53,6 +53,16 @@ impl Place {
     }
 }
 
+/// Which of the Gateway API's CRDs are installed.
+/// <https://gateway-api.sigs.k8s.io/concepts/versioning/#release-channels>
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Those that most clusters have.
+    Standard,
+    /// With fields and kinds that may yet change.
+    Experimental,
+}
+
 /// One Kubernetes API.
 pub struct Cluster {
     /// The administrator's access (group `system:masters`).
@@ -75,10 +85,10 @@ impl Cluster {
 
     /// The same at an address that pods can reach, with the controllers of all
     /// that makes pods: for a cluster in which pods run.
-    pub async fn start_for_pods(ip: Ipv4Addr) -> Self {
+    pub async fn start_for_pods(ip: Ipv4Addr, channel: Channel) -> Self {
         let cluster = Self::start_at(Place::Address(ip)).await;
         cluster.start_controllers(&format!("{CONTROLLERS},{WORKLOAD_CONTROLLERS}")).await;
-        cluster.install_crds().await;
+        cluster.install_crds_of(channel).await;
         cluster
     }
 
@@ -180,8 +190,16 @@ impl Cluster {
 
     /// Installs the CRDs and waits until they are served.
     pub async fn install_crds(&self) {
+        self.install_crds_of(Channel::Standard).await;
+    }
+
+    async fn install_crds_of(&self, channel: Channel) {
         let crds = tool("FAIRWAY_CRDS", ".cache/crds");
-        for folder in ["istio", "gateway-api"] {
+        let gateway_api = match channel {
+            Channel::Standard => "gateway-api",
+            Channel::Experimental => "gateway-api-experimental",
+        };
+        for folder in ["istio", gateway_api] {
             let folder = crds.join(folder).display().to_string();
             self.kubectl(&["apply", "--server-side", "-f", &folder]).await;
         }

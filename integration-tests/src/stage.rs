@@ -31,7 +31,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::cluster::Cluster;
+use crate::cluster::{Channel, Cluster};
 use crate::watch::{Object, Watch};
 use crate::{PATIENCE, eventually, eventually_within, runner};
 use sandbox::Container;
@@ -105,10 +105,15 @@ pub struct Stage {
 impl Stage {
     /// Starts one.
     pub async fn start() -> Self {
+        Self::start_with(Channel::Standard).await
+    }
+
+    /// The same with a choice of the Gateway API's CRDs.
+    pub async fn start_with(channel: Channel) -> Self {
         enter::assert_entered();
         image::assert_complete();
         network::make(NODES.len()).await;
-        let cluster = Cluster::start_for_pods(network::CONTROL_PLANE).await;
+        let cluster = Cluster::start_for_pods(network::CONTROL_PLANE, channel).await;
         let nodes: Vec<_> = NODES.iter().enumerate().collect();
         let nodes = nodes.into_iter().map(|(at, name)| Node { name: name.to_string(), ip: network::node_ip(at) });
         let nodes: Vec<_> = nodes.collect();

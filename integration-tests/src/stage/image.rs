@@ -1,6 +1,8 @@
 //! The images that can be run: THE table. An image is some files of this
 //! machine and how to begin.
 
+mod conformance;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -78,15 +80,27 @@ const IMAGES: &[Image] = &[
     },
 ];
 
+/// All of them.
+fn all() -> impl Iterator<Item = &'static Image> {
+    IMAGES.iter().chain(conformance::IMAGES)
+}
+
 /// What the images are called.
 pub fn names() -> Vec<&'static str> {
-    IMAGES.iter().map(|image| image.name).collect()
+    all().map(|image| image.name).collect()
 }
 
 /// The image of a name, with or without a tag.
 pub(super) fn find(name: &str) -> Option<&'static Image> {
     let name = name.rsplit_once(':').map_or(name, |(name, _)| name);
-    IMAGES.iter().find(|image| image.name == name)
+    all().find(|image| image.name == name)
+}
+
+impl Image {
+    /// A file of it that is not there.
+    pub(super) fn missing(&self) -> Option<PathBuf> {
+        (self.files)().into_iter().map(|(_, file)| file).find(|file| !file.exists())
+    }
 }
 
 /// Which of the programs in this one to be.
@@ -116,9 +130,10 @@ fn echo() {
     });
 }
 
-/// Fails early, and says what to do, if a file of an image is not there.
+/// Fails early, and says what to do, if a file of an image is not there that
+/// every stage needs.
 pub(super) fn assert_complete() {
-    for (_, file) in IMAGES.iter().flat_map(|image| (image.files)()) {
-        assert!(file.exists(), "{} is missing", file.display());
+    if let Some(file) = IMAGES.iter().find_map(Image::missing) {
+        panic!("{} is missing", file.display());
     }
 }

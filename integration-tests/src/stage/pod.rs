@@ -248,6 +248,9 @@ impl Life {
         let wrong = |message: String| ("CreateContainerConfigError", message);
         let image = image::find(text("image"));
         let image = image.ok_or_else(|| ("ErrImagePull", format!("{:?} is no image of the stage", text("image"))))?;
+        if let Some(file) = image.missing() {
+            return Err(("ErrImagePull", format!("{} is missing", file.display())));
+        }
         let running = match image.runs {
             Runs::Process => Running::Process(Arc::new(self.start_process(pod, at, image).await.map_err(wrong)?)),
             Runs::Ztunnel => Running::Ztunnel(self.start_ztunnel(pod).await.map_err(wrong)?),
