@@ -8,6 +8,16 @@ import subprocess
 import yaml
 from fairway import ROOT
 
+
+class Strict(yaml.SafeLoader):
+    """Refuses what most readers do not see: a key that is there twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(keys) == len(set(map(str, keys))), f"a key is there twice: {sorted(map(str, keys))}"
+        return super().construct_mapping(node, deep)
+
+
 HELM = ROOT / ".cache/bin/helm"
 CHART = ROOT / "charts/fairway"
 VALUES = pathlib.Path(__file__).parent / "values"
@@ -32,7 +42,7 @@ def rendered(name, *more):
     """What is installed with a file of values: objects by kind and name."""
     done = helm("template", "istiod", CHART, f"--namespace={NAMESPACE}", f"--values={values(name)}", *more)
     objects = {}
-    for one in yaml.safe_load_all(done.stdout):
+    for one in yaml.load_all(done.stdout, Strict):
         if one:
             key = (one["kind"], one["metadata"]["name"])
             assert key not in objects, f"{key} is there twice"

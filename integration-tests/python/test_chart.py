@@ -319,7 +319,11 @@ def test_what_users_add_to_the_pod():
     assert "BEGIN CERTIFICATE" in roots["extra.pem"]
     assert one("extras", "Deployment")["metadata"]["labels"]["team"] == "mesh"
     assert one("extras", "Deployment")["metadata"]["annotations"] == {"example.com/ticket": "12"}
-    assert pod("extras")["metadata"]["labels"]["cost-centre"] == "42"
+    assert one("extras", "Deployment")["metadata"]["labels"]["release"] == "mine"
+    labels = pod("extras")["metadata"]["labels"]
+    assert labels["cost-centre"] == "42" and labels["app.kubernetes.io/part-of"] == "mesh"
+    assert labels["app"] == "istiod", "the Service has to find it"
+    assert pod("extras")["metadata"]["annotations"]["prometheus.io/scrape"] == "false"
     assert one("extras", "ServiceAccount")["metadata"]["annotations"] == {"iam.example.com/role": "mesh"}
 
 

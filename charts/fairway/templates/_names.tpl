@@ -32,6 +32,21 @@ release: {{ $root.Release.Name | quote }}
 {{- end -}}
 
 {{/*
+The labels of an object to which the user adds some. Takes the root context, the
+values, what is added, which wins over those of every object, and what wins over
+that because selectors need it.
+*/}}
+{{- define "fairway.labelsWith" -}}
+{{- $labels := include "fairway.labels" . | fromYaml -}}
+{{- range $more := list (index . 2) (index . 3) -}}
+  {{- range $key, $value := $more -}}
+    {{- $_ := set $labels $key (include "fairway.text" $value) -}}
+  {{- end -}}
+{{- end -}}
+{{- toYaml $labels -}}
+{{- end -}}
+
+{{/*
 The pods of this control plane. A Deployment's selector cannot change, so this is
 exactly istiod's: one release can change from one chart to the other and back.
 */}}
