@@ -1,0 +1,289 @@
+"""The chart on a real Kubernetes API: what Helm does with it, and whether the
+control plane can live with the rights it gets."""
+
+import os
+import subprocess
+import time
+
+import cluster as kubernetes
+import pytest
+import yaml
+from fairway import ROOT
+from helm import CHART, NAMESPACE, VALUES, helm, rendered, values
+
+NAMES = sorted(file.stem for file in VALUES.glob("*.yaml"))
+#: Kinds that an operator brings.
+FOREIGN = ["PrometheusRule"]
+WAIT_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A Kubernetes API with the CRDs of Istio and of the Gateway API."""
+    with kubernetes.Cluster(tmp_path_factory.mktemp("cluster")) as running:
+        running.install_crds()
+        running.kubectl("create", "namespace", NAMESPACE)
+        yield running
+
+
+def run(cluster, command, *arguments):
+    """Helm as the administrator."""
+    done = helm(command, *arguments, f"--namespace={NAMESPACE}", f"--kubeconfig={cluster.kubeconfig}")
+    return done.stdout
+
+
+def get(cluster, *arguments):
+    return yaml.safe_load(cluster.kubectl("get", *arguments, f"--namespace={NAMESPACE}", "--output=yaml"))
+
+
+def everything(cluster):
+    """The names of all objects that last."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "--output=name").split()
+    passing = ("events", "leases", "endpoints", "endpointslices", "componentstatuses", "bindings")
+    lasting = [kind for kind in kinds if kind.split(".")[0] not in passing]
+    listed = cluster.kubectl(
+        "get", ",".join(lasting), "--all-namespaces", "--ignore-not-found",
+        "--output=jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{\"\\n\"}{end}",
+    )
+    return set(listed.splitlines())
+
+
+def wait_for(what, true):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"{what}: not after {WAIT_SECONDS} s"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_the_api_server_accepts_every_object(cluster):
+    """Strictly: a field that does not exist is refused, where a real API server
+    would only warn."""
+    wanted = []
+    for name in NAMES:
+        for (kind, _), made in rendered(name).items():
+            # This API server has one address family.
+            if kind in FOREIGN or (name, kind) == ("dual-stack", "Service") or made in wanted:
+                continue
+            wanted.append(made)
+    assert len(wanted) > 100
+    wanted = [
+        dict(made, metadata=dict(made["metadata"], name=f"{made['metadata']['name']}-{number}"))
+        for number, made in enumerate(wanted)
+    ]
+    cluster.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(wanted))
+
+
+@pytest.mark.timeout(300)
+def test_installed_upgraded_rolled_back_and_gone(cluster):
+    before = everything(cluster)
+    said = run(cluster, "install", "istiod", CHART, f"--values={values('nested')}")
+    assert "rollout status deployment/istiod" in said
+    deployment = get(cluster, "deployment", "istiod")
+    assert deployment["spec"]["template"]["spec"]["nodeSelector"] == {"pool": "mesh"}
+    wait_for("its pods", lambda: get(cluster, "pods", "--selector=app=istiod,istio=pilot")["items"])
+
+    run(cluster, "upgrade", "istiod", CHART, f"--values={values('high-availability')}")
+    assert get(cluster, "hpa", "istiod")["spec"]["maxReplicas"] == 9
+    assert get(cluster, "pdb", "istiod")["spec"]["minAvailable"] == 2
+    assert "nodeSelector" not in get(cluster, "deployment", "istiod")["spec"]["template"]["spec"]
+
+    # Beside it, another revision: nothing of the two is the same object.
+    run(cluster, "install", "istiod-1-30-4", CHART, f"--values={values('revision')}")
+    assert get(cluster, "service", "istiod-revision-tag-prod")["spec"]["selector"]["istio.io/rev"] == "1-30-4"
+    run(cluster, "uninstall", "istiod-1-30-4")
+
+    run(cluster, "rollback", "istiod", "1")
+    assert get(cluster, "deployment", "istiod")["spec"]["template"]["spec"]["nodeSelector"] == {"pool": "mesh"}
+    assert get(cluster, "hpa", "istiod")["spec"]["maxReplicas"] == 4
+
+    run(cluster, "uninstall", "istiod")
+    wait_for("nothing is left", lambda: not everything(cluster) - before)
+
+
+#: What of istiod's chart cannot change, or stands in the way: an installation
+#: that a release of ours has to take the place of.
+ISTIOD = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: istiod, labels: {app: istiod, istio: pilot}}
+spec:
+  selector: {matchLabels: {istio: pilot}}
+  template:
+    metadata: {labels: {app: istiod, istio: pilot, istio.io/rev: default}}
+    spec:
+      serviceAccountName: istiod
+      containers: [{name: discovery, image: "docker.io/istio/pilot:1.30.4", args: [discovery]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: istiod}
+spec:
+  ports: [{name: grpc-xds, port: 15010}, {name: https-dns, port: 15012}, {name: https-webhook, port: 443, targetPort: 15017}]
+  selector: {app: istiod, istio: pilot}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: istiod}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: istiod-clusterrole-istio-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: istiod-clusterrole-istio-system}
+subjects: [{kind: ServiceAccount, name: istiod, namespace: istio-system}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: istiod}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: istiod}
+subjects: [{kind: ServiceAccount, name: istiod, namespace: istio-system}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: istio-validator-istio-system}
+webhooks:
+- name: rev.validation.istio.io
+  clientConfig: {service: {name: istiod, namespace: istio-system, path: /validate}}
+  rules: [{operations: [CREATE], apiGroups: [security.istio.io], apiVersions: ["*"], resources: ["*"]}]
+  failurePolicy: Fail
+  sideEffects: None
+  admissionReviewVersions: [v1]
+"""
+
+#: Of istiod's chart `base`, after istiod has switched it on.
+VALIDATOR = ISTIOD.rpartition("---\n")[2].replace("istio-validator-istio-system", "istiod-default-validator")
+
+
+@pytest.mark.timeout(300)
+def test_a_release_of_istiod_becomes_ours_and_goes_back(cluster, tmp_path):
+    chart = tmp_path / "istiod"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: istiod\nversion: 1.30.4\n")
+    (chart / "templates/istiod.yaml").write_text(ISTIOD)
+    run(cluster, "install", "istiod", chart)
+    cluster.kubectl("apply", "-f", "-", stdin=VALIDATOR)
+
+    def image():
+        [container] = get(cluster, "deployment", "istiod")["spec"]["template"]["spec"]["containers"]
+        return container["image"]
+
+    def hooks():
+        return cluster.kubectl("get", "validatingwebhookconfigurations", "--output=name").split()
+
+    said = run(cluster, "upgrade", "istiod", CHART, "--reset-values", f"--values={values('nested')}")
+    assert image() == "fairway:0.1.0"
+    # Its own validator goes with it; that of the other chart is somebody's to
+    # take away, and blocks every policy until then.
+    assert "* ValidatingWebhookConfiguration istiod-default-validator" in said
+    assert "* ValidatingWebhookConfiguration istio-validator-istio-system" in said or len(hooks()) == 1
+    assert [name.partition("/")[2] for name in hooks()] == ["istiod-default-validator"]
+    cluster.kubectl("delete", "validatingwebhookconfiguration", "istiod-default-validator")
+    said = run(cluster, "upgrade", "istiod", CHART, f"--values={values('nested')}")
+    assert "WARNING" not in said
+
+    run(cluster, "rollback", "istiod", "1")
+    assert image() == "docker.io/istio/pilot:1.30.4"
+    assert [name.partition("/")[2] for name in hooks()] == ["istio-validator-istio-system"]
+    run(cluster, "uninstall", "istiod")
+
+
+WAYPOINT = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 80}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: refused, namespace: shop}
+spec: {selector: {matchLabels: {app: reviews}}, action: ALLOW, rules: [{from: [{source: {ipBlocks: [nowhere]}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
+"""
+
+
+#: Who the control plane's writers say they are.
+OURS = {"fairway-status", "istio.io/gateway-controller"}
+
+
+def denied(cluster):
+    """How many requests the API server has refused, by what they were."""
+    counted = {}
+    for line in cluster.request("GET", "/metrics", raw=True).decode().splitlines():
+        if line.startswith("apiserver_request_total") and 'code="403"' in line:
+            labels, _, value = line.rpartition(" ")
+            counted[labels] = float(value)
+    return counted
+
+
+@pytest.mark.timeout(300)
+def test_the_control_plane_can_live_with_its_rights(cluster, binary, tmp_path):
+    """It runs with the token of its ServiceAccount, and with the arguments and
+    variables of its Deployment. Nothing it asks the API server for is refused."""
+    run(cluster, "install", "istiod", CHART, f"--values={values('fixed-replicas')}")
+    [container] = get(cluster, "deployment", "istiod")["spec"]["template"]["spec"]["containers"]
+    kubeconfig = tmp_path / "istiod.kubeconfig"
+    cluster.write_service_account_kubeconfig(kubeconfig, NAMESPACE, "istiod")
+    fields = {"metadata.name": "istiod-0", "metadata.namespace": NAMESPACE, "spec.serviceAccountName": "istiod"}
+    variables = {
+        variable["name"]: variable.get("value") or fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        for variable in container["env"]
+    }
+    ports = kubernetes.free_ports(5)
+    names = ["grpcAddr", "secureGRPCAddr", "httpAddr", "httpsAddr", "monitoringAddr"]
+    arguments = [one for one in container["args"] if not one.startswith("--monitoringAddr")]
+    arguments += [f"--{name}=127.0.0.1:{port}" for name, port in zip(names, ports)]
+    before = denied(cluster)
+    log = tmp_path / "istiod.log"
+    environment = {**os.environ, **variables, "KUBECONFIG": str(kubeconfig)}
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [binary, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )
+    try:
+        wait_for("the root in every namespace", lambda: cluster.kubectl(
+            "get", "configmap", "istio-ca-root-cert", "--namespace=default", "--ignore-not-found"))
+        cluster.kubectl("apply", "-f", "-", stdin=WAYPOINT)
+        # Every writer has something to do: what Gateways are deployed as, their
+        # status and that of their class, and those of policies and services.
+        wait_for("a waypoint", lambda: cluster.kubectl(
+            "get", "deployment", "waypoint", "--namespace=shop", "--ignore-not-found"))
+        for kind, name in [
+            ("gatewayclass", "istio-waypoint"), ("gateway", "waypoint"), ("authorizationpolicy", "refused"),
+            ("virtualservice", "reviews"), ("service", "reviews"),
+        ]:
+            writers = '--output=jsonpath={.metadata.managedFields[?(@.subresource=="status")].manager}'
+            get_writers = ["get", kind, name, "--namespace=shop", "--show-managed-fields", writers]
+            wait_for(f"a status of {kind} {name}", lambda: OURS & set(cluster.kubectl(*get_writers).split()))
+        leases = cluster.kubectl("get", "leases", f"--namespace={NAMESPACE}", "--output=name").split()
+        assert {"lease.coordination.k8s.io/istio-namespace-controller-election",
+                "lease.coordination.k8s.io/istio-gateway-deployment-default",
+                "lease.coordination.k8s.io/istio-status-leader"} <= set(leases)
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        print(log.read_text(errors="replace")[-8000:])  # Shown only when the test failed.
+    assert process.returncode == 0
+    assert denied(cluster) == before
+    said = [line for line in log.read_text(errors="replace").splitlines() if "forbidden" in line.lower()]
+    assert said == []
+    run(cluster, "uninstall", "istiod")
