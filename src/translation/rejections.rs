@@ -3,13 +3,15 @@
 //! A resource of its own costs itself: Envoy takes the others of a response.
 //! The services of a waypoint are in one listener, and the hosts of a gateway's
 //! port in one route configuration, so there the part that is to blame is looked
-//! for, and held back while the others go on: the one that
-//! Envoy's message is about, else the one that is new since the waypoint last
-//! accepted something. If there are several, all of them are held back and
-//! tried again, half by half.
+//! for, and held back while the others go on: the one that Envoy's message is
+//! about, else the one that is new since the proxy last accepted something. If
+//! there are several, all of them are held back and tried again, half by half.
 //!
 //! This is the one place that remembers something about proxies; what is held
 //! back enters the graph as a fact.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -144,7 +146,8 @@ impl Rejections {
             let mut suspects: Vec<Arc<str>> = Vec::new();
             for (name, part) in sent.parts() {
                 let same = before.get(name).is_some_and(|before| before.print == part.print);
-                if !same && case.held.get(name) != Some(&part.print) {
+                // In place of what is held back there is something harmless.
+                if !same && !case.held.contains_key(name) {
                     suspects.push(name.clone());
                 }
             }
@@ -305,8 +308,9 @@ fn blamed(recent: &VecDeque<(u64, Vec<Object>)>, provenance: &Provenance, verdic
     };
     let behind = provenance.origins.iter().chain(&provenance.reads).filter_map(object);
     // Rules rather than what they are about.
-    let (rules, others): (BTreeSet<_>, BTreeSet<_>) =
-        behind.partition(|(kind, _)| Row::of(*kind).is_some_and(|row| row.says == Says::Always));
+    let (rules, others): (BTreeSet<_>, BTreeSet<_>) = behind.partition(|(kind, _)| {
+        *kind != Kind::IstioGateway && Row::of(*kind).is_some_and(|row| row.says == Says::Always)
+    });
     let all = if rules.is_empty() { others } else { rules };
     let Some(accepted) = &verdict.accepted else { return all };
     let since = recent.iter().filter(|(at, _)| *at > accepted.revision && *at <= verdict.sent.revision);

@@ -144,7 +144,8 @@ impl World {
 
     /// The objects that something is said of.
     fn said(&mut self) -> Option<BTreeSet<String>> {
-        let names = |all: BTreeMap<Object, String>| all.into_keys().map(|(kind, key)| format!("{kind:?} {key}")).collect();
+        let names =
+            |all: BTreeMap<Object, String>| all.into_keys().map(|(kind, key)| format!("{kind:?} {key}")).collect();
         self.translation.rejections().news().map(names)
     }
 }
@@ -207,9 +208,7 @@ fn a_bad_host_of_a_gateway_is_held_back_alone() {
         let hosts = (1..=8).map(|number| answers(&format!("s{number}"), "good"));
         world.apply(&(gateway.to_owned() + &hosts.collect::<String>()));
         world.settle();
-        let hosts = (1..=8).map(|number| {
-            answers(&format!("s{number}"), if number == 3 { "poison" } else { "better" })
-        });
+        let hosts = (1..=8).map(|number| answers(&format!("s{number}"), if number == 3 { "poison" } else { "better" }));
         world.apply(&(hosts.collect::<String>() + &answers("new", "poison")));
         world.settle();
         assert!(!world.has("poison") && world.has("better") && world.rejections <= 8, "{}", world.rejections);
@@ -234,7 +233,10 @@ fn a_new_service_that_is_bad_is_closed() {
     world.apply(&(service("new", 9) + &answers("new", "poison")));
     world.settle();
     assert_eq!(world.rejections, 1);
-    assert!(world.has("quarantined|80|x/new.x.svc.cluster.local") && world.has("10.0.1.9"), "its address leads nowhere");
+    assert!(
+        world.has("quarantined|80|x/new.x.svc.cluster.local") && world.has("10.0.1.9"),
+        "its address leads nowhere"
+    );
     let expected = ["VirtualService x/v-new"];
     assert_eq!(world.said(), said(&expected));
     world.translation.apply(Change::Delete(Kind::VirtualService, ObjectKey::new("x", "v-new")));
@@ -249,9 +251,8 @@ fn the_bad_ones_among_many_are_found() {
     for words in [Words::Vague, Words::Quoting] {
         let mut world = world(words, 32);
         world.settle();
-        let all = (1..=32).map(|number| {
-            answers(&format!("s{number}"), if matches!(number, 7 | 20) { "poison" } else { "good" })
-        });
+        let all = (1..=32)
+            .map(|number| answers(&format!("s{number}"), if matches!(number, 7 | 20) { "poison" } else { "good" }));
         world.apply(&all.collect::<String>());
         world.settle();
         assert!(world.rejections <= 16, "{}", world.rejections);
