@@ -110,6 +110,7 @@ pub const ROWS: &[Row] = &[
     row(Kind::WorkloadEntry, Form::List, Says::WhenAsked),
     row(Kind::VirtualService, Form::List, Says::Always),
     row(Kind::DestinationRule, Form::List, Says::Always),
+    row(Kind::IstioGateway, Form::List, Says::Always),
     row(Kind::AuthorizationPolicy, Form::List, Says::Always),
     row(Kind::RequestAuthentication, Form::List, Says::Always),
     row(Kind::PeerAuthentication, Form::List, Says::Always),

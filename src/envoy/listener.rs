@@ -147,6 +147,11 @@ pub fn peer_metadata(caller: bool) -> HttpFilter {
     }
 }
 
+/// The same at a gateway: who the endpoint is, by the filter's name there.
+pub fn exchange_metadata() -> HttpFilter {
+    HttpFilter { name: "istio.metadata_exchange".into(), ..peer_metadata(false) }
+}
+
 /// Notes a property of the connection for those further in. `factory` says
 /// which kind of object it becomes.
 fn state(key: &str, factory: &str, format: &str) -> FilterStateValue {

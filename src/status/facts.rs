@@ -116,6 +116,14 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
         ),
         add(
             (graph, model),
+            "istio_gateway_facts",
+            Kind::IstioGateway,
+            inputs.istio_gateways,
+            |gateway| &gateway.meta,
+            |cx, model, gateway| model.scope().configures(cx, &gateway.meta).then_some(About::Plain),
+        ),
+        add(
+            (graph, model),
             "peer_authentication_facts",
             Kind::PeerAuthentication,
             inputs.peer_authentications,

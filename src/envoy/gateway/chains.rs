@@ -154,6 +154,8 @@ impl Common<'_> {
         let mesh = self.model.scope().mesh(self.cx);
         let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
         let filters = self.policies.http_filters(self.telemetry.http_filters(), listener::router(debug_headers));
+        let exchange = self.scope.capabilities().peer_metadata.then(listener::exchange_metadata);
+        let filters = exchange.into_iter().chain(filters).collect();
         let prefix = match server.map(|server| &*server.name).filter(|name| !name.is_empty()) {
             Some(name) => name.to_owned(),
             None => name::statistics(&format!("outbound_{}", self.listener)),

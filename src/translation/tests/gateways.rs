@@ -38,11 +38,13 @@ impl Edge {
         self.call(&Call { port, sni: Some(name.into()), ..Call::default() })
     }
 
+    /// What is said, but for destinations, which need not be there.
     fn said(&self) -> Vec<String> {
         let of = |one: crate::graph::Diagnostic| {
             format!("{}/{} {} {}", one.subject.kind, one.subject.name, one.field, one.reason)
         };
-        self.world.translation.graph.diagnostics().into_iter().map(of).collect()
+        let all = self.world.translation.graph.diagnostics().into_iter();
+        all.filter(|one| one.reason != "ReferencedResourceNotFound").map(of).collect()
     }
 }
 
