@@ -42,6 +42,8 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("WorkloadEntry", "workloadentries", true),
     ("Gateway", "gateways", true),
     ("GatewayClass", "gatewayclasses", false),
+    ("ListenerSet", "listenersets", true),
+    ("BackendTLSPolicy", "backendtlspolicies", true),
 ];
 
 const TIMEOUT: Duration = Duration::from_secs(20);

@@ -78,6 +78,42 @@ impl Authority {
     }
 }
 
+impl Certificate {
+    /// The certificate in PEM.
+    pub fn certificate(&self) -> String {
+        std::fs::read_to_string(&self.certificate_file).unwrap()
+    }
+
+    /// The key in PEM.
+    pub fn key(&self) -> String {
+        std::fs::read_to_string(&self.key_file).unwrap()
+    }
+}
+
+impl Authority {
+    /// Opens TLS to a server of a name that it has to have from this authority,
+    /// and presents a certificate, if one is given.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        name: &str,
+        stream: S,
+        own: Option<&Certificate>,
+    ) -> Result<SslStream<S>, String> {
+        let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(|error| error.to_string())?;
+        let mut roots = X509StoreBuilder::new().unwrap();
+        roots.add_cert(self.certificate.clone()).unwrap();
+        builder.set_cert_store(roots.build());
+        if let Some(Certificate { certificate, key, .. }) = own {
+            builder.set_certificate(certificate).unwrap();
+            builder.set_private_key(key).unwrap();
+        }
+        let ssl = builder.build().configure().and_then(|it| it.into_ssl(name)).map_err(|error| error.to_string())?;
+        let mut stream = SslStream::new(ssl, stream).map_err(|error| error.to_string())?;
+        Pin::new(&mut stream).connect().await.map_err(|error| error.to_string())?;
+        Ok(stream)
+    }
+}
+
 /// Takes TLS with a certificate that nobody has to trust.
 pub fn self_signed() -> SslAcceptor {
     let key = p256();

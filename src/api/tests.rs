@@ -9,7 +9,8 @@ fn kinds_are_known_by_group_and_kind_in_any_version() {
         ("gateway.networking.k8s.io/v1", "Gateway", Some(Kind::Gateway)),
         // Istio has a Gateway of its own, which is another kind.
         ("networking.istio.io/v1", "Gateway", Some(Kind::IstioGateway)),
-        ("v1", "Event", None),
+        ("v1", "Secret", Some(Kind::Secret)),
+        ("v1", "ReplicationController", None),
     ] {
         assert_eq!(Kind::of(version, kind), wanted, "{version} {kind}");
     }

@@ -76,6 +76,18 @@ fn apply(settings: &Settings, world: &mut World) -> Vec<Write> {
     done(world, plan)
 }
 
+/// An object as an API server keeps it, which drops fields without a value.
+fn stored(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.iter().filter(|(_, value)| **value != json!(""));
+            Value::Object(kept.map(|(key, value)| (key.clone(), stored(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.iter().map(stored).collect()),
+        other => other.clone(),
+    }
+}
+
 /// Does a plan, as an API server would. Returns what was written.
 fn done(world: &mut World, plan: Plan) -> Vec<Write> {
     let Plan { look_up, writes } = plan;
@@ -100,7 +112,7 @@ fn done(world: &mut World, plan: Plan) -> Vec<Write> {
                 }
             }
             Manner::Apply | Manner::Create => {
-                let mut object = write.body.clone();
+                let mut object = stored(&write.body);
                 object["metadata"]["uid"] = json!("made");
                 if write.object.resource == Resource::Service {
                     object["spec"]["clusterIPs"] = json!(["10.0.0.1"]);

@@ -103,7 +103,7 @@ fn calls_go_where_istiod_sends_them() {
             continue;
         }
         let proxy = case_proxy(&case["proxy"]);
-        let given = Given { settings: Settings::default(), proxy: Some(proxy.clone()), keys: Fetched::default() };
+        let given = Given { proxy: Some(proxy.clone()), ..Given::new("") };
         let mut world = World::new(&given);
         world.apply(case_objects(case["config"].as_str().unwrap_or_default()).into_iter().map(Change::Put));
         let told = Told::of(&world.views, &proxy);
