@@ -23,6 +23,7 @@ pub mod authorizer;
 pub mod tls;
 pub mod echo;
 pub mod hbone;
+pub mod proxy;
 pub mod waypoint;
 pub mod expected;
 pub mod stage;

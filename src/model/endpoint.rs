@@ -11,8 +11,9 @@ use std::sync::Arc;
 use crate::api::{Labels, Meta, intern};
 use crate::graph::Ctx;
 
-use super::Model;
-use super::service::{Registry, Service};
+use super::binding::ingress_use;
+use super::service::{Registry, Service, ServiceKey};
+use super::{Model, waypoint};
 
 pub use entry::entry_port;
 pub use pod::target_port;
@@ -111,6 +112,36 @@ impl Model {
         // What an object lists stays in its order.
         endpoints.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         endpoints
+    }
+
+    /// The waypoint that traffic from gateways to a service goes through, if it is
+    /// asked for: where it takes HBONE, as endpoints for that port. If there is
+    /// none of it, traffic does not go past it.
+    pub fn ingress_waypoint(&self, cx: &Ctx<'_>, service: &Service) -> Option<Vec<Endpoint>> {
+        let key = cx.get(self.service_waypoints, &service.key)?;
+        if service.addresses.is_empty() || ingress_use(cx, self, &service.meta) != Some(true) {
+            return None;
+        }
+        Some(match &cx.get(self.waypoints, key)?.address {
+            waypoint::Address::Hostname(hostname) => {
+                let key = ServiceKey { namespace: key.namespace.clone(), hostname: hostname.clone() };
+                cx.get(self.services, &key).map(|service| self.endpoints(cx, service)).unwrap_or_default()
+            }
+            waypoint::Address::Ip(address) => vec![Endpoint {
+                address: Address::Ips(vec![*address]),
+                ports: vec![(waypoint::PORT, waypoint::PORT)],
+                labels: Labels::default(),
+                healthy: true,
+                hbone: true,
+                locality: Locality::default(),
+                node: "".into(),
+                network: "".into(),
+                weight: 1,
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                workload: key.name.clone(),
+            }],
+        })
     }
 
     /// Leaves out what is on a network that has a gateway: it is reached through
