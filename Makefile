@@ -69,7 +69,7 @@ doc: tools
 integration: controlplane envoy binary ## Fairway against a real Kubernetes API and real Envoys
 	cargo test $(CARGO_FLAGS) -p fairway-integration-tests
 
-python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf and Prometheus
+python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf, Prometheus and Helm
 	.cache/venv/bin/python -m pytest integration-tests/python
 
 bench: controlplane ## measure (SCENARIO=s3 ARGS="...")
@@ -81,7 +81,7 @@ micro: tools ## measure single parts alone, in 3 minutes (ARGS=commit for some)
 
 ##@ Parts
 .PHONY: tools controlplane envoy binary certs clean
-tools: ## install what is missing: Debian packages, .cache/venv, kubectl, grpcurl, buf
+tools: ## install what is missing: Debian packages, .cache/venv, kubectl, grpcurl, buf, helm, promtool
 	@scripts/tools.sh
 
 controlplane: tools ## build etcd, kube-apiserver, controllers and kube-proxy for the tests, fetch CRDs

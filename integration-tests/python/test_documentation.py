@@ -100,7 +100,7 @@ def installed(said, cluster, _):
 
 
 def migrated(said, *_):
-    assert saying(said, "istio-injection=enabled") == saying(said, "sidecar.istio.io/inject=true") == ""
+    assert saying(said, "istio-injection=enabled") == saying(said, "tlsMode=istio") == ""
     assert "It writes nothing" in saying(said, "helm install fairway-trial")
     assert "WARNING" not in saying(said, "helm upgrade istiod")
     assert "Rollback was a success" in saying(said, "helm rollback istiod 1")

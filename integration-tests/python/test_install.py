@@ -108,6 +108,19 @@ def test_a_release_of_istiod_becomes_ours_and_goes_back(cluster):
     run(cluster, "uninstall", "istiod")
 
 
+@pytest.mark.timeout(300)
+def test_what_is_of_no_release_is_taken_over(cluster):
+    cluster.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(ISTIOD / "templates/istiod.yaml"))
+    uid = get(cluster, "deployment", "istiod")["metadata"]["uid"]
+    said = run(cluster, "upgrade", "--install", "istiod", CHART, "--take-ownership", "--force-conflicts")
+    deployment = get(cluster, "deployment", "istiod")
+    assert deployment["metadata"]["uid"] == uid, "changed, not made anew"
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "fairway:0.1.0"
+    assert "* ValidatingWebhookConfiguration istio-validator-istio-system" in said
+    cluster.kubectl("delete", "validatingwebhookconfiguration", "istio-validator-istio-system")
+    run(cluster, "uninstall", "istiod")
+
+
 WAYPOINT = """
 apiVersion: v1
 kind: Namespace
