@@ -74,7 +74,7 @@ conformance: controlplane envoy binary ## the Gateway API's own conformance suit
 	@scripts/conformance.sh
 	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin conformance -- $(ARGS)
 
-python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf and Prometheus
+python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf, Prometheus and Helm
 	.cache/venv/bin/python -m pytest integration-tests/python
 
 bench: controlplane ## measure (SCENARIO=s3 ARGS="...")
@@ -86,7 +86,7 @@ micro: tools ## measure single parts alone, in 3 minutes (ARGS=commit for some)
 
 ##@ Parts
 .PHONY: tools controlplane envoy binary certs clean
-tools: ## install what is missing: Debian packages, .cache/venv, kubectl, grpcurl, buf
+tools: ## install what is missing: Debian packages, .cache/venv, kubectl, grpcurl, buf, helm, promtool
 	@scripts/tools.sh
 
 controlplane: tools ## build etcd, kube-apiserver, controllers and kube-proxy for the tests, fetch CRDs
