@@ -50,6 +50,7 @@ use virtual_service::Routes;
 use waypoint::Waypoint;
 use waypoint::account::AccountWaypoints;
 use waypoint_policy::AttachedPolicies;
+use waypoint::canary::{self, Canary};
 
 /// What the process is told at its start and never changes.
 #[derive(Clone, Debug)]
@@ -114,6 +115,8 @@ pub struct Model {
     /// attached to it.
     pub attached_workloads: Collection<ObjectKey, Vec<IpAddr>>,
     /// Gateways to other networks.
+    /// The canary of each service that has one.
+    pub service_canaries: Collection<ServiceKey, Canary>,
     pub network_gateways: Collection<network::GatewayKey, NetworkGateway>,
     /// Gateways to other networks, by network.
     pub network_gateways_by_network: Index<Arc<str>, network::GatewayKey, NetworkGateway>,
@@ -154,6 +157,8 @@ impl Model {
             inputs,
             settings,
             services,
+        let service_waypoints =
+            waypoint::of_services(graph, &scope, waypoints, waypoints_of_accounts, selection, services);
             services_by_selector,
             selection,
             slices: endpoint_slice::slices(graph, &scope, services),
@@ -162,14 +167,8 @@ impl Model {
             canonical,
             waypoints,
             waypoints_of_accounts,
-            service_waypoints: waypoint::of_services(
-                graph,
-                &scope,
-                waypoints,
-                waypoints_of_accounts,
-                selection,
-                services,
-            ),
+            service_waypoints,
+            service_canaries: canary::of_services(graph, &scope, waypoints, services, service_waypoints),
             destination_rules: destination_rule::destination_rules(graph, &scope),
             routes: virtual_service::routes(graph, &scope),
             reference_grants: reference_grant::reference_grants(graph, &scope),

@@ -27,6 +27,7 @@ use crate::graph::{Collection, Ctx, Graph, Index};
 use crate::model::destination_rule::{Client, Rule};
 use crate::model::mesh::MeshConfig;
 use crate::model::service::{Port, Protocol, Resolution, Service, ServiceKey};
+use crate::model::waypoint::canary::Canary;
 use crate::model::{Model, problem};
 use crate::proxy::{Scope, WaypointScope};
 use crate::xds::resource::ResourceType;
@@ -146,9 +147,12 @@ pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) -> quarant
 
     let by_waypoint =
         graph.index(model.service_waypoints, |_: &ServiceKey, waypoint: &ObjectKey, keys| keys.push(waypoint.clone()));
+    let by_canary =
+        graph.index(model.service_canaries, |_: &ServiceKey, canary: &Canary, keys| keys.push(canary.waypoint.clone()));
     let served = graph.derive("waypoint_services", scopes, move |cx, scope: &Scope, ()| {
         let gateway = gateway(scope);
         let services = cx.fetch(by_waypoint, &gateway).map(|(service, _)| service.clone());
+        let services = services.chain(cx.fetch(by_canary, &gateway).map(|(service, _)| service.clone()));
         services.map(|service| (Served { scope: scope.clone(), service }, ())).collect::<Vec<_>>()
     });
     let model_of = model.clone();

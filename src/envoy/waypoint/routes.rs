@@ -82,8 +82,7 @@ impl Routing<'_> {
         let scope = &self.key.scope;
         let rule = self.destination_rule(&key);
         let hash = rule.as_ref().and_then(|rule| rule.policy(port, subset).load_balancer?.consistent_hash.clone());
-        let by = self.cx.get(self.model.service_waypoints, &key);
-        let served = by.is_some_and(|by| *by == gateway(scope));
+        let served = self.model.serves(self.cx, &gateway(scope), &key);
         let service = self.cx.get(self.model.services, &key);
         let declared = service.and_then(|service| ports(service).find(|one| one.number == port));
         let handling = match declared.map(|port| handlings(port.protocol)) {
