@@ -34,6 +34,8 @@ pub struct World {
     pub fairway: Fairway,
     pub waypoint: Waypoint,
     pub state: PathBuf,
+    /// How the control plane was started.
+    pub options: Options,
     config: PathBuf,
     /// The second number of all addresses.
     network: u8,
@@ -119,10 +121,11 @@ data:
             access_log().display()
         );
         std::fs::write(config.join("mesh.yaml"), mesh).unwrap();
-        let fairway = Fairway::start(&Options::folder(&config, &state)).await;
+        let options = Options::folder(&config, &state);
+        let fairway = Fairway::start(&options).await;
         let address = IpAddr::from([127, network, 0, 1]);
         let waypoint = Waypoint::start(&fairway, &state, NAMESPACE, "waypoint", address).await;
-        Self { fairway, waypoint, state, config, network }
+        Self { fairway, waypoint, state, options, config, network }
     }
 
     /// A workload's identity.
@@ -192,6 +195,13 @@ impl Scene {
 
     /// Makes this all that the test adds, and waits until the waypoint has it.
     pub async fn apply(&self, yaml: &str) {
+        let marker = self.write(yaml);
+        self.world.waypoint.until_applied(&self.world.fairway, PROXY, &marker).await;
+    }
+
+    /// Makes this all that the test adds. Returns what the waypoint has to have in
+    /// a listener then.
+    pub fn write(&self, yaml: &str) -> String {
         let revision = self.revision.fetch_add(1, Ordering::Relaxed);
         let marker = format!("{} {revision};", self.name);
         // A service of which nothing is used but its place in the listener.
@@ -217,7 +227,7 @@ spec:
         let draft = runner::folder().join(format!("{}.draft", self.name));
         std::fs::write(&draft, yaml).unwrap();
         std::fs::rename(&draft, self.world.config.join(format!("{}.yaml", self.name))).unwrap();
-        self.world.waypoint.until_applied(&self.world.fairway, PROXY, &marker).await;
+        marker
     }
 
     /// Fails if the waypoint has rejected anything.

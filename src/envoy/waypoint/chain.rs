@@ -132,6 +132,7 @@ pub(super) fn add_main_internal(
         Some((key.clone(), Arc::new(chains(cx, &model_of, key, service))))
     });
     let quarantine = Quarantine::new(graph, chains);
+    quarantine.add_trials(graph, to);
     let chains = quarantine.parts();
     let services = model.services;
     let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Arc<Chains>| {
@@ -242,6 +243,16 @@ fn inspected(services: &[&Chains], ports: &BTreeSet<u16>) -> Vec<Piece> {
         true => Part::Own,
         false => Part::Nothing,
     });
+    pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher::destination(matchers)));
+    pieces
+}
+
+/// A listener to which nothing leads, with all that some services are told, to
+/// see whether an Envoy takes it.
+pub(super) fn trial(name: &str, services: &[&Chains]) -> Vec<Piece> {
+    let listener = Listener { name: name.into(), ..listener::inspected() };
+    let mut pieces = vec![Piece::new(encode::bytes(&listener))];
+    let matchers = put_services(&mut pieces, services, |_| Part::Own);
     pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher::destination(matchers)));
     pieces
 }

@@ -5,22 +5,63 @@
 //!
 //! In its place there is what the waypoint accepted of the service before. If
 //! nothing was, connections to the service end: nothing of it can be enforced.
+//!
+//! Where it is not known which part is to blame, a waypoint can be asked about
+//! some of them: they are in one more listener then, to which nothing leads.
 
 use std::sync::Arc;
 
+use rapidhash::v3::rapidhash_v3;
+
+use crate::envoy::{Configs, Scoped};
 use crate::graph::{Collection, Graph, Provenance};
 use crate::model::service::ServiceKey;
 use crate::proxy::Scope;
+use crate::xds::resource::ResourceType;
 use crate::xds::view::Part;
 
 use super::Served;
-use super::chain::Chains;
+use super::chain::{self, Chains};
 
 /// The parts of listeners, and which of them are held back.
 pub struct Quarantine {
     held: Collection<Served, Held>,
     chains: Collection<Served, Arc<Chains>>,
     parts: Collection<Served, Arc<Chains>>,
+    /// What waypoints are asked about.
+    asked: Collection<Scope, Asked>,
+}
+
+/// Parts that a waypoint is asked about.
+#[derive(Clone, Debug, PartialEq)]
+struct Asked {
+    listener: Arc<str>,
+    services: Vec<ServiceKey>,
+}
+
+/// The listener that they are in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Trial {
+    scope: Scope,
+    listener: Arc<str>,
+}
+
+impl Scoped for Trial {
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn name(&self) -> String {
+        self.listener.to_string()
+    }
+}
+
+/// What the names of such listeners begin with.
+const TRIAL: &str = "trial_";
+
+/// Whether a listener is one of those.
+pub fn is_trial(listener: &str) -> bool {
+    listener.starts_with(TRIAL)
 }
 
 /// What is held back of a service.
@@ -54,7 +95,23 @@ impl Quarantine {
             };
             [(key.clone(), part)]
         });
-        Self { held, chains, parts }
+        Self { held, chains, parts, asked: graph.input("asked_parts") }
+    }
+
+    /// Adds the listeners of parts that waypoints are asked about.
+    pub(super) fn add_trials(&self, graph: &mut Graph, to: &mut Configs) {
+        let Self { asked, chains, .. } = *self;
+        let trials = graph.derive("waypoint_trials", to.scopes, move |cx, scope: &Scope, ()| {
+            let Asked { listener, services } = cx.get(asked, scope)?;
+            let trial = Trial { scope: scope.clone(), listener: listener.clone() };
+            Some((trial, services.clone()))
+        });
+        to.add(graph, "waypoint_trial_listeners", ResourceType::Listener, trials, move |cx, key, services| {
+            let served = |service: &ServiceKey| Served { scope: key.scope.clone(), service: service.clone() };
+            let parts: Vec<&Chains> =
+                services.iter().filter_map(|service| Some(&**cx.get(chains, &served(service))?)).collect();
+            Some(chain::trial(&key.listener, &parts))
+        });
     }
 
     /// The parts that are told.
@@ -84,6 +141,22 @@ impl Quarantine {
             }
             None => graph.delete(self.held, key),
         }
+    }
+
+    /// Has a waypoint asked about parts with these names and contents, from the
+    /// next commit on; about none if there are none. Returns the name of the
+    /// listener that they are in.
+    pub fn ask(&self, graph: &mut Graph, scope: &Scope, parts: &[(Arc<str>, u64)]) -> Arc<str> {
+        let texts: Vec<_> = parts.iter().map(|(name, print)| format!("{name} {print};")).collect();
+        let listener: Arc<str> = format!("{TRIAL}{:016x}", rapidhash_v3(texts.concat().as_bytes())).into();
+        match parts {
+            [] => graph.delete(self.asked, scope.clone()),
+            parts => {
+                let services = parts.iter().filter_map(|(name, _)| Some(key(scope, name)?.service)).collect();
+                graph.put(self.asked, scope.clone(), Asked { listener: listener.clone(), services });
+            }
+        }
+        listener
     }
 
     /// The hash of what there should be of a part.

@@ -60,12 +60,18 @@ enum Words {
 struct World {
     translation: Translation,
     views: Arc<Views>,
-    /// What the Envoy accepted.
+    /// The last views of which the Envoy accepted all.
     accepted: Option<Arc<Views>>,
+    /// The versions of listeners that it has been sent.
+    sent: BTreeMap<String, u64>,
+    /// Those that it did not take.
+    refused: BTreeSet<String>,
     words: Words,
     blank: bool,
     /// How often it rejected something.
     rejections: usize,
+    /// The services of which connections have ended at any time.
+    closed: BTreeSet<String>,
 }
 
 impl World {
@@ -73,7 +79,17 @@ impl World {
         let mut translation = Translation::new(Arc::<Settings>::default());
         translation.want([scope()]);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
-        Self { translation, views, accepted: None, words, blank: true, rejections: 0 }
+        Self {
+            translation,
+            views,
+            accepted: None,
+            sent: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            words,
+            blank: true,
+            rejections: 0,
+            closed: BTreeSet::new(),
+        }
     }
 
     fn apply(&mut self, yaml: &str) {
@@ -106,33 +122,62 @@ impl World {
     /// The Envoy takes what there is, until nothing changes any more.
     fn settle(&mut self) {
         for _ in 0..64 {
+            let closed = (1..=32).map(|number| format!("s{number}"));
+            self.closed.extend(closed.filter(|name| self.has(&format!("quarantined|80|x/{name}.x"))));
             let sent = self.views.clone();
-            let error = self.has("poison").then(|| match self.words {
-                Words::Vague => "Error adding/updating listener(s) main_internal: no".to_owned(),
-                Words::Quoting => "Error adding/updating listener(s) main_internal: bad value 'poison'".to_owned(),
-            });
+            let Some(error) = self.answer(&sent) else { return };
             self.rejections += usize::from(error.is_some());
+            if self.refused.is_empty() {
+                self.accepted = Some(sent.clone());
+            }
             let verdict = Verdict {
                 scope: Some(scope()),
                 proxy: "w-1.x".into(),
                 ty: ResourceType::Listener,
-                accepted: if error.is_some() { self.accepted.clone() } else { Some(sent.clone()) },
-                sent: sent.clone(),
+                accepted: self.accepted.clone(),
+                sent,
                 blank: self.blank,
-                error: error.clone().map(Into::into),
+                error: error.map(Into::into),
             };
-            if error.is_none() {
-                self.accepted = Some(sent.clone());
-            }
-            let told = self.translation.judge(&verdict);
-            if told {
+            if self.translation.judge(&verdict) {
                 self.commit();
-            }
-            if !told && (error.is_some() || Self::listener(&sent) == Self::listener(&self.views)) {
-                return;
             }
         }
         panic!("it does not come to an end");
+    }
+
+    /// What the Envoy says of what is new to it; nothing if nothing is.
+    fn answer(&mut self, views: &Views) -> Option<Option<String>> {
+        let layer = views.layer(ResourceType::Listener, Some(&scope()));
+        let all: BTreeMap<String, u64> =
+            layer.iter().map(|one| (one.name().to_owned(), one.version().number())).collect();
+        if all == self.sent {
+            return None;
+        }
+        let new = all.iter().filter(|(name, version)| self.sent.get(*name) != Some(*version));
+        let (mut errors, mut changed) = (Vec::new(), BTreeSet::new());
+        for (name, _) in new {
+            let message = layer.get(name).expect("it is there").message(ResourceType::Listener);
+            changed.insert(name.clone());
+            if memchr::memmem::find(&message, b"poison").is_some() {
+                errors.push(match self.words {
+                    Words::Vague => format!("{name}: no"),
+                    Words::Quoting => format!("{name}: bad value 'poison'"),
+                });
+                self.refused.insert(name.clone());
+            } else {
+                self.refused.remove(name);
+            }
+        }
+        self.refused.retain(|name| all.contains_key(name));
+        self.sent = all;
+        Some((!errors.is_empty()).then(|| format!("Error adding/updating listener(s) {}", errors.join("\n"))))
+    }
+
+    /// The listeners that the Envoy is told.
+    fn listeners(&self) -> Vec<String> {
+        let layer = self.views.layer(ResourceType::Listener, Some(&scope()));
+        layer.iter().map(|one| one.name().to_owned()).filter(|name| !name.starts_with("connect_")).collect()
     }
 
     /// The objects that something is said of.
@@ -225,16 +270,106 @@ fn a_waypoint_that_begins_with_something_bad() {
     assert!(world.has("good") && !world.has("poison"));
     assert!(world.has("quarantined|80|x/s3.x.svc.cluster.local") && !world.has("quarantined|80|x/s4"));
 
-    // One that has something to go on with is not experimented with, unless
-    // what it says makes it clear.
-    for (words, held) in [(Words::Vague, false), (Words::Quoting, true)] {
-        let mut world = self::world(words, 4);
-        world.blank = false;
-        world.apply(&(answers("s3", "poison") + &answers("s4", "good")));
-        world.settle();
-        assert_eq!(world.has("quarantined|80|x/s3.x.svc.cluster.local"), held);
-        assert!(!world.has("quarantined|80|x/s4"));
+}
+
+/// As after a restart of the control plane.
+#[test]
+fn of_a_waypoint_that_goes_on_with_what_only_it_knows_the_innocent_lose_nothing() {
+    for words in [Words::Vague, Words::Quoting] {
+        for bad in [&[3][..], &[1, 32], &[9, 10, 20]] {
+            let mut world = self::world(words, 32);
+            world.blank = false;
+            let text = |number| if bad.contains(&number) { "poison" } else { "good" };
+            world.apply(&(1..=32).map(|number| answers(&format!("s{number}"), text(number))).collect::<String>());
+            world.settle();
+            assert!(!world.has("poison") && world.has("good"));
+            let named = |one: &i32| format!("s{one}");
+            assert_eq!(world.closed, bad.iter().map(named).collect(), "{bad:?}");
+            assert_eq!(world.listeners(), [MAIN_INTERNAL], "nothing is left of the search");
+            let mut blamed = BTreeSet::new();
+            while let Some(more) = world.said() {
+                blamed = more;
+            }
+            assert_eq!(blamed, bad.iter().map(|one| format!("VirtualService x/v-s{one}")).collect());
+            // What is mended is told again.
+            world.apply(&bad.iter().map(|one| answers(&named(one), "mended")).collect::<String>());
+            world.settle();
+            assert!(world.has("mended") && !world.has("quarantined|"));
+            assert_eq!(world.said(), said(&[]));
+            assert!(!world.translation.rejections().open());
+        }
     }
+}
+
+#[test]
+fn others_may_change_during_a_search() {
+    let mut world = world(Words::Vague, 16);
+    world.blank = false;
+    world.apply(&answers("s5", "poison"));
+    // Until it is asked about parts of it.
+    let error = world.answer(&world.views.clone()).expect("something is new");
+    let verdict = Verdict {
+        scope: Some(scope()),
+        proxy: "w-1.x".into(),
+        ty: ResourceType::Listener,
+        accepted: None,
+        sent: world.views.clone(),
+        blank: false,
+        error: error.map(Into::into),
+    };
+    assert!(world.translation.judge(&verdict));
+    world.apply(&answers("s6", "second"));
+    assert_eq!(world.listeners().len(), 2);
+    world.settle();
+    assert!(world.has("second") && !world.has("poison"));
+    assert_eq!(world.closed, ["s5".to_owned()].into());
+    assert_eq!(world.listeners(), [MAIN_INTERNAL]);
+}
+
+#[test]
+fn a_waypoint_stays_as_it_is_if_what_all_have_is_rejected() {
+    let mut world = world(Words::Vague, 16);
+    world.blank = false;
+    world.apply(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+         data: {mesh: 'accessLogFile: /poison'}\n",
+    );
+    world.settle();
+    assert_eq!(world.closed, BTreeSet::new());
+    assert_eq!(world.listeners(), [MAIN_INTERNAL]);
+    world.apply(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+         data: {mesh: 'accessLogFile: /mended'}\n",
+    );
+    world.settle();
+    assert!(world.refused.is_empty());
+}
+
+#[test]
+fn a_search_ends_with_the_proxy() {
+    let mut world = world(Words::Vague, 8);
+    world.blank = false;
+    world.apply(&answers("s5", "poison"));
+    let error = world.answer(&world.views.clone()).expect("something is new");
+    let verdict = Verdict {
+        scope: Some(scope()),
+        proxy: "w-1.x".into(),
+        ty: ResourceType::Listener,
+        accepted: None,
+        sent: world.views.clone(),
+        blank: false,
+        error: error.map(Into::into),
+    };
+    assert!(world.translation.judge(&verdict));
+    world.commit();
+    assert_eq!(world.listeners().len(), 2);
+    world.translation.want([]);
+    world.commit();
+    assert!(!world.translation.rejections().open());
+    // It comes back with nothing.
+    world.translation.want([scope()]);
+    world.commit();
+    assert_eq!(world.listeners(), [MAIN_INTERNAL]);
 }
 
 #[test]
