@@ -129,21 +129,41 @@ pub fn router(debug_headers: bool) -> HttpFilter {
     http_filter("envoy.filters.http.router", &Router { suppress_envoy_headers: !debug_headers, ..Default::default() })
 }
 
-/// Istio's filter that finds out who is at the other end, for its metrics: the
-/// caller where connections arrive, else the endpoint.
-pub fn peer_metadata(caller: bool) -> HttpFilter {
-    let workload = DiscoveryMethod { method_specifier: Some(MethodSpecifier::WorkloadDiscovery(WorkloadDiscovery {})) };
-    match caller {
-        true => {
-            let discovery =
-                PeerMetadata { downstream_discovery: vec![workload], shared_with_upstream: true, ..Default::default() };
-            http_filter("waypoint_downstream_peer_metadata", &discovery)
-        }
-        false => {
-            let discovery = PeerMetadata { upstream_discovery: vec![workload], ..Default::default() };
-            http_filter("waypoint_upstream_peer_metadata", &discovery)
-        }
-    }
+/// Whom Istio's filter finds out about, for its metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The caller, where connections arrive. The next listener is told.
+    Caller,
+    /// The endpoint.
+    Endpoint,
+    /// The endpoint; and the caller, where the listener before that was told may
+    /// have been in between. What is known already is not looked for.
+    Both,
+}
+
+/// Istio's filter that finds out who is at the other end.
+pub fn peer_metadata(peer: Peer) -> HttpFilter {
+    let workload =
+        || DiscoveryMethod { method_specifier: Some(MethodSpecifier::WorkloadDiscovery(WorkloadDiscovery {})) };
+    let (name, discovery) = match peer {
+        Peer::Caller => (
+            "waypoint_downstream_peer_metadata",
+            PeerMetadata { downstream_discovery: vec![workload()], shared_with_upstream: true, ..Default::default() },
+        ),
+        Peer::Endpoint => (
+            "waypoint_upstream_peer_metadata",
+            PeerMetadata { upstream_discovery: vec![workload()], ..Default::default() },
+        ),
+        Peer::Both => (
+            "waypoint_upstream_peer_metadata",
+            PeerMetadata {
+                downstream_discovery: vec![workload()],
+                upstream_discovery: vec![workload()],
+                ..Default::default()
+            },
+        ),
+    };
+    http_filter(name, &discovery)
 }
 
 /// Notes a property of the connection for those further in. `factory` says
@@ -237,7 +257,7 @@ pub fn connect_terminate(
     let host =
         VirtualHost { name: "default".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
     let routes = RouteConfiguration { name: "default".into(), virtual_hosts: vec![host], ..Default::default() };
-    let caller = scope.capabilities.peer_metadata.then(|| peer_metadata(true));
+    let caller = scope.capabilities.peer_metadata.then(|| peer_metadata(Peer::Caller));
     let filters = caller.into_iter().chain([connect_authority(scope.capabilities), router(true)]).collect();
     let headers = &mesh.default_config.proxy_headers;
     let manager = HttpConnectionManager {

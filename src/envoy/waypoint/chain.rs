@@ -22,7 +22,7 @@ use crate::envoy::cluster::discovery::dns_cache;
 use crate::envoy::cluster::{self, ENCAP, MAIN_INTERNAL};
 use crate::envoy::encode::{self, Message, boolean, uint32};
 use crate::envoy::listener::{
-    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, connection_manager, http, tcp_proxy,
+    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, Peer, connection_manager, http, tcp_proxy,
 };
 use crate::envoy::matcher::{self, Input, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
@@ -393,9 +393,14 @@ impl<'a> Common<'a> {
         self.telemetry.access_logs(Counted { service: self.service, traffic })
     }
 
-    fn manager(&self, statistics: &str, routes: RouteConfiguration, traffic: Traffic) -> HttpConnectionManager {
+    fn manager(
+        &self,
+        statistics: &str,
+        routes: RouteConfiguration,
+        (traffic, peer): (Traffic, Peer),
+    ) -> HttpConnectionManager {
         let mesh = self.model.scope().mesh(self.cx);
-        let endpoint = waypoint(self.scope).capabilities.peer_metadata.then(|| listener::peer_metadata(false));
+        let endpoint = waypoint(self.scope).capabilities.peer_metadata.then(|| listener::peer_metadata(peer));
         let counting = endpoint.into_iter().chain(self.telemetry.http_filters()).collect();
         let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
         let filters = self.policies.http_filters(counting, listener::router(debug_headers));
@@ -432,7 +437,9 @@ fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterC
     let (service, port) = (routing.service, routing.port.number);
     let routes = routes(name, service, port, routing.http());
     let traffic = if routing.port.protocol == Protocol::Grpc { Traffic::Grpc } else { Traffic::Http };
-    let mut manager = common.manager(&format!("inbound_0.0.0.0_{port}"), routes, traffic);
+    // Its connections may have come through one more listener.
+    let peer = if routing.port.protocol == Protocol::Unknown { Peer::Both } else { Peer::Endpoint };
+    let mut manager = common.manager(&format!("inbound_0.0.0.0_{port}"), routes, (traffic, peer));
     if service.resolution == Resolution::DynamicDns {
         let cache = dns_cache(service, waypoint(&routing.key.scope).families);
         // The router is the last.
@@ -446,7 +453,7 @@ fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterC
 fn direct_chains(common: &Common<'_>) -> [FilterChain; 2] {
     let mesh = common.model.scope().mesh(common.cx);
     let routes = direct_routes(ENCAP, mesh.default_http_retry_policy.as_ref());
-    let manager = common.manager("inbound_0.0.0.0_0", routes, Traffic::Http);
+    let manager = common.manager("inbound_0.0.0.0_0", routes, (Traffic::Http, Peer::Endpoint));
     let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..tcp_proxy(ENCAP) };
     listener::direct_chains(&manager, common.network_filters(), &proxy)
 }
