@@ -152,6 +152,7 @@ async fn start(
         mesh_file: mesh_file(&flags)?,
         dry_run_policies: environment.dry_run_policies,
         keys_fetched_by: keys::fetched_by(&environment),
+        persistent_sessions: environment.persistent_sessions,
     });
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
     let grpc = address("grpcAddr", &flags.grpc_addr)?;

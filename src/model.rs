@@ -20,6 +20,7 @@ pub mod peer_authentication;
 pub mod reference_grant;
 pub mod selection;
 pub mod service;
+pub mod session;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -49,8 +50,8 @@ use telemetry::Telemetries;
 use virtual_service::Routes;
 use waypoint::Waypoint;
 use waypoint::account::AccountWaypoints;
-use waypoint_policy::AttachedPolicies;
 use waypoint::canary::{self, Canary};
+use waypoint_policy::AttachedPolicies;
 
 /// What the process is told at its start and never changes.
 #[derive(Clone, Debug)]
@@ -69,6 +70,8 @@ pub struct Settings {
     pub dry_run_policies: bool,
     /// Who fetches the keys of token issuers.
     pub keys_fetched_by: FetchedBy,
+    /// Whether services may ask by label that sessions are kept.
+    pub persistent_sessions: bool,
 }
 
 impl Default for Settings {
@@ -81,6 +84,7 @@ impl Default for Settings {
             mesh_file: None,
             dry_run_policies: false,
             keys_fetched_by: FetchedBy::default(),
+            persistent_sessions: false,
         }
     }
 }
@@ -111,12 +115,12 @@ pub struct Model {
     pub waypoints_of_accounts: AccountWaypoints,
     /// The waypoint of each service that has one.
     pub service_waypoints: Collection<ServiceKey, ObjectKey>,
+    /// The canary of each service that has one.
+    pub service_canaries: Collection<ServiceKey, Canary>,
     /// For each waypoint that is for workloads, where those are that are
     /// attached to it.
     pub attached_workloads: Collection<ObjectKey, Vec<IpAddr>>,
     /// Gateways to other networks.
-    /// The canary of each service that has one.
-    pub service_canaries: Collection<ServiceKey, Canary>,
     pub network_gateways: Collection<network::GatewayKey, NetworkGateway>,
     /// Gateways to other networks, by network.
     pub network_gateways_by_network: Index<Arc<str>, network::GatewayKey, NetworkGateway>,
@@ -153,12 +157,12 @@ impl Model {
         let services_by_selector = service::by_selector(graph, services);
         let selection = selection::selection(graph, &scope, services_by_selector, waypoints);
         let canonical = service::canonical(graph, services);
+        let service_waypoints =
+            waypoint::of_services(graph, &scope, waypoints, waypoints_of_accounts, selection, services);
         Self {
             inputs,
             settings,
             services,
-        let service_waypoints =
-            waypoint::of_services(graph, &scope, waypoints, waypoints_of_accounts, selection, services);
             services_by_selector,
             selection,
             slices: endpoint_slice::slices(graph, &scope, services),

@@ -40,6 +40,7 @@ use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::filter_config::ImplementationSpecifier;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as SetFilterState;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
@@ -65,6 +66,7 @@ use super::authorization::{PEER_ADDRESS, PEER_PRINCIPAL};
 use super::cluster::MAIN_INTERNAL;
 use super::encode::{any, boolean, duration, uint32};
 use super::endpoint::{CONNECT_ORIGINATE, socket, wildcard};
+use super::route::session;
 use super::tls;
 use crate::api::mesh::MeshConfig;
 use crate::proxy::scope::Families;
@@ -442,6 +444,11 @@ pub fn tcp_proxy(cluster: &str) -> TcpProxy {
         cluster_specifier: Some(TcpCluster::Cluster(cluster.into())),
         ..Default::default()
     }
+}
+
+/// Keeps requests at endpoints, where routes say how.
+pub fn stateful_session() -> HttpFilter {
+    http_filter(session::FILTER, &StatefulSession::default())
 }
 
 /// Looks up the host of each request.

@@ -28,6 +28,8 @@ pub struct Endpoint {
     pub labels: Labels,
     /// Whether it may get traffic.
     pub healthy: bool,
+    /// Whether it only gets traffic of sessions that have begun.
+    pub draining: bool,
     /// Whether it is reached through a tunnel of HBONE.
     pub hbone: bool,
     /// Where it is.

@@ -209,6 +209,7 @@ fn settings(text: &str) -> Settings {
             "dry-run policies" => settings.dry_run_policies = true,
             "keys fetched by Envoy" => settings.keys_fetched_by = FetchedBy::Envoy,
             "keys fetched by either" => settings.keys_fetched_by = FetchedBy::Either,
+            "persistent sessions" => settings.persistent_sessions = true,
             "revision canary" => settings.revision = "canary".into(),
             "domain example.org" => settings.domain = "example.org".into(),
             other => panic!("unknown setting {other}"),

@@ -435,7 +435,9 @@ fn forwards_identity(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> bool {
 
 fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterChain {
     let (service, port) = (routing.service, routing.port.number);
-    let routes = routes(name, service, port, routing.http());
+    let all = routing.http();
+    let sessions = route::session::any_kept(&all);
+    let routes = routes(name, service, port, all);
     let traffic = if routing.port.protocol == Protocol::Grpc { Traffic::Grpc } else { Traffic::Http };
     // Its connections may have come through one more listener.
     let peer = if routing.port.protocol == Protocol::Unknown { Peer::Both } else { Peer::Endpoint };
@@ -445,6 +447,10 @@ fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterC
         // The router is the last.
         let last = manager.http_filters.len().saturating_sub(1);
         manager.http_filters.insert(last, listener::dynamic_forward_proxy(cache));
+    }
+    if sessions {
+        let last = manager.http_filters.len().saturating_sub(1);
+        manager.http_filters.insert(last, listener::stateful_session());
     }
     listener::http_chain(name, Vec::new(), &manager)
 }
@@ -488,7 +494,7 @@ fn routes(chain: &str, service: &Service, port: u16, routes: Vec<Route>) -> Rout
 
 /// Traffic to a workload's own address goes there.
 fn direct_routes(cluster: &str, retry: Option<&HttpRetry>) -> RouteConfiguration {
-    let to = ClusterRef { name: cluster.into(), consistent_hash: None };
+    let to = ClusterRef { name: cluster.into(), ..ClusterRef::default() };
     RouteConfiguration {
         name: cluster.into(),
         virtual_hosts: vec![VirtualHost {

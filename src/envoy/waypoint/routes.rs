@@ -13,7 +13,7 @@ use crate::api::{Meta, ObjectKey};
 use crate::envoy::Scoped;
 use crate::envoy::name::{self, Handling};
 use crate::envoy::route::gateway_api::{self, Backends, references};
-use crate::envoy::route::{self, ClusterRef, Problem, RouteRequest, Semantics, delegate};
+use crate::envoy::route::{self, ClusterRef, Problem, RouteRequest, Semantics, delegate, session};
 use crate::graph::Ctx;
 use crate::model::destination_rule::Rule;
 use crate::model::service::{Port, Service, ServiceKey};
@@ -77,7 +77,7 @@ impl Routing<'_> {
         let subset = &*destination.subset;
         let (key, port) = self.target(destination);
         let Some(key) = key else {
-            return ClusterRef { name: name::outbound(port, subset, &destination.host), consistent_hash: None };
+            return ClusterRef { name: name::outbound(port, subset, &destination.host), ..ClusterRef::default() };
         };
         let scope = &self.key.scope;
         let rule = self.destination_rule(&key);
@@ -95,7 +95,9 @@ impl Routing<'_> {
         if !served {
             self.references.borrow_mut().insert(cluster);
         }
-        ClusterRef { name, consistent_hash: hash }
+        let labelled = service.filter(|_| self.model.settings.persistent_sessions);
+        let session = labelled.and_then(|service| service.session()).filter(session::is_valid);
+        ClusterRef { name, consistent_hash: hash, session }
     }
 
     /// The routes for HTTP. Without any rule, everything goes to the service.
