@@ -17,6 +17,7 @@ pub mod extension_provider;
 pub mod gateway;
 mod intern;
 pub mod istio;
+pub mod istio_gateway;
 pub mod kinds;
 pub mod mesh;
 pub mod meta;

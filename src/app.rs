@@ -153,6 +153,8 @@ async fn start(
         dry_run_policies: environment.dry_run_policies,
         keys_fetched_by: keys::fetched_by(&environment),
         persistent_sessions: environment.persistent_sessions,
+        gateways_in_own_namespace: environment.gateways_in_own_namespace,
+        all_services_at_gateways: !environment.filter_gateway_clusters,
     });
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
     let grpc = address("grpcAddr", &flags.grpc_addr)?;

@@ -135,7 +135,8 @@ pub struct Translate {
     /// Folder with the objects
     #[arg(long, short)]
     pub filename: PathBuf,
-    /// Which proxy: ztunnel, or waypoint:NAMESPACE/NAME
+    /// Which proxy: ztunnel, waypoint:NAMESPACE/NAME, router:NAMESPACE/GATEWAY or
+    /// router:NAMESPACE/LABEL=VALUE,…
     #[arg(long)]
     pub proxy: String,
     /// Also print the objects behind each resource

@@ -8,24 +8,35 @@
 pub mod access_log;
 pub mod authorization;
 pub mod cluster;
+mod destination;
 pub mod encode;
 pub mod endpoint;
+pub mod gateway;
 pub mod listener;
 pub mod matcher;
 pub mod name;
 mod place;
+pub mod policies;
 pub mod request_authentication;
 pub mod route;
+mod routing;
 pub mod telemetry;
 pub mod tls;
 pub mod waypoint;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+
+use crate::api::ObjectKey;
 use crate::graph::{Collection, Ctx, Graph, Index, Key, Provenance, Value};
 use crate::model::Model;
-use crate::proxy::Scope;
+use crate::model::destination_rule::Client;
+use crate::model::gateway::GATEWAY_NAME;
+use crate::model::mesh::MeshConfig;
+use crate::proxy::{GatewayScope, Scope, WaypointScope};
 use crate::xds::resource::{Body, Resource, ResourceType};
 use crate::xds::view::{Config, Draft, LayerKind, Parts, Scopes};
 
@@ -41,6 +52,10 @@ pub struct Configs {
     sharers: Index<Scope, Scope, Scope>,
     /// The scopes that configurations are worked out for.
     scopes: Collection<Scope, ()>,
+    /// Those of waypoints.
+    waypoints: Collection<Scope, ()>,
+    /// Those of gateways.
+    gateways: Collection<Scope, ()>,
     // The graph writes to them during a commit, `update` reads them after that.
     drafts: Arc<Mutex<Drafts>>,
     provenances: Vec<(ResourceType, Box<dyn Fn(&Graph, &str) -> Option<Provenance> + Send>)>,
@@ -65,9 +80,15 @@ pub fn configs(graph: &mut Graph, model: &Model, connected: Collection<Scope, ()
         graph.derive("placed_scopes", connected, move |cx, scope, ()| [(scope.clone(), places.placed(cx, scope))]);
     let sharers = graph.index(placed, |_: &Scope, placed: &Scope, keys| keys.push(placed.clone()));
     let scopes = graph.group("shared_scopes", sharers, |_, _| Some(()));
-    let mut configs =
-        Configs { placed, sharers, scopes, drafts: Arc::default(), provenances: Vec::new(), quarantine: None };
+    let mut of_kind = |table, is: fn(&Scope) -> bool| {
+        graph.derive(table, scopes, move |_, scope: &Scope, ()| is(scope).then(|| (scope.clone(), ())))
+    };
+    let waypoints = of_kind("waypoint_scopes", |scope| matches!(scope, Scope::Waypoint(_)));
+    let gateways = of_kind("gateway_scopes", |scope| matches!(scope, Scope::Gateway(_)));
+    let (drafts, provenances) = (Arc::default(), Vec::new());
+    let mut configs = Configs { placed, sharers, scopes, waypoints, gateways, drafts, provenances, quarantine: None };
     configs.quarantine = Some(waypoint::add(graph, model, &mut configs));
+    gateway::add(graph, model, &mut configs);
     configs
 }
 
@@ -77,6 +98,73 @@ trait Scoped: Key {
     fn scope(&self) -> &Scope;
     /// The name of the resource.
     fn name(&self) -> String;
+}
+
+/// One of the few resources that every proxy of a kind has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Fixture {
+    scope: Scope,
+    name: &'static str,
+}
+
+impl Scoped for Fixture {
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+}
+
+/// Rows for resources that every proxy of a kind has.
+fn fixtures(
+    graph: &mut Graph,
+    table: &'static str,
+    scopes: Collection<Scope, ()>,
+    names: &'static [&'static str],
+) -> Collection<Fixture, ()> {
+    graph.derive(table, scopes, move |_, scope: &Scope, ()| {
+        names.iter().map(|name| (Fixture { scope: scope.clone(), name }, ())).collect::<Vec<_>>()
+    })
+}
+
+/// The Gateway of the Gateway API that proxies serve, by the label of their
+/// pods; one without a name if there is none.
+fn gateway(scope: &Scope) -> ObjectKey {
+    let (namespace, name) = match scope {
+        Scope::Waypoint(WaypointScope { namespace, gateway, .. }) => (namespace, gateway.clone()),
+        Scope::Gateway(GatewayScope { namespace, place, .. }) => {
+            (namespace, place.label(GATEWAY_NAME).unwrap_or_default().into())
+        }
+    };
+    ObjectKey { namespace: namespace.clone(), name }
+}
+
+/// The class of that Gateway; empty if there is none.
+fn class(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> Arc<str> {
+    let gateway = cx.get(model.inputs.gateways, &gateway(scope));
+    gateway.map(|gateway| gateway.spec.gateway_class_name.clone()).unwrap_or_default()
+}
+
+/// The proxies of a scope as those who connect to services.
+fn client(scope: &Scope) -> Client<'_> {
+    Client { namespace: scope.namespace(), labels: &scope.place().labels }
+}
+
+/// The trust domains that mean the mesh's own.
+fn trust_domains(mesh: &MeshConfig) -> Vec<&str> {
+    let aliases = mesh.trust_domain_aliases.iter().map(|alias| &**alias);
+    std::iter::once(&*mesh.trust_domain).chain(aliases).collect()
+}
+
+/// How long a connection of HBONE may be idle.
+const HBONE_IDLE: Duration = Duration::from_secs(3600);
+
+/// The cluster that opens HBONE connections.
+fn connect_originate(mesh: &MeshConfig) -> Cluster {
+    let idle = mesh.hbone_idle_timeout.unwrap_or(HBONE_IDLE);
+    cluster::connect_originate(&trust_domains(mesh), mesh.connect_timeout, idle)
 }
 
 impl Configs {

@@ -13,6 +13,7 @@ pub mod by_host;
 pub mod destination_rule;
 pub mod endpoint;
 pub mod endpoint_slice;
+pub mod gateway;
 pub mod key_set;
 pub mod mesh;
 pub mod network;
@@ -28,18 +29,21 @@ pub mod virtual_service;
 pub mod waypoint;
 pub mod waypoint_policy;
 pub mod workload_name;
+pub mod workload_policy;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::api::istio::AuthorizationPolicy;
 use crate::api::request_authentication::RequestAuthentication;
+use crate::api::telemetry::Telemetry;
 use crate::api::{Inputs, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject};
 
 use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
 use endpoint_slice::Slices;
+use gateway::Gateways;
 use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
@@ -52,6 +56,7 @@ use waypoint::Waypoint;
 use waypoint::account::AccountWaypoints;
 use waypoint::canary::{self, Canary};
 use waypoint_policy::AttachedPolicies;
+use workload_policy::WorkloadPolicies;
 
 /// What the process is told at its start and never changes.
 #[derive(Clone, Debug)]
@@ -72,6 +77,11 @@ pub struct Settings {
     pub keys_fetched_by: FetchedBy,
     /// Whether services may ask by label that sessions are kept.
     pub persistent_sessions: bool,
+    /// Whether Istio's Gateways select proxies of their own namespace alone.
+    pub gateways_in_own_namespace: bool,
+    /// Whether gateways are told of all services, not of those alone that their
+    /// routes lead to.
+    pub all_services_at_gateways: bool,
 }
 
 impl Default for Settings {
@@ -85,6 +95,8 @@ impl Default for Settings {
             dry_run_policies: false,
             keys_fetched_by: FetchedBy::default(),
             persistent_sessions: false,
+            gateways_in_own_namespace: false,
+            all_services_at_gateways: false,
         }
     }
 }
@@ -128,12 +140,20 @@ pub struct Model {
     pub destination_rules: DestinationRules,
     /// What becomes of requests to services.
     pub routes: Routes,
+    /// What gateways listen for, and the routes that are bound to them.
+    pub gateways: Gateways,
     /// What may be referred to from other namespaces.
     pub reference_grants: ReferenceGrants,
     /// Policies that are attached to waypoints and what they serve.
     pub attached_policies: AttachedPolicies<AuthorizationPolicy>,
     /// Which tokens waypoints believe.
     pub attached_authentications: AttachedPolicies<RequestAuthentication>,
+    /// Policies for gateways.
+    pub gateway_policies: WorkloadPolicies<AuthorizationPolicy>,
+    /// Which tokens gateways believe.
+    pub gateway_authentications: WorkloadPolicies<RequestAuthentication>,
+    /// What gateways log, count and trace.
+    pub gateway_telemetries: WorkloadPolicies<Telemetry>,
     /// The keys of token issuers.
     pub key_sets: KeySets,
     /// What waypoints log, count and trace.
@@ -159,6 +179,9 @@ impl Model {
         let canonical = service::canonical(graph, services);
         let service_waypoints =
             waypoint::of_services(graph, &scope, waypoints, waypoints_of_accounts, selection, services);
+        let attached_policies = AttachedPolicies::new(graph, inputs.authorization_policies);
+        let attached_authentications = AttachedPolicies::new(graph, inputs.request_authentications);
+        let telemetries = Telemetries::new(graph, inputs.telemetries);
         Self {
             inputs,
             settings,
@@ -175,11 +198,19 @@ impl Model {
             service_canaries: canary::of_services(graph, &scope, waypoints, services, service_waypoints),
             destination_rules: destination_rule::destination_rules(graph, &scope),
             routes: virtual_service::routes(graph, &scope),
+            gateways: gateway::gateways(graph, &scope, []),
             reference_grants: reference_grant::reference_grants(graph, &scope),
-            attached_policies: AttachedPolicies::new(graph, inputs.authorization_policies),
-            attached_authentications: AttachedPolicies::new(graph, inputs.request_authentications),
+            attached_policies,
+            attached_authentications,
+            gateway_policies: WorkloadPolicies::new(graph, inputs.authorization_policies, attached_policies),
+            gateway_authentications: WorkloadPolicies::new(
+                graph,
+                inputs.request_authentications,
+                attached_authentications,
+            ),
+            gateway_telemetries: WorkloadPolicies::new(graph, inputs.telemetries, telemetries.attached()),
             key_sets: KeySets::new(graph, &scope, canonical),
-            telemetries: Telemetries::new(graph, inputs.telemetries),
+            telemetries,
             network_gateways,
             network_gateways_by_network,
             selector_policies: authorization::selector_policies(graph, &scope),

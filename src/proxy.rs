@@ -12,4 +12,4 @@ pub mod scope;
 
 pub use capabilities::Capabilities;
 pub use node::{Node, NodeKind};
-pub use scope::{Place, Scope, WaypointScope};
+pub use scope::{GatewayScope, Place, Scope, WaypointScope};

@@ -110,6 +110,7 @@ pub const ROWS: &[Row] = &[
     row(Kind::WorkloadEntry, Form::List, Says::WhenAsked),
     row(Kind::VirtualService, Form::List, Says::Always),
     row(Kind::DestinationRule, Form::List, Says::Always),
+    row(Kind::IstioGateway, Form::List, Says::Always),
     row(Kind::AuthorizationPolicy, Form::List, Says::Always),
     row(Kind::RequestAuthentication, Form::List, Says::Always),
     row(Kind::PeerAuthentication, Form::List, Says::Always),
@@ -129,7 +130,7 @@ impl Row {
 
 /// The object that a diagnostic is about, if its kind has a status of ours.
 pub fn object(subject: &Subject) -> Option<(Kind, ObjectKey)> {
-    let row = ROWS.iter().find(|row| row.kind.info().kind == subject.kind)?;
+    let row = ROWS.iter().find(|row| row.kind.info().subject == subject.kind)?;
     Some((row.kind, ObjectKey { namespace: subject.namespace.clone(), name: subject.name.clone() }))
 }
 
@@ -137,7 +138,7 @@ pub fn object(subject: &Subject) -> Option<(Kind, ObjectKey)> {
 pub fn diagnostic((kind, key): &(Kind, ObjectKey), message: &str) -> Diagnostic {
     let ObjectKey { namespace, name } = key.clone();
     Diagnostic {
-        subject: Subject { kind: kind.info().kind, namespace, name },
+        subject: Subject { kind: kind.info().subject, namespace, name },
         field: String::new(),
         severity: Severity::Error,
         reason: REJECTED,
@@ -149,7 +150,7 @@ pub fn diagnostic((kind, key): &(Kind, ObjectKey), message: &str) -> Diagnostic 
 pub fn about<'a>(all: &'a [Diagnostic], (kind, key): &(Kind, ObjectKey)) -> &'a [Diagnostic] {
     let order = |one: &Diagnostic| {
         let Subject { kind: other, namespace, name } = &one.subject;
-        (*other, namespace, name).cmp(&(kind.info().kind, &key.namespace, &key.name))
+        (*other, namespace, name).cmp(&(kind.info().subject, &key.namespace, &key.name))
     };
     let start = all.partition_point(|one| order(one).is_lt());
     let length = all[start..].partition_point(|one| order(one).is_eq());

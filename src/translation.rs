@@ -112,7 +112,7 @@ impl Translation {
             VirtualService: virtual_services, DestinationRule: destination_rules,
             AuthorizationPolicy: authorization_policies, RequestAuthentication: request_authentications,
             HTTPRoute: http_routes, GRPCRoute: grpc_routes, TCPRoute: tcp_routes, TLSRoute: tls_routes,
-            Service: services, ServiceEntry: service_entries
+            Service: services, ServiceEntry: service_entries, IstioGateway: istio_gateways
         );
         if all.len() < FEW { all } else { Vec::new() }
     }

@@ -13,7 +13,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::identity::Identity;
@@ -148,6 +148,14 @@ pub struct Http {
 }
 
 impl Http {
+    /// One over a connection of its own, without any tunnel.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self, String> {
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| format!("{error:?}"))?;
+        tokio::spawn(connection);
+        Ok(Self { sender })
+    }
+
     /// Whether the other end keeps the connection.
     pub async fn usable(&mut self) -> bool {
         self.sender.ready().await.is_ok()

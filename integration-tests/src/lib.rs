@@ -24,6 +24,7 @@ pub mod tls;
 pub mod accept;
 pub mod echo;
 pub mod hbone;
+pub mod proxy;
 pub mod waypoint;
 pub mod expected;
 pub mod stage;

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::meta::ObjectKey;
-use super::{core, destination_rule, gateway, istio, request_authentication, route, telemetry, virtual_service};
+use super::{
+    core, destination_rule, gateway, istio, istio_gateway, request_authentication, route, telemetry, virtual_service,
+};
 use crate::graph::{Collection, Graph};
 
 /// What the API server calls a kind.
@@ -16,6 +18,12 @@ use crate::graph::{Collection, Graph};
 pub struct KindInfo {
     /// The kind, such as `Pod`.
     pub kind: &'static str,
+    /// What findings about objects of the kind call it. Unlike the kind, no two
+    /// have it in common: both Istio and the Gateway API have a `Gateway`.
+    pub subject: &'static str,
+    /// What its input in the graph is called, which is its plural unless
+    /// another kind has the same.
+    pub table: &'static str,
     /// The API group; empty is the core group.
     pub group: &'static str,
     /// Versions that decode alike, the preferred one first.
@@ -31,7 +39,7 @@ pub struct KindInfo {
 }
 
 macro_rules! kinds {
-    ($( $field:ident: $kind:ident ($module:ident) = $group:literal / [$($version:literal),+] / $plural:literal, $scope:ident $(, $flag:ident)*; )+) => {
+    ($( $field:ident: $kind:ident $(as $name:literal)? ($module:ident) = $group:literal / [$($version:literal),+] / $plural:literal, $scope:ident $(, $flag:ident)*; )+) => {
         /// A watched kind.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind { $(
@@ -64,7 +72,9 @@ macro_rules! kinds {
             pub const fn info(self) -> &'static KindInfo {
                 match self { $(
                     Kind::$kind => const { &KindInfo {
-                        kind: stringify!($kind),
+                        kind: kinds!(@name $kind $($name)?),
+                        subject: stringify!($kind),
+                        table: kinds!(@table $field $plural $($name)?),
                         group: $group,
                         versions: &[$($version),+],
                         plural: $plural,
@@ -105,7 +115,7 @@ macro_rules! kinds {
         impl Inputs {
             /// Creates the inputs.
             pub fn new(graph: &mut Graph) -> Self {
-                Self { $( $field: graph.input($plural), )+ unreadable: graph.input("unreadable") }
+                Self { $( $field: graph.input(Kind::$kind.info().table), )+ unreadable: graph.input("unreadable") }
             }
 
             /// Hands a change to the graph. It takes effect with the next commit.
@@ -126,6 +136,10 @@ macro_rules! kinds {
             }
         }
     };
+    (@name $kind:ident) => { stringify!($kind) };
+    (@name $kind:ident $name:literal) => { $name };
+    (@table $field:ident $plural:literal) => { $plural };
+    (@table $field:ident $plural:literal $name:literal) => { stringify!($field) };
     (@namespaced namespaced) => { true };
     (@namespaced cluster) => { false };
     (@builtin builtin) => { true };
@@ -152,6 +166,7 @@ kinds! {
     gateway_classes: GatewayClass (gateway) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "gatewayclasses", cluster;
     virtual_services: VirtualService (virtual_service) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "virtualservices", namespaced;
     destination_rules: DestinationRule (destination_rule) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "destinationrules", namespaced;
+    istio_gateways: IstioGateway as "Gateway" (istio_gateway) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "gateways", namespaced;
     http_routes: HTTPRoute (route) = "gateway.networking.k8s.io" / ["v1", "v1beta1"] / "httproutes", namespaced;
     grpc_routes: GRPCRoute (route) = "gateway.networking.k8s.io" / ["v1"] / "grpcroutes", namespaced;
     tcp_routes: TCPRoute (route) = "gateway.networking.k8s.io" / ["v1", "v1alpha2"] / "tcproutes", namespaced;

@@ -223,6 +223,26 @@ pub struct ProxyConfig {
     /// What of traces no `Telemetry` says.
     #[serde(deserialize_with = "nullable")]
     pub tracing: ProxyTracing,
+    /// What is in front of gateways.
+    #[serde(deserialize_with = "nullable")]
+    pub gateway_topology: GatewayTopology,
+}
+
+/// What is in front of gateways.
+/// <https://istio.io/latest/docs/ops/configuration/traffic-management/network-topologies/>
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayTopology {
+    /// How many proxies, each of which adds to `x-forwarded-for`.
+    #[serde(deserialize_with = "nullable")]
+    pub num_trusted_proxies: u32,
+    /// What becomes of `x-forwarded-client-cert`: `UNDEFINED` (also when empty),
+    /// which is `SANITIZE_SET`, or as for proxies' headers.
+    #[serde(deserialize_with = "interned")]
+    pub forward_client_cert_details: Arc<str>,
+    /// Whether connections begin with a PROXY header.
+    #[serde(deserialize_with = "present")]
+    pub proxy_protocol: bool,
 }
 
 /// What of traces no `Telemetry` says.
@@ -323,6 +343,11 @@ pub struct ClientCertDetails {
     pub dns: Option<bool>,
     /// URIs.
     pub uri: Option<bool>,
+}
+
+/// Whether a field is there, whatever is in it.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::<serde::de::IgnoredAny>::deserialize(deserializer)?.is_some())
 }
 
 fn ten_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -8,7 +8,7 @@ fn kinds_are_known_by_group_and_kind_in_any_version() {
         ("networking.istio.io/v9", "ServiceEntry", Some(Kind::ServiceEntry)),
         ("gateway.networking.k8s.io/v1", "Gateway", Some(Kind::Gateway)),
         // Istio has a Gateway of its own, which is another kind.
-        ("networking.istio.io/v1", "Gateway", None),
+        ("networking.istio.io/v1", "Gateway", Some(Kind::IstioGateway)),
         ("v1", "Secret", None),
     ] {
         assert_eq!(Kind::of(version, kind), wanted, "{version} {kind}");

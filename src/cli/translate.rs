@@ -16,8 +16,9 @@ use crate::api::Change;
 use crate::config::Translate;
 use crate::graph::Provenance;
 use crate::model::Settings;
+use crate::model::gateway::GATEWAY_NAME;
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, Place, Scope, WaypointScope};
+use crate::proxy::{Capabilities, GatewayScope, Place, Scope, WaypointScope};
 use crate::source::Problems;
 use crate::source::file::Folder;
 use crate::translation::Translation;
@@ -78,18 +79,46 @@ fn scope(flags: &Translate) -> anyhow::Result<Option<Scope>> {
     if flags.proxy == "ztunnel" {
         return Ok(None);
     }
-    let parts = flags.proxy.strip_prefix("waypoint:").and_then(|name| name.split_once('/'));
-    let Some((namespace, gateway)) = parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty()) else {
-        bail!("--proxy {:?} is neither ztunnel nor waypoint:NAMESPACE/NAME", flags.proxy);
+    let capabilities = if flags.istio_proxy { Capabilities::ISTIO } else { Capabilities::STOCK };
+    let named = |(namespace, name): &(&str, &str)| !namespace.is_empty() && !name.is_empty();
+    let (kind, name) = flags.proxy.split_once(':').unwrap_or_default();
+    let scope = match (kind, name.split_once('/').filter(named)) {
+        ("waypoint", Some((namespace, gateway))) => Scope::Waypoint(WaypointScope {
+            namespace: namespace.into(),
+            gateway: gateway.into(),
+            capabilities,
+            families: Families::V4,
+            loopback: None,
+            place: Place::default(),
+        }),
+        ("router", Some((namespace, pods))) => Scope::Gateway(GatewayScope {
+            namespace: namespace.into(),
+            capabilities,
+            families: Families::V4,
+            loopback: None,
+            unprivileged: false,
+            place: Place { labels: labels(pods), ..Place::default() },
+            address: None,
+            listed_by: [].into(),
+        }),
+        _ => bail!(
+            "--proxy {:?} is none of ztunnel, waypoint:NAMESPACE/NAME, router:NAMESPACE/GATEWAY and \
+             router:NAMESPACE/LABEL=VALUE,…",
+            flags.proxy
+        ),
     };
-    Ok(Some(Scope::Waypoint(WaypointScope {
-        namespace: namespace.into(),
-        gateway: gateway.into(),
-        capabilities: if flags.istio_proxy { Capabilities::ISTIO } else { Capabilities::STOCK },
-        families: Families::V4,
-        loopback: None,
-        place: Place::default(),
-    })))
+    Ok(Some(scope))
+}
+
+/// The labels of a gateway's pods: those that are given, or those of pods that
+/// were made for the Gateway of a name.
+fn labels(pods: &str) -> Arc<[(Arc<str>, Arc<str>)]> {
+    let mut labels: Vec<(Arc<str>, Arc<str>)> = match pods.contains('=') {
+        true => pods.split(',').filter_map(|pair| pair.split_once('=')).map(|(a, b)| (a.into(), b.into())).collect(),
+        false => vec![(GATEWAY_NAME.into(), pods.into())],
+    };
+    labels.sort_unstable();
+    labels.into()
 }
 
 fn read(path: &Path, problems: &Problems, translation: &mut Translation) -> anyhow::Result<()> {

@@ -73,6 +73,12 @@ pub struct Environment {
     pub dry_run_policies: bool,
     /// `PILOT_JWT_ENABLE_REMOTE_JWKS`: who fetches the keys of token issuers.
     pub keys_fetched_by: KeysFetchedBy,
+    /// `PILOT_SCOPE_GATEWAY_TO_NAMESPACE`.
+    pub gateways_in_own_namespace: bool,
+    /// `PILOT_FILTER_GATEWAY_CLUSTER_CONFIG`: whether gateways are told of
+    /// services only if routes lead there. On unless turned off, unlike in
+    /// istiod.
+    pub filter_gateway_clusters: bool,
     /// `PILOT_JWT_PUB_KEY_REFRESH_INTERVAL`.
     pub key_refresh: Duration,
     /// `BLOCKED_CIDRS_IN_JWKS_URIS`: where such keys must not be.
@@ -188,6 +194,8 @@ impl Environment {
                     return Err(format!("PILOT_JWT_ENABLE_REMOTE_JWKS: {other:?} is not istiod, hybrid or envoy"));
                 }
             },
+            gateways_in_own_namespace: reader.flag("PILOT_SCOPE_GATEWAY_TO_NAMESPACE", false)?,
+            filter_gateway_clusters: reader.flag("PILOT_FILTER_GATEWAY_CLUSTER_CONFIG", true)?,
             key_refresh: match reader.duration("PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", "20m")? {
                 // More often than that would be an attack on the issuer.
                 short if short < Duration::from_secs(1) => {

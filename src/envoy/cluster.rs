@@ -12,11 +12,12 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
     LocalityConfigSpecifier, LocalityWeightedLbConfig,
 };
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy, OriginalDstLbConfig,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy, OriginalDstLbConfig, TransportSocketMatch,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::{
     HealthStatus, HealthStatusSet, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common,
+    TransportSocket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
@@ -33,7 +34,7 @@ use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, Value};
 
 use super::encode::{any, duration, uint32};
 use super::endpoint::locality::Preference;
-use super::endpoint::{CONNECT_ORIGINATE, fields, filter_metadata, internal};
+use super::endpoint::{CONNECT_ORIGINATE, Reach, fields, filter_metadata, internal};
 use super::name;
 use super::tls::{self, ORIGINAL_DST};
 use crate::api::ObjectKey;
@@ -156,6 +157,11 @@ pub struct Upstream<'a> {
     pub preference: Preference<'a>,
     /// The address families of the proxy.
     pub families: Families,
+    /// How it reaches workloads.
+    pub reach: Reach,
+    /// The identities of the workloads behind the service, which those that take
+    /// mutual TLS have to have one of.
+    pub identities: &'a [String],
 }
 
 /// A port of a service that a waypoint serves or refers to, or a subset of it.
@@ -185,8 +191,41 @@ pub fn upstream(upstream: Upstream<'_>, mesh: &MeshConfig) -> Cluster {
     }
     let insecure = transport.insecure();
     discovery.apply(&mut cluster, service, upstream.endpoints, mesh, upstream.families, insecure);
-    cluster.transport_socket = Some(tls::internal(&[ORIGINAL_DST, "istio"], transport.socket(mesh, http2)));
+    let inner = transport.socket(mesh, http2);
+    let mutual = match upstream.reach {
+        Reach::Tunnel => {
+            cluster.transport_socket = Some(tunnel(inner));
+            return cluster;
+        }
+        Reach::Sockets { mutual } if discovery.balances() => mutual,
+        // No endpoint says which socket is for it.
+        Reach::Sockets { .. } | Reach::Passed | Reach::Through(_) => {
+            cluster.transport_socket = Some(inner);
+            return cluster;
+        }
+    };
+    let own = |name: &str, socket| TransportSocketMatch { name: name.into(), r#match: None, transport_socket: socket };
+    let hbone = TransportSocketMatch {
+        r#match: Some(fields([("tunnel", "http".to_owned())])),
+        ..own("hbone", Some(tunnel(inner.clone())))
+    };
+    let sni = name::sni(port, subset, &service.key.hostname);
+    let mutual = mutual.then(|| TransportSocketMatch {
+        r#match: Some(fields([("tlsMode", "istio".to_owned())])),
+        ..own("tlsMode-istio", Some(tls::upstream_mutual(&sni, upstream.identities, http2)))
+    });
+    let rest = TransportSocketMatch {
+        r#match: Some(Struct::default()),
+        ..own(if transport.is_plain() { "tlsMode-disabled" } else { "user" }, Some(inner))
+    };
+    cluster.transport_socket_matches = std::iter::once(hbone).chain(mutual).chain([rest]).collect();
     cluster
+}
+
+/// Leads to the internal listener that opens HBONE, with what it needs to know
+/// of the endpoint. Connections to other endpoints pass through it.
+fn tunnel(inner: TransportSocket) -> TransportSocket {
+    tls::internal(&[ORIGINAL_DST, "istio"], inner)
 }
 
 /// What `istio` in a cluster's metadata says: the services, which telemetry

@@ -29,6 +29,12 @@ use locality::{Group, Preference};
 /// The internal listener or cluster that opens HBONE connections.
 pub const CONNECT_ORIGINATE: &str = "connect_originate";
 
+/// The label of workloads with a sidecar, whose value `istio` says that they
+/// take mutual TLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+/// The metadata of an endpoint that says which socket of its cluster is for it.
+const SOCKET: &str = "envoy.transport_socket_match";
+
 /// Who the endpoints are for, and of what.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -44,6 +50,28 @@ pub struct Request<'a> {
     pub place: &'a Place,
     /// Whether names are resolved; if so, no tunnel can be opened.
     pub by_dns: bool,
+    /// How the proxy reaches workloads.
+    pub reach: Reach,
+}
+
+/// How a proxy reaches workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// By HBONE if that is how they are reached, else as they are: at a waypoint.
+    /// Its clusters have one socket, which passes other connections through.
+    Tunnel,
+    /// By the mutual TLS of sidecars too, if it is `mutual`: at a gateway. A
+    /// workload that has both is reached by mutual TLS, as in Istio. An endpoint
+    /// says which of its cluster's sockets is for it.
+    Sockets {
+        /// Whether mutual TLS may be used.
+        mutual: bool,
+    },
+    /// As they are, with what is passed on to them: the mutual TLS of sidecars,
+    /// hence only if they take it.
+    Passed,
+    /// They are waypoints, which are asked for this address of a service.
+    Through(SocketAddr),
 }
 
 /// The endpoints that a proxy can use, by where they are and by preference.
@@ -117,11 +145,30 @@ fn lb_endpoint(endpoint: &Endpoint, request: &Request<'_>) -> Option<LbEndpoint>
                 Families::Dual => true,
             };
             let address = SocketAddr::new(*addresses.iter().find(usable)?, *target);
-            if endpoint.hbone && !request.by_dns {
-                metadata.push((ORIGINAL_DST, fields([("local", address.to_string())])));
-                internal(CONNECT_ORIGINATE, &address.to_string())
-            } else {
-                socket(address)
+            let mutual = endpoint.labels.get(TLS_MODE) == Some("istio");
+            match request.reach {
+                Reach::Sockets { mutual: true } if mutual => {
+                    metadata.push((SOCKET, fields([("tlsMode", "istio".to_owned())])));
+                    socket(address)
+                }
+                Reach::Through(destination) => {
+                    let waypoint = address.to_string();
+                    metadata.push((SOCKET, fields([("tunnel", "http".to_owned())])));
+                    let to = [("local", destination.to_string()), ("waypoint", waypoint.clone())];
+                    metadata.push((ORIGINAL_DST, fields(to)));
+                    internal(CONNECT_ORIGINATE, &waypoint)
+                }
+                Reach::Passed if !mutual => return None,
+                Reach::Passed => socket(address),
+                Reach::Sockets { .. } if mutual => socket(address),
+                Reach::Tunnel | Reach::Sockets { .. } if endpoint.hbone && !request.by_dns => {
+                    if request.reach != Reach::Tunnel {
+                        metadata.push((SOCKET, fields([("tunnel", "http".to_owned())])));
+                    }
+                    metadata.push((ORIGINAL_DST, fields([("local", address.to_string())])));
+                    internal(CONNECT_ORIGINATE, &address.to_string())
+                }
+                Reach::Tunnel | Reach::Sockets { .. } => socket(address),
             }
         }
     };

@@ -1,6 +1,6 @@
-//! `Listener`: where a waypoint takes traffic, and what it does with it.
+//! `Listener`: where a proxy takes traffic, and what it does with it.
 //!
-//! A connection comes in by HBONE (`connect_terminate`), is told apart by the
+//! At a waypoint a connection comes in by HBONE (`connect_terminate`), is told apart by the
 //! address it is for (`main_internal`), is routed, and leaves by HBONE
 //! (`connect_originate`). The three are joined by internal connections.
 //! <https://www.envoyproxy.io/docs/envoy/latest/configuration/other_features/internal_listener>
@@ -43,12 +43,13 @@ use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Con
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, RequestIdExtension, http_filter,
+    HttpConnectionManager, HttpFilter, Rds, RequestIdExtension, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as NetworkFilterState;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
@@ -70,7 +71,7 @@ use super::route::session;
 use super::tls;
 use crate::api::mesh::MeshConfig;
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, WaypointScope};
+use crate::proxy::{Capabilities, Scope};
 
 /// The listener that takes HBONE.
 pub const CONNECT_TERMINATE: &str = "connect_terminate";
@@ -168,6 +169,11 @@ pub fn peer_metadata(peer: Peer) -> HttpFilter {
     http_filter(name, &discovery)
 }
 
+/// The same at a gateway: who the endpoint is, by the filter's name there.
+pub fn exchange_metadata() -> HttpFilter {
+    HttpFilter { name: "istio.metadata_exchange".into(), ..peer_metadata(Peer::Endpoint) }
+}
+
 /// Notes a property of the connection for those further in. `factory` says
 /// which kind of object it becomes.
 fn state(key: &str, factory: &str, format: &str) -> FilterStateValue {
@@ -233,12 +239,7 @@ fn noted_again(keys: &[&str], capabilities: Capabilities) -> Filter {
 }
 
 /// `connect_terminate`: takes HBONE.
-pub fn connect_terminate(
-    scope: &WaypointScope,
-    trust_domains: &[&str],
-    mesh: &MeshConfig,
-    logs: Vec<AccessLog>,
-) -> Listener {
+pub fn connect_terminate(scope: &Scope, trust_domains: &[&str], mesh: &MeshConfig, logs: Vec<AccessLog>) -> Listener {
     let connect = || "CONNECT".to_owned();
     let route = Route {
         r#match: Some(RouteMatch {
@@ -259,8 +260,8 @@ pub fn connect_terminate(
     let host =
         VirtualHost { name: "default".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
     let routes = RouteConfiguration { name: "default".into(), virtual_hosts: vec![host], ..Default::default() };
-    let caller = scope.capabilities.peer_metadata.then(|| peer_metadata(Peer::Caller));
-    let filters = caller.into_iter().chain([connect_authority(scope.capabilities), router(true)]).collect();
+    let caller = scope.capabilities().peer_metadata.then(|| peer_metadata(Peer::Caller));
+    let filters = caller.into_iter().chain([connect_authority(scope.capabilities()), router(true)]).collect();
     let headers = &mesh.default_config.proxy_headers;
     let manager = HttpConnectionManager {
         access_log: logs,
@@ -296,9 +297,9 @@ pub fn connect_terminate(
         ..Default::default()
     };
     let hbone = |address| socket(SocketAddr::new(address, crate::model::waypoint::PORT));
-    let more = (scope.families == Families::Dual && scope.loopback.is_none())
+    let more = (scope.families() == Families::Dual && scope.loopback().is_none())
         .then(|| AdditionalAddress { address: Some(hbone(wildcard(true))), ..Default::default() });
-    let main = scope.loopback.unwrap_or_else(|| wildcard(scope.families == Families::V6));
+    let main = scope.loopback().unwrap_or_else(|| wildcard(scope.families() == Families::V6));
     Listener {
         name: CONNECT_TERMINATE.into(),
         address: Some(hbone(main)),
@@ -423,6 +424,37 @@ fn any_port(ports: &[u16]) -> Option<Predicate> {
         // A set of one is refused.
         several => Some(Predicate { rule: Some(Rule::OrMatch(MatchSet { rules: several.iter().map(one).collect() })) }),
     }
+}
+
+/// Where a gateway listens, without its filter chains.
+pub fn gateway(name: String, addresses: &[SocketAddr]) -> Listener {
+    let mut addresses = addresses.iter().map(|address| Some(socket(*address)));
+    Listener {
+        name,
+        address: addresses.next().flatten(),
+        additional_addresses: addresses.map(|address| AdditionalAddress { address, ..Default::default() }).collect(),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        // A worker that takes many at once would have them to itself.
+        max_connections_to_accept_per_socket_event: uint32(1),
+        ..Default::default()
+    }
+}
+
+/// Takes a PROXY header off each connection.
+pub fn proxy_protocol() -> ListenerFilter {
+    listener_filter("envoy.filters.listener.proxy_protocol", &ProxyProtocol::default())
+}
+
+/// Finds out the server name and the protocols that a client of TLS asks for.
+pub fn tls_inspector() -> ListenerFilter {
+    // What most clients send fits, and less is held for those that send nothing.
+    let inspector = TlsInspector { initial_read_buffer_size: uint32(512), ..Default::default() };
+    listener_filter("envoy.filters.listener.tls_inspector", &inspector)
+}
+
+/// Routes that are asked for by name.
+pub fn route_discovery(name: &str) -> RouteSpecifier {
+    RouteSpecifier::Rds(Rds { config_source: Some(tls::ads(true)), route_config_name: name.into() })
 }
 
 /// A filter chain that reads HTTP.

@@ -3,7 +3,7 @@
 
 use crate::model::service::ServiceKey;
 
-/// What a waypoint does with a connection, hence with a cluster.
+/// What a proxy does with a connection, hence with a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Handling {
     /// It reads HTTP.
@@ -12,6 +12,8 @@ pub enum Handling {
     Tcp,
     /// It calls a service that is not its own.
     Outbound,
+    /// It passes the mutual TLS of sidecars on.
+    Passed,
 }
 
 impl Handling {
@@ -21,6 +23,7 @@ impl Handling {
             Self::Http => "http",
             Self::Tcp => "tcp",
             Self::Outbound => "outbound",
+            Self::Passed => "passed",
         }
     }
 }
@@ -35,6 +38,12 @@ pub fn inbound_vip(port: u16, handling: Handling, subset: &str, service: &Servic
 /// The cluster for a port of a service that a proxy calls.
 pub fn outbound(port: u16, subset: &str, hostname: &str) -> String {
     format!("outbound|{port}|{subset}|{hostname}")
+}
+
+/// The name in TLS of a port of a service, or a subset of it: what sidecars ask
+/// for, and the cluster of a gateway that passes it on.
+pub fn sni(port: u16, subset: &str, hostname: &str) -> String {
+    format!("outbound_.{port}_.{subset}_.{hostname}")
 }
 
 /// The prefix of a cluster's statistics: its name with a delimiter that the

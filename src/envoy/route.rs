@@ -1,5 +1,5 @@
-//! Envoy's routes from rules of a `VirtualService`, for the inbound side of a
-//! waypoint. The Gateway API's routes are lowered to the same rules first
+//! Envoy's routes from rules of a `VirtualService`, for waypoints and gateways.
+//! The Gateway API's routes are lowered to the same rules first
 //! ([`gateway_api`]).
 //!
 //! A waypoint's routes are inside its listener, so one that Envoy refuses would
@@ -23,6 +23,7 @@ pub mod session;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
@@ -32,9 +33,12 @@ use envoy_types::pb::envoy::config::route::v3::{Decorator, DirectResponseAction,
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
+use crate::api::Labels;
 use crate::api::destination_rule::ConsistentHash;
 use crate::api::virtual_service::{Destination, HttpMatchRequest, HttpRetry, HttpRoute, Session};
 use crate::envoy::encode::duration;
+use crate::model::gateway::GatewayKey;
+use crate::model::gateway::istio::gateway_key;
 
 pub use hash::hash_policy;
 pub use regex::check as check_regex;
@@ -54,6 +58,10 @@ pub struct RouteRequest<'a> {
     pub semantics: Semantics,
     /// The port that clients ask for.
     pub port: u16,
+    /// Who asks.
+    pub clients: Clients<'a>,
+    /// Whether they ask by TLS.
+    pub tls: bool,
     /// Whether `x-forwarded-host` is set where the host is rewritten.
     pub append_x_forwarded_host: bool,
     /// `defaultHttpRetryPolicy` of the mesh.
@@ -69,6 +77,56 @@ pub enum Semantics {
     Istio,
     /// A prefix ends with a path segment; a missing cluster is a 500.
     GatewayApi,
+}
+
+/// Who asks, as far as rules of a VirtualService go by it.
+#[derive(Clone, Copy, Debug)]
+pub enum Clients<'a> {
+    /// Workloads of the mesh, of which nothing but their identity is known.
+    Mesh,
+    /// Whoever comes to a gateway, which is what rules then mean by the client.
+    Gateway {
+        /// The gateway.
+        gateway: &'a GatewayKey,
+        /// The namespace of the object with the rules, where short names are.
+        from: &'a Arc<str>,
+        /// The namespace of the gateway's proxies.
+        namespace: &'a Arc<str>,
+        /// The labels of their pods.
+        labels: &'a [(Arc<str>, Arc<str>)],
+    },
+}
+
+impl Clients<'_> {
+    /// Whether one of these names of gateways stands for them; none does.
+    pub fn named(&self, gateways: &[Arc<str>]) -> bool {
+        gateways.is_empty()
+            || gateways.iter().any(|name| match self {
+                Self::Mesh => &**name == "mesh",
+                Self::Gateway { gateway, from, .. } => &**name != "mesh" && gateway_key(name, from) == **gateway,
+            })
+    }
+
+    /// Whether they have these labels and are in this namespace, if one is
+    /// given. Of workloads neither is known.
+    pub fn have(&self, labels: &Labels, namespace: &str) -> bool {
+        let here = match self {
+            Self::Mesh => namespace.is_empty(),
+            Self::Gateway { namespace: own, .. } => namespace.is_empty() || namespace == &***own,
+        };
+        here && self.labelled(labels)
+    }
+
+    /// Whether they have these labels. Those of workloads are not known.
+    fn labelled(&self, wanted: &Labels) -> bool {
+        match self {
+            Self::Mesh => wanted.is_empty(),
+            Self::Gateway { labels, .. } => {
+                let has = |key: &str, value: &str| labels.iter().any(|(name, own)| &**name == key && &**own == value);
+                wanted.iter().all(|(key, value)| has(key, value))
+            }
+        }
+    }
 }
 
 /// Where a destination leads.
@@ -150,11 +208,12 @@ pub fn routes(request: &RouteRequest<'_>, http: &[HttpRoute]) -> (Vec<Route>, Ve
     (routes, problems)
 }
 
-/// Whether any of some rules of a virtual service is about requests inside the
-/// mesh for a port. If none is, it is as if there were none.
-pub fn applies(port: u16, http: &[HttpRoute]) -> bool {
-    // What asks for its clients' labels is never sent.
-    let applies = |one: &HttpMatchRequest| matches::concerns(port, one) && one.source_labels.is_empty();
+/// Whether any of some rules of a virtual service is about requests of some
+/// clients for a port. If none is, it is as if there were none.
+pub fn applies(clients: &Clients<'_>, port: u16, http: &[HttpRoute]) -> bool {
+    // What asks for labels that its clients have not is never sent.
+    let applies =
+        |one: &HttpMatchRequest| matches::concerns(clients, port, one) && clients.labelled(&one.source_labels);
     http.iter().any(|rule| rule.matches.is_empty() || rule.matches.iter().any(applies))
 }
 

@@ -6,6 +6,7 @@
 //! whether a request passes; but a format or an expression that Envoy would not
 //! take must not reach it, because it would refuse the listener.
 
+pub(super) mod applied;
 pub mod cel;
 mod logging;
 mod metrics;
@@ -42,6 +43,8 @@ pub struct Request<'a> {
     pub telemetries: &'a [&'a Object],
     /// What the proxy can do.
     pub capabilities: Capabilities,
+    /// What it is to those that it passes traffic to.
+    pub side: Side,
     /// The Gateway that it serves.
     pub gateway: &'a ObjectKey,
     /// The id of the cluster that it is in.
@@ -49,6 +52,27 @@ pub struct Request<'a> {
     /// The cluster of a service (`hostname` or `namespace/hostname`) and port,
     /// and its hostname.
     pub cluster: &'a dyn Fn(&str, u16) -> Option<Collector>,
+}
+
+/// The side of a connection that a proxy is on, as telemetry sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// That of the client: a gateway calls the services behind it.
+    Client,
+    /// That of the server: a waypoint stands for its services.
+    Server,
+}
+
+impl Side {
+    /// Whether something is for this side.
+    fn is_meant(self, mode: &str) -> bool {
+        match mode {
+            "" | "CLIENT_AND_SERVER" => true,
+            "CLIENT" => self == Self::Client,
+            "SERVER" => self == Self::Server,
+            _ => false,
+        }
+    }
 }
 
 /// Where something is sent.
@@ -83,6 +107,7 @@ pub enum Traffic {
 /// What is logged and counted, before it is known of what.
 pub struct Telemetry {
     capabilities: Capabilities,
+    side: Side,
     loggers: Vec<logging::Logger>,
     metrics: Vec<metrics::Metrics>,
     tracing: tracing::Tracing,
@@ -97,7 +122,7 @@ impl Telemetry {
         let loggers = logging::loggers(request, &mut problems);
         let metrics = metrics::metrics(request, &mut problems);
         let tracing = tracing::tracing(request, &mut problems);
-        Self { capabilities: request.capabilities, loggers, metrics, tracing, problems }
+        Self { capabilities: request.capabilities, side: request.side, loggers, metrics, tracing, problems }
     }
 
     /// The access logs of requests or connections, and what counts them in
@@ -105,7 +130,7 @@ impl Telemetry {
     pub fn access_logs(&self, destination: Destination<'_>) -> Vec<AccessLog> {
         let by_log = self.capabilities.stats_logger && !self.capabilities.istio_stats;
         let counting = self.metrics.iter().filter(|_| by_log);
-        let counting = counting.filter_map(|metrics| stats_logger::access_log(metrics, destination));
+        let counting = counting.filter_map(|metrics| stats_logger::access_log(metrics, self.side, destination));
         self.logs(&[]).into_iter().chain(counting).collect()
     }
 
@@ -127,13 +152,13 @@ impl Telemetry {
     /// The HTTP filters that count requests.
     pub fn http_filters(&self) -> Vec<HttpFilter> {
         let counting = self.metrics.iter().filter(|_| self.capabilities.istio_stats);
-        counting.filter_map(metrics::Metrics::http_filter).collect()
+        counting.filter_map(|metrics| metrics.http_filter(self.side)).collect()
     }
 
     /// The network filters that count connections.
     pub fn network_filters(&self) -> Vec<Filter> {
         let counting = self.metrics.iter().filter(|_| self.capabilities.istio_stats);
-        counting.filter_map(metrics::Metrics::network_filter).collect()
+        counting.filter_map(|metrics| metrics.network_filter(self.side)).collect()
     }
 }
 
@@ -151,11 +176,6 @@ fn names(providers: &[ProviderRef]) -> Vec<Arc<str>> {
         }
     }
     names
-}
-
-/// Whether something is for servers. A waypoint is one in all it does.
-fn is_for_servers(mode: &str) -> bool {
-    matches!(mode, "" | "CLIENT_AND_SERVER" | "SERVER")
 }
 
 /// Says something about a Telemetry.

@@ -138,6 +138,41 @@ pub fn upstream_hbone(trust_domains: &[&str]) -> TransportSocket {
     named("tls", &context)
 }
 
+/// Opens the mutual TLS of sidecars, to whoever proves to be one of these.
+/// Without any it is anybody of the mesh, as in Istio.
+pub fn upstream_mutual(sni: &str, identities: &[String], http2: bool) -> TransportSocket {
+    let matchers = identities.iter().map(|identity| SubjectAltNameMatcher {
+        san_type: SanType::Uri.into(),
+        matcher: Some(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(identity.clone())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let validation = CombinedCertificateValidationContext {
+        default_validation_context: Some(CertificateValidationContext {
+            match_typed_subject_alt_names: matchers.collect(),
+            ..Default::default()
+        }),
+        validation_context_sds_secret_config: Some(secret("ROOTCA")),
+        ..Default::default()
+    };
+    let protocols: &[&str] = if http2 { &["istio", "h2"] } else { &["istio"] };
+    let common = CommonTlsContext {
+        alpn_protocols: protocols.iter().map(ToString::to_string).collect(),
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: vec![secret("default")],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
+        ..Default::default()
+    };
+    let context = UpstreamTlsContext { common_tls_context: Some(common), sni: sni.into(), ..Default::default() };
+    named("envoy.transport_sockets.tls", &context)
+}
+
 /// Plain bytes.
 pub fn raw_buffer() -> TransportSocket {
     named("raw_buffer", &RawBuffer {})

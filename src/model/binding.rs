@@ -34,6 +34,14 @@ pub fn binding_of_service(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Bi
     of_account(cx, model, &meta.key()).or_else(|| binding(cx, model, meta))
 }
 
+/// Whether an object, or else its namespace, says that traffic from gateways goes
+/// through its waypoint; none if neither says anything.
+pub fn ingress_use(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<bool> {
+    let inherited = || model.scope().namespace(cx, &meta.namespace)?.label(INGRESS);
+    let value = meta.label(INGRESS).or_else(inherited)?;
+    Some(matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
 /// What is said of a Service that has a waypoint by the account of its pods.
 fn of_account(cx: &Ctx<'_>, model: &Model, key: &ObjectKey) -> Option<Binding> {
     let hostname = hostname(&key.name, &key.namespace, &model.settings.domain);
@@ -57,12 +65,10 @@ pub fn binding(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
             let canary = canary(cx, model.scope(), model.waypoints, meta, &waypoint).err();
             let canary = canary.map(|why| format!(". Canary waypoint not attached: {}", message(&why)));
             let canary = canary.unwrap_or_default();
-            let own = meta.label(INGRESS);
-            let inherited = || model.scope().namespace(cx, &meta.namespace)?.label(INGRESS);
-            let ingress = match own.or_else(inherited) {
+            let ingress = match ingress_use(cx, model, meta) {
                 None => "",
-                Some("1" | "t" | "T" | "true" | "TRUE" | "True") => ". Ingress traffic will traverse the waypoint",
-                Some(_) => {
+                Some(true) => ". Ingress traffic will traverse the waypoint",
+                Some(false) => {
                     ". Ingress traffic is not using the waypoint, set the istio.io/ingress-use-waypoint label to true \
                      if desired."
                 }

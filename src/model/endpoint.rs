@@ -8,11 +8,12 @@ mod slice;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::{Labels, Meta, intern};
+use crate::api::{Labels, Meta, ObjectKey, intern};
 use crate::graph::Ctx;
 
-use super::Model;
-use super::service::{Registry, Service};
+use super::binding::ingress_use;
+use super::service::{Registry, Service, ServiceKey};
+use super::{Model, waypoint};
 
 pub use entry::entry_port;
 pub use pod::target_port;
@@ -98,6 +99,10 @@ impl Locality {
     }
 }
 
+/// What a share of one percent weighs, so that little is lost when it is divided
+/// by the number of instances.
+const SHARE: u32 = 10_000;
+
 impl Model {
     /// What is behind a service, ordered by namespace and name.
     pub fn endpoints(&self, cx: &Ctx<'_>, service: &Service) -> Vec<Endpoint> {
@@ -113,6 +118,53 @@ impl Model {
         // What an object lists stays in its order.
         endpoints.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         endpoints
+    }
+
+    /// The waypoint that traffic from gateways to a service goes through, if it is
+    /// asked for: where it takes HBONE, as endpoints for that port. If there is
+    /// none of it, traffic does not go past it.
+    pub fn ingress_waypoint(&self, cx: &Ctx<'_>, service: &Service) -> Option<Vec<Endpoint>> {
+        let key = cx.get(self.service_waypoints, &service.key)?;
+        if service.addresses.is_empty() || ingress_use(cx, self, &service.meta) != Some(true) {
+            return None;
+        }
+        let Some(canary) = cx.get(self.service_canaries, &service.key) else {
+            return self.instances(cx, key);
+        };
+        // Each has its share, whatever the number of its instances.
+        let shares = [(key, 100_u32.saturating_sub(canary.weight)), (&canary.waypoint, canary.weight)];
+        let weighted = shares.into_iter().filter(|(_, share)| *share > 0).flat_map(|(waypoint, share)| {
+            let mut instances = self.instances(cx, waypoint).unwrap_or_default();
+            let count = u32::try_from(instances.len()).unwrap_or(u32::MAX).max(1);
+            instances.iter_mut().for_each(|one| one.weight = (share * SHARE / count).max(1));
+            instances
+        });
+        Some(weighted.collect())
+    }
+
+    /// Where a waypoint takes HBONE; `None` if there is no such waypoint.
+    fn instances(&self, cx: &Ctx<'_>, key: &ObjectKey) -> Option<Vec<Endpoint>> {
+        Some(match &cx.get(self.waypoints, key)?.address {
+            waypoint::Address::Hostname(hostname) => {
+                let key = ServiceKey { namespace: key.namespace.clone(), hostname: hostname.clone() };
+                cx.get(self.services, &key).map(|service| self.endpoints(cx, service)).unwrap_or_default()
+            }
+            waypoint::Address::Ip(address) => vec![Endpoint {
+                address: Address::Ips(vec![*address]),
+                ports: vec![(waypoint::PORT, waypoint::PORT)],
+                labels: Labels::default(),
+                healthy: true,
+                draining: false,
+                hbone: true,
+                locality: Locality::default(),
+                node: "".into(),
+                network: "".into(),
+                weight: 1,
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                workload: key.name.clone(),
+            }],
+        })
     }
 
     /// Leaves out what is on a network that has a gateway: it is reached through

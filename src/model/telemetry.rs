@@ -36,6 +36,11 @@ impl Telemetries {
         Self { by_namespace, attached: AttachedPolicies::new(graph, telemetries) }
     }
 
+    /// Those that are attached to something.
+    pub fn attached(&self) -> AttachedPolicies<Telemetry> {
+        self.attached
+    }
+
     /// What applies at a waypoint to traffic for a service, or to everything
     /// else, the most general first.
     pub fn applicable<'g>(

@@ -59,6 +59,10 @@ pub struct Node {
     pub families: Families,
     /// Its own address, if that is one of loopback.
     pub loopback: Option<IpAddr>,
+    /// Its own address.
+    pub address: Option<IpAddr>,
+    /// Whether it says that it cannot listen on ports below 1024.
+    pub unprivileged: bool,
     /// Where it says it is.
     pub place: Place,
 }
@@ -102,6 +106,8 @@ impl Node {
             capabilities: Capabilities::of(node, version.is_some()),
             families: families(std::iter::once(ip).chain(metadata(node, "INSTANCE_IPS"))),
             loopback: ip.parse().ok().filter(IpAddr::is_loopback),
+            address: ip.parse().ok(),
+            unprivileged: metadata(node, "UNPRIVILEGED_POD") == Some("true"),
             place: place(node),
         })
     }

@@ -11,6 +11,8 @@ use super::{Capabilities, Node, NodeKind};
 pub enum Scope {
     /// An Envoy that serves a Gateway of a waypoint class.
     Waypoint(WaypointScope),
+    /// An Envoy at the edge of the mesh.
+    Gateway(GatewayScope),
 }
 
 /// The facts of a waypoint.
@@ -30,6 +32,28 @@ pub struct WaypointScope {
     pub loopback: Option<IpAddr>,
     /// Where it is, which decides what is near.
     pub place: Place,
+}
+
+/// The facts of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GatewayScope {
+    /// The namespace of the proxy.
+    pub namespace: Arc<str>,
+    /// What the proxy can do.
+    pub capabilities: Capabilities,
+    /// The address families it listens on.
+    pub families: Families,
+    /// The only address it listens on, as for a waypoint.
+    pub loopback: Option<IpAddr>,
+    /// Whether it cannot listen on ports below 1024.
+    pub unprivileged: bool,
+    /// Where it is, and the labels that gateways select it by.
+    pub place: Place,
+    /// Its own address. Only that of ServiceEntries that list it is worth
+    /// anything, so it is none in a scope that something is worked out for.
+    pub address: Option<IpAddr>,
+    /// The namespaces and hosts of such ServiceEntries.
+    pub listed_by: Arc<[(Arc<str>, Arc<str>)]>,
 }
 
 /// Where a proxy is.
@@ -81,7 +105,56 @@ impl Scope {
                 loopback: node.loopback,
                 place: node.place.clone(),
             })),
-            NodeKind::Sidecar | NodeKind::Router | NodeKind::Ztunnel | NodeKind::Agentgateway => None,
+            NodeKind::Router => Some(Self::Gateway(GatewayScope {
+                namespace: node.namespace.clone(),
+                capabilities: node.capabilities,
+                families: node.families,
+                loopback: node.loopback,
+                unprivileged: node.unprivileged,
+                place: node.place.clone(),
+                address: node.address,
+                listed_by: [].into(),
+            })),
+            NodeKind::Sidecar | NodeKind::Ztunnel | NodeKind::Agentgateway => None,
+        }
+    }
+
+    /// The namespace of the proxy.
+    pub const fn namespace(&self) -> &Arc<str> {
+        match self {
+            Self::Waypoint(WaypointScope { namespace, .. }) | Self::Gateway(GatewayScope { namespace, .. }) => {
+                namespace
+            }
+        }
+    }
+
+    /// What the proxy can do.
+    pub const fn capabilities(&self) -> Capabilities {
+        match self {
+            Self::Waypoint(WaypointScope { capabilities, .. }) | Self::Gateway(GatewayScope { capabilities, .. }) => {
+                *capabilities
+            }
+        }
+    }
+
+    /// The address families of the proxy.
+    pub const fn families(&self) -> Families {
+        match self {
+            Self::Waypoint(WaypointScope { families, .. }) | Self::Gateway(GatewayScope { families, .. }) => *families,
+        }
+    }
+
+    /// The only address that the proxy listens on.
+    pub const fn loopback(&self) -> Option<IpAddr> {
+        match self {
+            Self::Waypoint(WaypointScope { loopback, .. }) | Self::Gateway(GatewayScope { loopback, .. }) => *loopback,
+        }
+    }
+
+    /// Where the proxy is.
+    pub const fn place(&self) -> &Place {
+        match self {
+            Self::Waypoint(WaypointScope { place, .. }) | Self::Gateway(GatewayScope { place, .. }) => place,
         }
     }
 }
@@ -90,6 +163,14 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Waypoint(WaypointScope { namespace, gateway, .. }) => write!(f, "waypoint:{namespace}/{gateway}"),
+            Self::Gateway(GatewayScope { namespace, place, .. }) => {
+                write!(f, "router:{namespace}/")?;
+                let gateway = place.label("gateway.networking.k8s.io/gateway-name");
+                match gateway.or_else(|| place.label("istio")).or_else(|| place.label("app")) {
+                    Some(name) => f.write_str(name),
+                    None => f.write_str("*"),
+                }
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A folder of YAML as a source.
 //!
-//! The folder is read again whenever something in it changes, and compared
-//! with what it held before. Files may be replaced by renaming, and the folder
+//! Files that are announced to have changed are read again, or the folder if
+//! more is, and compared with what was in them before. Files may be replaced by renaming, and the folder
 //! may be a mounted ConfigMap, whose files are links into a hidden directory
 //! that is swapped. A file that cannot be read, or a document in it, keeps its
 //! last good objects; a file that is gone takes its objects with it.
@@ -10,6 +10,7 @@
 //! passes through and is never here as a whole. Later ones say all that changed
 //! at once.
 
+mod announced;
 mod objects;
 mod parallel;
 mod pieces;
@@ -20,7 +21,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher};
 use rapidhash::{RapidHashMap, RapidHashSet};
 use tokio::sync::mpsc;
@@ -29,6 +29,7 @@ use crate::api::{Change, Kind, Object, ObjectKey};
 
 use super::documents::Document;
 use super::{Event, Problem, Problems, Sender};
+use announced::{Announced, Gathering, is_hidden, is_read};
 use objects::{KeyHash, Objects};
 use parallel::read_files;
 
@@ -69,6 +70,12 @@ impl Stamp {
     fn new(meta: &Metadata) -> Self {
         Self { device: meta.dev(), inode: meta.ino(), modified: meta.modified().ok(), length: meta.len() }
     }
+
+    /// That of a file, if there is one.
+    fn of_file(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        (!meta.is_dir()).then(|| Self::new(&meta))
+    }
 }
 
 /// Why a folder cannot be served.
@@ -101,10 +108,27 @@ impl Folder {
     /// Reads what has changed, and says the difference to the last time. The
     /// first time that is everything, in many parts; `say` tells whether to go
     /// on.
-    pub fn scan(&mut self, mut say: impl FnMut(Vec<Change>) -> bool) -> Result<(), FolderError> {
+    pub fn scan(&mut self, say: impl FnMut(Vec<Change>) -> bool) -> Result<(), FolderError> {
+        self.look(Announced::Everything, say)
+    }
+
+    /// The same, of what is announced to have changed.
+    fn look(&mut self, at: Announced, mut say: impl FnMut(Vec<Change>) -> bool) -> Result<(), FolderError> {
         let mut found = BTreeMap::new();
-        list(&self.path, &mut found).map_err(|source| FolderError::Read { path: self.path.clone(), source })?;
-        let gone: Vec<_> = self.files.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
+        let lost = |source| FolderError::Read { path: self.path.clone(), source };
+        let gone: Vec<_> = match at {
+            Announced::Files(paths) if self.read => {
+                // In a folder that is lost, files are not gone.
+                std::fs::metadata(&self.path).map_err(lost)?;
+                // An entry that cannot be looked at is not listed either.
+                found.extend(paths.iter().filter_map(|path| Some((path.clone(), Stamp::of_file(path)?))));
+                paths.into_iter().filter(|path| self.files.contains_key(path) && !found.contains_key(path)).collect()
+            }
+            _ => {
+                list(&self.path, &mut found).map_err(lost)?;
+                self.files.keys().filter(|path| !found.contains_key(*path)).cloned().collect()
+            }
+        };
         let changed = found.into_iter().filter_map(|(path, stamp)| {
             let same = self.files.get(&path).is_some_and(|file| file.stamp == stamp);
             (!same).then_some((path, stamp))
@@ -276,15 +300,14 @@ fn admit(problems: &Problems, path: &Path, read: Result<Vec<Document>, std::io::
 fn list(folder: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        // Hidden entries are editors' temporary files and ConfigMap versions.
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+        if path.file_name().is_some_and(is_hidden) {
             continue;
         }
         // An entry may vanish while we look.
         let Ok(meta) = std::fs::metadata(&path) else { continue };
         if meta.is_dir() {
             list(&path, found)?;
-        } else if path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json") {
+        } else if is_read(&path) {
             found.insert(path, Stamp::new(&meta));
         }
     }
@@ -295,22 +318,20 @@ fn list(folder: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> std::io::Result<
 /// reading; after that, losing the folder withdraws nothing.
 pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<(), FolderError> {
     let (wake, mut woken) = mpsc::channel(1);
-    let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // To read the folder is to open it, which is announced as well. Without
-        // this, every reading would be the reason for the next.
-        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-        if event.is_ok_and(|event| event.kind.is_access() && event.kind != written) {
-            return;
+    let gathering = Gathering::new(&path);
+    let gathered = gathering.clone();
+    let watched = notify::recommended_watcher(move |event| {
+        if gathered.note(event) {
+            // Full means that a reading is due already.
+            let _ = wake.try_send(());
         }
-        // Full means that a reading is due already.
-        let _ = wake.try_send(());
     });
     let watch = |source| FolderError::Watch { path: path.clone(), source };
     let mut watcher = watched.map_err(watch)?;
     watcher.watch(&path, RecursiveMode::Recursive).map_err(watch)?;
 
     let mut folder = Folder::new(path.clone(), problems.clone());
-    let (first, returned) = scan(folder, sender.clone()).await;
+    let (first, returned) = look(folder, Announced::Everything, sender.clone()).await;
     folder = returned;
     first?;
     if sender.send(Event::Synced(Kind::ALL.to_vec())).await.is_err() {
@@ -319,14 +340,20 @@ pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<()
     loop {
         tokio::select! {
             () = sender.closed() => return Ok(()),
-            _ = tokio::time::timeout(POLL, quiet(&mut woken)) => {}
+            waited = tokio::time::timeout(POLL, quiet(&mut woken)) => {
+                if waited.is_err() {
+                    gathering.everything();
+                }
+            }
         }
-        let (scanned, returned) = scan(folder, sender.clone()).await;
+        let (scanned, returned) = look(folder, gathering.take(), sender.clone()).await;
         folder = returned;
         let key = path.display().to_string();
         match scanned {
             Ok(()) => problems.close(&key),
             Err(error) => {
+                // What was to be looked at was not.
+                gathering.everything();
                 let problem = Problem { place: key.clone(), field: String::new(), reason: error.to_string() };
                 problems.open(key, problem);
             }
@@ -335,11 +362,11 @@ pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<()
 }
 
 /// Reading and decoding take CPU time and must not hold up a runtime thread.
-async fn scan(mut folder: Folder, sender: Sender) -> (Result<(), FolderError>, Folder) {
+async fn look(mut folder: Folder, at: Announced, sender: Sender) -> (Result<(), FolderError>, Folder) {
     let fallback = Folder::new(folder.path.clone(), folder.problems.clone());
     // Without a receiver there is no reason to go on.
     let say = move |changes| sender.blocking_send(Event::Changes(changes)).is_ok();
-    let task = tokio::task::spawn_blocking(move || (folder.scan(say), folder));
+    let task = tokio::task::spawn_blocking(move || (folder.look(at, say), folder));
     match task.await {
         Ok(done) => done,
         Err(error) => {

@@ -116,6 +116,14 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
         ),
         add(
             (graph, model),
+            "istio_gateway_facts",
+            Kind::IstioGateway,
+            inputs.istio_gateways,
+            |gateway| &gateway.meta,
+            |cx, model, gateway| model.scope().configures(cx, &gateway.meta).then_some(About::Plain),
+        ),
+        add(
+            (graph, model),
             "peer_authentication_facts",
             Kind::PeerAuthentication,
             inputs.peer_authentications,
@@ -135,7 +143,7 @@ fn unreadable(graph: &mut Graph, model: &Model) {
     graph.derive("unreadable_objects", model.inputs.unreadable, |cx, (kind, key): &(Kind, ObjectKey), error| {
         let meta = Meta { namespace: key.namespace.clone(), name: key.name.clone(), ..Meta::default() };
         let message = format!("cannot be read: {}; its last good state stays, if there was one", error.reason);
-        cx.diagnose(problem(kind.info().kind, &meta, &*error.field, super::UNREADABLE, message));
+        cx.diagnose(problem(kind.info().subject, &meta, &*error.field, super::UNREADABLE, message));
         None::<((), ())>
     });
 }

@@ -414,12 +414,26 @@ fn what_cannot_be_read() {
 fn nothing_is_said_of_what_is_not_ours() {
     let of_canary = virtual_service("canary", "a", "[{route: [{destination: {host: c}}]}]")
         .replace("namespace: x}", "namespace: x, labels: {istio.io/rev: canary}}");
-    let at_the_edge = virtual_service("edge", "a", "[{route: [{destination: {host: c}}]}]")
-        .replace("spec: {", "spec: {gateways: [x/edge], ");
-    let world = World::new(&(of_canary + &at_the_edge));
+    let world = World::new(&of_canary);
     assert_eq!(world.status(Kind::VirtualService, "canary"), None);
-    assert_eq!(world.status(Kind::VirtualService, "edge"), None);
     assert_eq!(world.status(Kind::Service, "c"), None);
+}
+
+#[test]
+fn gateways_are_there_or_not() {
+    let at = |gateways: &str| {
+        virtual_service("edge", "a", "[{match: [{sourceLabels: {a: b}}], route: [{destination: {host: a}}]}]")
+            .replace("spec: {", &format!("spec: {{gateways: [{gateways}], "))
+    };
+    let gateway = "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: x}\n\
+                   spec: {servers: [{port: {number: 80, protocol: HTTP}, hosts: ['*']}, {hosts: ['*']}]}\n";
+    let world = World::new(&(at("edge") + gateway));
+    world.says(Kind::VirtualService, "edge", "Accepted", FINE);
+    let wrong = "false InvalidValue: spec.servers[1].port: a server needs a port with a number; the server is left out";
+    world.says(Kind::IstioGateway, "edge", "Accepted", wrong);
+    let world = World::new(&(at("other/edge") + gateway));
+    let missing = "false ReferencedResourceNotFound: spec.gateways[0]: there is no Gateway other/edge of Istio's";
+    world.says(Kind::VirtualService, "edge", "Accepted", missing);
 }
 
 #[test]

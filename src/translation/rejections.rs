@@ -448,7 +448,7 @@ fn guilty(error: &str, suspects: &[Arc<str>], parts: &Parts, known: bool) -> Vec
 /// since the proxy last accepted something, if that is known.
 fn blamed(recent: &VecDeque<(u64, Vec<Object>)>, provenance: &Provenance, verdict: &Verdict) -> BTreeSet<Object> {
     let object = |(collection, key): &(&'static str, String)| {
-        let row = ROWS.iter().find(|row| row.kind.info().plural == *collection)?;
+        let row = ROWS.iter().find(|row| row.kind.info().table == *collection)?;
         let (namespace, name) = key.split_once('/')?;
         Some((row.kind, ObjectKey::new(namespace, name)))
     };

@@ -5,7 +5,10 @@
 //!
 //! Each file is replayed in several orders; all must end alike.
 
+mod cases;
 mod cost;
+mod gateways;
+mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,7 +23,7 @@ use crate::admin::render;
 use crate::api::{Change, Kind, Object, ObjectKey};
 use crate::model::key_set::{FetchedBy, KeySet, KeySource};
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, Place, WaypointScope};
+use crate::proxy::{Capabilities, GatewayScope, Place, WaypointScope};
 use crate::source::documents::{Document, read};
 use crate::xds::resource::{Family, Resource};
 
@@ -102,7 +105,11 @@ impl World {
     }
 
     fn hides_fixtures(&self) -> bool {
-        self.sent().len() > FIXTURES.len() + 2
+        self.sent().len()
+            > match self.proxy {
+                Some(Scope::Gateway(_)) => 2,
+                _ => FIXTURES.len() + 2,
+            }
     }
 }
 
@@ -173,11 +180,15 @@ fn keys(text: &str) -> Fetched {
 /// The proxy that a file is about; ztunnel if it names none. Metrics are a lot
 /// of text in each chain, so only files that are about them have them.
 fn proxy(text: &str) -> Option<Scope> {
-    let named = text.lines().find_map(|line| line.strip_prefix("# Proxy: waypoint "))?;
+    let named = text.lines().find_map(|line| line.strip_prefix("# Proxy: "))?;
+    let (kind, named) = named.split_once(' ').expect("a kind of proxy and its name");
     let (namespace, gateway) = named.split_once('/').expect("namespace and name");
     let (gateway, metrics) = gateway.strip_suffix(" with metrics").map_or((gateway, false), |name| (name, true));
     let stock = Capabilities { stats_logger: metrics, ..Capabilities::STOCK };
     let gateway = gateway.strip_suffix(" of Istio").map_or((gateway, stock), |name| (name, Capabilities::ISTIO));
+    if kind == "router" {
+        return Some(router(namespace, gateway, place(text), text));
+    }
     Some(Scope::Waypoint(WaypointScope {
         namespace: namespace.into(),
         gateway: gateway.0.into(),
@@ -186,6 +197,28 @@ fn proxy(text: &str) -> Option<Scope> {
         loopback: None,
         place: place(text),
     }))
+}
+
+/// A gateway, by the Gateway that it was made for or by labels such as
+/// `istio=ingressgateway`. `# Address: IP` says where it is.
+fn router(namespace: &str, (pods, capabilities): (&str, Capabilities), mut place: Place, text: &str) -> Scope {
+    let name = format!("{}={pods}", crate::model::gateway::GATEWAY_NAME);
+    let pairs = if pods.contains('=') { pods } else { &name };
+    let pairs = pairs.split(',').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.into(), value.into()));
+    let mut labels: Vec<_> = place.labels.iter().cloned().chain(pairs).collect();
+    labels.sort_unstable();
+    place.labels = labels.into();
+    let address = text.lines().find_map(|line| line.strip_prefix("# Address: "));
+    Scope::Gateway(GatewayScope {
+        namespace: namespace.into(),
+        capabilities,
+        families: Families::V4,
+        loopback: None,
+        unprivileged: text.lines().any(|line| line == "# Unprivileged"),
+        place,
+        address: address.map(|address| address.parse().expect("an address")),
+        listed_by: [].into(),
+    })
 }
 
 /// Where the proxy is: `# Place: region/zone/subzone on NODE with LABEL=VALUE`,
@@ -210,6 +243,8 @@ fn settings(text: &str) -> Settings {
             "keys fetched by Envoy" => settings.keys_fetched_by = FetchedBy::Envoy,
             "keys fetched by either" => settings.keys_fetched_by = FetchedBy::Either,
             "persistent sessions" => settings.persistent_sessions = true,
+            "gateways in their own namespace" => settings.gateways_in_own_namespace = true,
+            "all services at gateways" => settings.all_services_at_gateways = true,
             "revision canary" => settings.revision = "canary".into(),
             "domain example.org" => settings.domain = "example.org".into(),
             other => panic!("unknown setting {other}"),
@@ -272,7 +307,12 @@ fn check(path: &PathBuf) -> Result<(), String> {
         let (kind, name) = key(object);
         world.apply([Change::Delete(kind, name)]);
     });
-    let fixtures = if given.proxy.is_some() { 2 * FIXTURES.len() } else { 0 };
+    let fixtures = match given.proxy {
+        Some(Scope::Waypoint(_)) => 2 * FIXTURES.len(),
+        // The way out by HBONE.
+        Some(Scope::Gateway(_)) => 2,
+        None => 0,
+    };
     if world.sent().len() > fixtures {
         return Err(format!("{}: something is left when every object is gone", path.display()));
     }

@@ -21,6 +21,7 @@ mod rbac;
 mod outage;
 mod soak;
 mod waypoint;
+mod edge;
 mod demo;
 mod stage;
 
@@ -74,6 +75,7 @@ fn run() -> ExitCode {
         waypoint_telemetry(""): metrics, connections, access_logs, traces;
         waypoint_endpoints(""): listed_and_selected, names, as_it_came, slices, workloads, tls, proxy_protocol, near;
         waypoint_protocols(""): tcp, sniffed, server_first, unready, captured;
+        edge(""): hosts_and_paths, weights, captured, names_of_tls, redirected, client_addresses, policies, changes;
         demo(""): ends_well;
         envoy(""): starts, refuses_what_it_does_not_know, takes_expressions;
         enrolment(""): annotated_pods_only, kinds_of_workloads;

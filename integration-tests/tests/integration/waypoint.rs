@@ -25,6 +25,7 @@ use fairway_integration_tests::echo::{Backend, Echo};
 use fairway_integration_tests::fairway::{Fairway, Options};
 use fairway_integration_tests::hbone::{Answer, Client, request};
 use fairway_integration_tests::identity::Identity;
+use fairway_integration_tests::proxy::{Proxy, Role, Told};
 use fairway_integration_tests::runner;
 use fairway_integration_tests::waypoint::{PORT, Waypoint};
 use tokio::sync::OnceCell;
@@ -33,6 +34,8 @@ use tokio::sync::OnceCell;
 pub struct World {
     pub fairway: Fairway,
     pub waypoint: Waypoint,
+    /// A gateway of the same mesh, for the tests that are about it.
+    gateway: OnceCell<Proxy>,
     pub state: PathBuf,
     /// How the control plane was started.
     pub options: Options,
@@ -45,6 +48,8 @@ pub struct World {
 const NAMESPACE: &str = "default";
 /// The node name of the waypoint, as the control plane shows it.
 const PROXY: &str = "waypoint-1.default";
+/// That of the gateway.
+const GATEWAY: &str = "edge-1.default";
 
 static SHARED: OnceCell<World> = OnceCell::const_new();
 
@@ -58,6 +63,9 @@ async fn shared() -> &'static World {
 /// Ends what is shared.
 pub async fn stop() {
     if let Some(world) = SHARED.get() {
+        if let Some(gateway) = world.gateway.get() {
+            gateway.kill().await;
+        }
         world.waypoint.kill().await;
         world.fairway.kill().await;
     }
@@ -85,7 +93,7 @@ impl World {
         std::fs::create_dir_all(&config).unwrap();
         let network = network();
         let mesh = format!(
-            r"
+            r#"
 apiVersion: v1
 kind: Namespace
 metadata: {{name: {NAMESPACE}, labels: {{istio.io/dataplane-mode: ambient}}}}
@@ -97,6 +105,16 @@ spec:
   gatewayClassName: istio-waypoint
   listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]
 status: {{addresses: [{{type: IPAddress, value: 127.{network}.0.1}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: {NAMESPACE}}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - {{port: {{number: 8080, name: http, protocol: HTTP}}, hosts: ["*"]}}
+  - {{port: {{number: 8081, name: redirect, protocol: HTTP}}, hosts: ["*"], tls: {{httpsRedirect: true}}}}
+  - {{port: {{number: 8443, name: tls, protocol: TLS}}, hosts: ["*"], tls: {{mode: PASSTHROUGH}}}}
 ---
 apiVersion: v1
 kind: ConfigMap
@@ -117,7 +135,7 @@ data:
       envoyFileAccessLog:
         path: {}
         logFormat: {{labels: {{code: '%RESPONSE_CODE%', path: '%REQ(:PATH)%', caller: '%FILTER_STATE(io.istio.peer_principal:PLAIN)%', cluster: '%UPSTREAM_CLUSTER_RAW%'}}}}
-",
+"#,
             access_log().display()
         );
         std::fs::write(config.join("mesh.yaml"), mesh).unwrap();
@@ -125,7 +143,12 @@ data:
         let fairway = Fairway::start(&options).await;
         let address = IpAddr::from([127, network, 0, 1]);
         let waypoint = Waypoint::start(&fairway, &state, NAMESPACE, "waypoint", address).await;
-        Self { fairway, waypoint, state, options, config, network }
+        Self { fairway, waypoint, gateway: OnceCell::new(), state, options, config, network }
+    }
+
+    /// The address of the gateway.
+    pub fn edge(&self, port: u16) -> SocketAddr {
+        SocketAddr::from(([127, self.network, 0, 2], port))
     }
 
     /// A workload's identity.
@@ -165,6 +188,19 @@ impl Scene {
         Self { world, name, number, revision: AtomicUsize::new(0), backends: Default::default() }
     }
 
+    /// Starts the gateway, unless it runs. It is waited for, too, from then on.
+    pub async fn gateway(&self) -> &'static Proxy {
+        let world = self.world;
+        let start = || {
+            let labels = serde_json::json!({ "istio": "ingressgateway" });
+            let role = Role { kind: "router", namespace: NAMESPACE, account: "edge", labels };
+            Proxy::start(&world.fairway, &world.state, role, world.edge(0).ip())
+        };
+        let gateway = world.gateway.get_or_init(start).await;
+        runner::show_on_failure("gateway", gateway.log_path().into());
+        gateway
+    }
+
     /// An address of the test.
     pub fn ip(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(127, self.world.network, self.number, host)
@@ -196,7 +232,11 @@ impl Scene {
     /// Makes this all that the test adds, and waits until the waypoint has it.
     pub async fn apply(&self, yaml: &str) {
         let marker = self.write(yaml);
-        self.world.waypoint.until_applied(&self.world.fairway, PROXY, &marker).await;
+        let World { fairway, waypoint, gateway, .. } = self.world;
+        waypoint.until_applied(fairway, PROXY, Told::Listeners, &marker).await;
+        if let Some(gateway) = gateway.get() {
+            gateway.until_applied(fairway, GATEWAY, Told::Routes, &marker).await;
+        }
     }
 
     /// Makes this all that the test adds. Returns what the waypoint has to have in
@@ -218,6 +258,7 @@ kind: VirtualService
 metadata: {{name: $name-marker, namespace: default}}
 spec:
   hosts: [$name-marker]
+  gateways: [mesh, edge]
   http: [{{directResponse: {{status: 200, body: {{string: "{marker}"}}}}}}]
 "#
         );
@@ -233,6 +274,9 @@ spec:
     /// Fails if the waypoint has rejected anything.
     pub async fn end(&self) {
         self.world.waypoint.assert_nothing_rejected().await;
+        if let Some(gateway) = self.world.gateway.get() {
+            gateway.assert_nothing_rejected().await;
+        }
         self.world.fairway.assert_running();
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         | Kind::Telemetry
         | Kind::Gateway
         | Kind::GatewayClass
+        | Kind::IstioGateway
         | Kind::VirtualService
         | Kind::DestinationRule
         | Kind::HTTPRoute

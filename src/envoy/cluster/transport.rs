@@ -22,8 +22,8 @@ use crate::envoy::tls;
 use crate::model::destination_rule::Policy;
 use crate::model::service::{Resolution, Service};
 
-/// What is spoken.
-#[derive(Clone, Copy, Debug)]
+/// What is spoken; bytes as they are, unless something is said.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Transport<'a> {
     tls: Option<Tls<'a>>,
     proxy_protocol: Option<Version>,
@@ -68,6 +68,11 @@ impl<'a> Transport<'a> {
             None => None,
         };
         Ok(Self { tls, proxy_protocol })
+    }
+
+    /// Whether bytes are sent as they are.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none()
     }
 
     /// What HTTP has to do with it: the server's name, and the name that its

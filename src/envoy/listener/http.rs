@@ -1,10 +1,10 @@
-//! What the mesh configuration says about HTTP at a waypoint: paths, and the
-//! headers that proxies set or leave out.
+//! What the mesh configuration says about HTTP: paths, and the headers that
+//! proxies set or leave out.
 //! <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#ProxyConfig-ProxyHeaders>
 //!
 //! `gatewayTopology` (trusted proxies in front, client certificates they pass
-//! on) is about gateways and is not read: in front of a waypoint there are only
-//! ztunnels, which add no header.
+//! on) is about gateways alone: in front of a waypoint there are only ztunnels,
+//! which add no header.
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +20,7 @@ use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{
     HeaderMutation as HeaderMutationFilter, Mutations,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    ForwardClientCertDetails, PathWithEscapedSlashesAction, ServerHeaderTransformation,
+    ForwardClientCertDetails, PathWithEscapedSlashesAction, ServerHeaderTransformation, SetCurrentClientCertDetails,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter,
@@ -73,15 +73,38 @@ pub fn with_mesh(manager: HttpConnectionManager, mesh: &MeshConfig) -> HttpConne
     manager
 }
 
+/// What the mesh says about HTTP at a gateway, whose clients are not trusted:
+/// what they say of where they come from, and of certificates, is replaced by
+/// what the gateway sees, but for what trusted proxies in front of it added.
+pub fn at_gateway(manager: HttpConnectionManager, mesh: &MeshConfig) -> HttpConnectionManager {
+    let topology = &mesh.default_config.gateway_topology;
+    let details = forwarded(&topology.forward_client_cert_details).unwrap_or(ForwardClientCertDetails::SanitizeSet);
+    let sets = matches!(details, ForwardClientCertDetails::AppendForward | ForwardClientCertDetails::SanitizeSet);
+    let current =
+        SetCurrentClientCertDetails { subject: boolean(true), cert: true, dns: true, uri: true, ..Default::default() };
+    HttpConnectionManager {
+        use_remote_address: boolean(true),
+        xff_num_trusted_hops: topology.num_trusted_proxies,
+        forward_client_cert_details: details.into(),
+        set_current_client_cert_details: sets.then_some(current),
+        ..with_mesh(manager, mesh)
+    }
+}
+
 /// What becomes of `x-forwarded-client-cert` where the certificate is seen.
 pub fn forwarded_client_certificate(headers: &ProxyHeaders) -> ForwardClientCertDetails {
-    match &*headers.forwarded_client_cert {
+    forwarded(&headers.forwarded_client_cert).unwrap_or(ForwardClientCertDetails::AppendForward)
+}
+
+fn forwarded(name: &str) -> Option<ForwardClientCertDetails> {
+    Some(match name {
         "SANITIZE" => ForwardClientCertDetails::Sanitize,
         "FORWARD_ONLY" => ForwardClientCertDetails::ForwardOnly,
+        "APPEND_FORWARD" => ForwardClientCertDetails::AppendForward,
         "SANITIZE_SET" => ForwardClientCertDetails::SanitizeSet,
         "ALWAYS_FORWARD_ONLY" => ForwardClientCertDetails::AlwaysForwardOnly,
-        _ => ForwardClientCertDetails::AppendForward,
-    }
+        _ => return None,
+    })
 }
 
 /// Tells the service who the caller is, in `x-forwarded-client-cert`, in place

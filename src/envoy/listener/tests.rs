@@ -6,17 +6,17 @@ use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::Rule;
 
 use super::*;
-use crate::proxy::Place;
+use crate::proxy::{Place, WaypointScope};
 
 fn terminate(families: Families, loopback: Option<&str>) -> Vec<String> {
-    let scope = WaypointScope {
+    let scope = Scope::Waypoint(WaypointScope {
         namespace: "ns".into(),
         gateway: "wp".into(),
         capabilities: Capabilities::STOCK,
         families,
         loopback: loopback.map(|address| address.parse().unwrap()),
         place: Place::default(),
-    };
+    });
     let listener = connect_terminate(&scope, &["cluster.local"], &MeshConfig::default(), Vec::new());
     let more = listener.additional_addresses.into_iter().filter_map(|more| more.address);
     let all = listener.address.into_iter().chain(more).filter_map(|address| address.address);

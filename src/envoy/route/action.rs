@@ -322,9 +322,9 @@ fn redirect(request: &RouteRequest<'_>, redirect: &HttpRedirect) -> Checked<Redi
         (None, "FROM_REQUEST_PORT") => u32::from(request.port),
         (None, _) => 0,
     };
-    // A waypoint does not terminate TLS, so the request came by http.
-    let port = match (port, &*redirect.scheme) {
-        (80, "" | "http") | (443, "https") => 0,
+    let own = if request.tls { "https" } else { "http" };
+    let port = match (port, if redirect.scheme.is_empty() { own } else { &*redirect.scheme }) {
+        (80, "http") | (443, "https") => 0,
         (0..=65535, _) => port,
         _ => return refuse("redirect.port", "InvalidValue", "not a port; the rule is left out"),
     };

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
     filter_state_matcher, list_matcher, string_matcher, value_matcher,
 };
 
-use super::{Checked, RouteRequest, Semantics, headers, refuse, regex};
+use super::{Checked, Clients, RouteRequest, Semantics, headers, refuse, regex};
 use crate::api::virtual_service::{HttpMatchRequest, StringMatch};
 use crate::envoy::authorization::{PEER_PRINCIPAL, caller_of};
 use crate::envoy::encode::boolean;
@@ -23,27 +23,36 @@ const JWT_PAYLOAD: &str = "payload";
 /// The prefix of a header name that stands for a claim of the caller's token.
 const CLAIMS: &str = "@request.auth.claims";
 
-/// Whether a match is for requests inside the mesh and for a port.
-pub(super) fn concerns(port: u16, one: &HttpMatchRequest) -> bool {
-    let mesh = one.gateways.is_empty() || one.gateways.iter().any(|gateway| **gateway == *"mesh");
-    mesh && (one.port == 0 || one.port == u32::from(port))
+/// Whether a match is for requests of some clients and for a port. The labels
+/// of clients are another matter.
+pub(super) fn concerns(clients: &Clients<'_>, port: u16, one: &HttpMatchRequest) -> bool {
+    let namespace = match clients {
+        // It is known when they ask.
+        Clients::Mesh => true,
+        Clients::Gateway { namespace, .. } => one.source_namespace.is_empty() || one.source_namespace == **namespace,
+    };
+    namespace && clients.named(&one.gateways) && (one.port == 0 || one.port == u32::from(port))
 }
 
 /// Envoy's match, unless it is for another port or gateway.
 pub(super) fn route_match(request: &RouteRequest<'_>, one: &HttpMatchRequest) -> Checked<Option<RouteMatch>> {
-    if !concerns(request.port, one) {
+    if !concerns(&request.clients, request.port, one) {
         return Ok(None);
     }
     if let Some(name) = one.unknown.names().next() {
         return refuse(name, "UnknownField", "this version does not know the condition; the match is left out");
     }
-    // https://github.com/istio/istio/issues/51565
-    if !one.source_labels.is_empty() {
-        return refuse(
-            "sourceLabels",
-            "UnsupportedValue",
-            "a waypoint does not know its clients' labels; the match is left out",
-        );
+    match request.clients {
+        Clients::Gateway { .. } if !request.clients.labelled(&one.source_labels) => return Ok(None),
+        // https://github.com/istio/istio/issues/51565
+        Clients::Mesh if !one.source_labels.is_empty() => {
+            return refuse(
+                "sourceLabels",
+                "UnsupportedValue",
+                "a waypoint does not know its clients' labels; the match is left out",
+            );
+        }
+        Clients::Gateway { .. } | Clients::Mesh => {}
     }
     let mut matched = RouteMatch {
         case_sensitive: boolean(!one.ignore_uri_case),
@@ -51,7 +60,7 @@ pub(super) fn route_match(request: &RouteRequest<'_>, one: &HttpMatchRequest) ->
         ..RouteMatch::default()
     };
     // istiod compares it with the namespace of the waypoint itself.
-    if !one.source_namespace.is_empty() {
+    if !one.source_namespace.is_empty() && matches!(request.clients, Clients::Mesh) {
         let contains = string_matcher::MatchPattern::Contains(caller_of(&one.source_namespace));
         let matcher = StringMatcher { match_pattern: Some(contains), ..StringMatcher::default() };
         let matcher = Some(filter_state_matcher::Matcher::StringMatch(matcher));

@@ -32,6 +32,8 @@ fn request(semantics: Semantics) -> RouteRequest<'static> {
         name: "name",
         semantics,
         port: 80,
+        clients: Clients::Mesh,
+        tls: false,
         append_x_forwarded_host: false,
         default_retry: None,
         cluster_of: &cluster_of,
@@ -138,7 +140,7 @@ fn matches_keep_every_condition() {
 
 #[test]
 fn rules_for_other_ports_and_gateways_are_as_if_they_were_not_there() {
-    let applies = |text: &str| super::applies(80, &yaml::<Vec<HttpRoute>>(text).unwrap());
+    let applies = |text: &str| super::applies(&Clients::Mesh, 80, &yaml::<Vec<HttpRoute>>(text).unwrap());
     assert!(applies("[{match: [{port: 81}]}, {match: [{port: 80}]}]"));
     assert!(applies("[{match: [{port: 81}]}, {}]"));
     assert!(!applies("[{match: [{port: 81}, {gateways: [x/y]}, {sourceLabels: {a: b}}]}]"));

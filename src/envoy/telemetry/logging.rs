@@ -16,7 +16,7 @@ use crate::envoy::access_log::{self, Only};
 use crate::graph::Diagnostic;
 use crate::model::problem;
 
-use super::{Request, cel, is_for_servers, names, provider, say};
+use super::{Request, cel, names, provider, say};
 
 /// Something that logs.
 pub(super) struct Logger {
@@ -58,7 +58,7 @@ pub(super) fn loggers(request: &Request<'_>, problems: &mut Vec<Diagnostic>) -> 
         .telemetries
         .iter()
         .flat_map(|one| one.spec.access_logging.iter().enumerate().map(|(at, entry)| (*one, at, entry)))
-        .filter(|(.., entry)| is_for_servers(&entry.matches.mode))
+        .filter(|(.., entry)| request.side.is_meant(&entry.matches.mode))
         .collect();
     let mut states: BTreeMap<Name, (State, Origin<'_>)> = BTreeMap::new();
     if entries.is_empty() {
@@ -122,7 +122,7 @@ fn defaults(request: &Request<'_>) -> Vec<Name> {
 /// The providers there are: those that the last object names which names any.
 fn scope(request: &Request<'_>, defaults: &[Name]) -> Vec<Name> {
     let named = request.telemetries.iter().rev().map(|telemetry| {
-        let entries = telemetry.spec.access_logging.iter().filter(|entry| is_for_servers(&entry.matches.mode));
+        let entries = telemetry.spec.access_logging.iter().filter(|entry| request.side.is_meant(&entry.matches.mode));
         entries.flat_map(|entry| names(&entry.providers)).map(Some).collect::<Vec<_>>()
     });
     named.into_iter().find(|names| !names.is_empty()).unwrap_or_else(|| defaults.to_vec())

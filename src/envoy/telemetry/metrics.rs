@@ -20,7 +20,7 @@ use crate::envoy::listener::{filter, http_filter};
 use crate::graph::Diagnostic;
 use crate::model::problem;
 
-use super::{Request, cel, is_for_servers, names, provider, say};
+use super::{Request, Side, cel, names, provider, say};
 
 /// Istio's metrics: the name in the API, and what Prometheus calls it after
 /// `istio_`.
@@ -63,7 +63,7 @@ impl Metrics {
         }
     }
 
-    fn config(&self) -> Option<PluginConfig> {
+    fn config(&self, side: Side) -> Option<PluginConfig> {
         if METRICS.iter().all(|(_, name)| self.counted(name).is_none()) {
             return None;
         }
@@ -84,19 +84,23 @@ impl Metrics {
             disable_host_header_fallback: true,
             tcp_reporting_duration: self.interval.and_then(duration),
             metrics: metrics.collect(),
-            reporter: Reporter::ServerGateway.into(),
+            reporter: match side {
+                Side::Client => Reporter::Unspecified,
+                Side::Server => Reporter::ServerGateway,
+            }
+            .into(),
             ..Default::default()
         })
     }
 
     /// Istio's filter for requests, unless it had nothing to count.
-    pub(super) fn http_filter(&self) -> Option<HttpFilter> {
-        Some(http_filter("istio.stats", &self.config()?))
+    pub(super) fn http_filter(&self, side: Side) -> Option<HttpFilter> {
+        Some(http_filter("istio.stats", &self.config(side)?))
     }
 
     /// The same for connections.
-    pub(super) fn network_filter(&self) -> Option<Filter> {
-        Some(filter("istio.stats", &self.config()?))
+    pub(super) fn network_filter(&self, side: Side) -> Option<Filter> {
+        Some(filter("istio.stats", &self.config(side)?))
     }
 }
 
@@ -140,7 +144,7 @@ pub(super) fn metrics(request: &Request<'_>, problems: &mut Vec<Diagnostic>) -> 
         // Read once, whoever it is for.
         let overrides = entry.overrides.iter().enumerate();
         let overrides: Vec<_> = overrides
-            .filter(|(_, one)| is_for_servers(&one.matches.mode))
+            .filter(|(_, one)| request.side.is_meant(&one.matches.mode))
             .map(|(number, one)| {
                 changes(request, telemetry, &format!("spec.metrics[{at}].overrides[{number}]"), one, problems)
             })

@@ -18,7 +18,7 @@ use crate::envoy::encode::any;
 use crate::model::service::Service;
 
 use super::metrics::{Change, Metrics};
-use super::{Destination, Traffic};
+use super::{Destination, Side, Traffic};
 
 /// How a metric is counted.
 enum Value {
@@ -46,7 +46,7 @@ const TCP: [(&str, Value); 3] = [
 ];
 
 /// The logger that counts, unless there is nothing to count.
-pub(super) fn access_log(metrics: &Metrics, destination: Destination<'_>) -> Option<AccessLog> {
+pub(super) fn access_log(metrics: &Metrics, side: Side, destination: Destination<'_>) -> Option<AccessLog> {
     let table: &[(&str, Value)] = match destination.traffic {
         Traffic::Http | Traffic::Grpc => &HTTP,
         Traffic::Tcp => &TCP,
@@ -55,7 +55,7 @@ pub(super) fn access_log(metrics: &Metrics, destination: Destination<'_>) -> Opt
     let mut config = Config { stats_scope, ..Default::default() };
     for (name, value) in table {
         let Some(change) = metrics.counted(name) else { continue };
-        let stat = Some(Stat { name: (*name).into(), tags: tags(change, destination) });
+        let stat = Some(Stat { name: (*name).into(), tags: tags(change, side, destination) });
         match value {
             Value::One => {
                 let value_fixed = Some(UInt64Value { value: 1 });
@@ -79,22 +79,27 @@ pub(super) fn access_log(metrics: &Metrics, destination: Destination<'_>) -> Opt
     })
 }
 
-fn tags(change: Option<&Change>, Destination { service, traffic }: Destination<'_>) -> Vec<Tag> {
+fn tags(change: Option<&Change>, side: Side, Destination { service, traffic }: Destination<'_>) -> Vec<Tag> {
     let own = |of: fn(&Service) -> &str| service.map_or("unknown".to_owned(), |service| literal(of(service)));
     let request = match traffic {
         Traffic::Http => "http",
         Traffic::Grpc => "grpc",
         Traffic::Tcp => "tcp",
     };
+    // Behind a waypoint's tunnel the certificate is another hop's.
+    let (reporter, security, principal) = match side {
+        Side::Client => ("source", "unknown", "%DOWNSTREAM_PEER_URI_SAN%"),
+        Side::Server => ("waypoint", "mutual_tls", "%FILTER_STATE(io.istio.peer_principal:PLAIN)%"),
+    };
     let mut tags = vec![
-        ("connection_security_policy", "mutual_tls".to_owned()),
+        ("connection_security_policy", security.to_owned()),
         ("destination_service", own(|service| &service.key.hostname)),
         ("destination_service_name", own(|service| &service.meta.name)),
         ("destination_service_namespace", own(|service| &service.key.namespace)),
-        ("reporter", "waypoint".to_owned()),
+        ("reporter", reporter.to_owned()),
         ("request_protocol", request.to_owned()),
         ("response_flags", "%RESPONSE_FLAGS%".to_owned()),
-        ("source_principal", "%FILTER_STATE(io.istio.peer_principal:PLAIN)%".to_owned()),
+        ("source_principal", principal.to_owned()),
         ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%".to_owned()),
     ];
     if traffic != Traffic::Tcp {

@@ -25,6 +25,7 @@ fn logs(mesh_text: &str, specs: &[&str]) -> (Vec<String>, usize) {
         mesh_origin: &Meta::default(),
         telemetries: &objects.iter().collect::<Vec<_>>(),
         capabilities: Capabilities::STOCK,
+        side: Side::Server,
         gateway: &ObjectKey::new("ns", "wp"),
         cluster_id: "Kubernetes",
         cluster: &|_, _| None,

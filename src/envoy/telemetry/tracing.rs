@@ -45,7 +45,7 @@ use crate::envoy::encode::{any, boolean, duration, uint32};
 use crate::graph::Diagnostic;
 use crate::model::problem;
 
-use super::{Collector, Request, is_for_servers, provider, say};
+use super::{Collector, Request, provider, say};
 
 /// How many of a hundred requests are traced where nothing is said, as in Istio.
 const SAMPLING: f64 = 1.0;
@@ -150,7 +150,7 @@ fn spec<'a>(request: &Request<'a>) -> Spec<'a> {
     };
     for telemetry in request.telemetries {
         for (at, entry) in telemetry.spec.tracing.iter().enumerate() {
-            if !is_for_servers(&entry.matches.mode) {
+            if !request.side.is_meant(&entry.matches.mode) {
                 continue;
             }
             let origin = Origin::Entry(telemetry, at);

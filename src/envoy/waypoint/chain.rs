@@ -17,17 +17,20 @@ use ipnet::IpNet;
 use rapidhash::v3::rapidhash_v3;
 
 use crate::api::virtual_service::HttpRetry;
-use crate::envoy::Configs;
 use crate::envoy::cluster::discovery::dns_cache;
 use crate::envoy::cluster::{self, ENCAP, MAIN_INTERNAL};
+use crate::envoy::destination::{Destination, declared, handlings, ports};
 use crate::envoy::encode::{self, Message, boolean, uint32};
 use crate::envoy::listener::{
     self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, Peer, connection_manager, http, tcp_proxy,
 };
 use crate::envoy::matcher::{self, Input, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
+use crate::envoy::policies::Policies;
 use crate::envoy::route::{self, ClusterRef, UNKNOWN_SERVICE};
+use crate::envoy::telemetry::applied::{listener_logs, telemetry};
 use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
+use crate::envoy::{Configs, Fixture, gateway};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
 use crate::model::service::{Protocol, Resolution, Service};
@@ -35,11 +38,9 @@ use crate::proxy::Scope;
 use crate::xds::resource::{Piece, ResourceType};
 
 use super::connections::Connections;
-use super::policies::Policies;
 use super::quarantine::Quarantine;
 use super::routes::Routing;
-use super::telemetry::{listener_logs, telemetry};
-use super::{Destination, Fixture, Served, by_scope, gateway, handlings, ports, waypoint};
+use super::{Served, by_scope};
 
 /// A service's part of the listener.
 #[derive(PartialEq)]
@@ -134,24 +135,20 @@ pub(super) fn add_main_internal(
     let quarantine = Quarantine::new(graph, chains);
     quarantine.add_trials(graph, to);
     let chains = quarantine.parts();
-    let services = model.services;
+    let model_of = model.clone();
     let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Arc<Chains>| {
-        let protocol = |destination: &Destination| {
-            let service = cx.get(services, &destination.service)?;
-            let port = ports(service).find(|port| port.number == destination.port)?;
-            Some((destination.clone(), port.protocol))
-        };
-        chains.references.iter().filter_map(protocol).collect::<Vec<_>>()
+        let known = |destination: &Destination| Some((destination.clone(), declared(cx, &model_of, destination)?));
+        chains.references.iter().filter_map(known).collect::<Vec<_>>()
     });
     let chains = by_scope(graph, chains);
-    let elsewhere = graph.derive("waypoint_inspections", to.scopes, move |cx, scope: &Scope, ()| {
+    let elsewhere = graph.derive("waypoint_inspections", to.waypoints, move |cx, scope: &Scope, ()| {
         let ports = elsewhere(cx.fetch(chains, scope).map(|(_, chains)| &**chains));
         (!ports.is_empty()).then(|| (Fixture { scope: scope.clone(), name: INSPECTED }, ports))
     });
     to.add(graph, "waypoint_inspection_clusters", ResourceType::Cluster, elsewhere, move |_, key, _| {
         Some(encode::bytes(&cluster::to_internal_listener(key.name, key.name)))
     });
-    let listeners = graph.derive("waypoint_main_internal", to.scopes, move |_, scope: &Scope, ()| {
+    let listeners = graph.derive("waypoint_main_internal", to.waypoints, move |_, scope: &Scope, ()| {
         [(Fixture { scope: scope.clone(), name: MAIN_INTERNAL }, ())]
     });
     let oldest_first = move |cx: &Ctx<'_>, scope: &Scope, listener: &dyn Fn(&[&Chains]) -> Vec<Piece>| {
@@ -164,8 +161,7 @@ pub(super) fn add_main_internal(
     to.add(graph, "waypoint_main_listener", ResourceType::Listener, listeners, move |cx, key, ()| {
         let scope = &key.scope;
         let elsewhere = cx.get(elsewhere, &Fixture { scope: scope.clone(), name: INSPECTED });
-        let other =
-            |elsewhere: &BTreeSet<u16>| (elsewhere.clone(), listener::to_inspected(waypoint(scope).capabilities));
+        let other = |elsewhere: &BTreeSet<u16>| (elsewhere.clone(), listener::to_inspected(scope.capabilities()));
         let workloads = cx.get(model.attached_workloads, &gateway(scope)).map(Vec::as_slice).unwrap_or_default();
         // Whom all services' chains call is enough for these, see below.
         let common = Common::new(cx, &model, scope, None, &RefCell::default());
@@ -330,7 +326,7 @@ fn port_chains(routing: &Routing<'_>, common: &Common<'_>) -> PortChains {
                 chains.push(Piece::field(FILTER_CHAINS, &encode::bytes(&http_chain(routing, common, &name))));
                 matcher::chain(&name)
             }
-            Handling::Tcp | Handling::Outbound => {
+            Handling::Tcp | Handling::Outbound | Handling::Passed => {
                 let Connections { some, rest, names } = routing.connections(&name);
                 tls |= names;
                 let mut chain = |name: &str, proxy: TcpProxy| {
@@ -400,7 +396,7 @@ impl<'a> Common<'a> {
         (traffic, peer): (Traffic, Peer),
     ) -> HttpConnectionManager {
         let mesh = self.model.scope().mesh(self.cx);
-        let endpoint = waypoint(self.scope).capabilities.peer_metadata.then(|| listener::peer_metadata(peer));
+        let endpoint = self.scope.capabilities().peer_metadata.then(|| listener::peer_metadata(peer));
         let counting = endpoint.into_iter().chain(self.telemetry.http_filters()).collect();
         let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
         let filters = self.policies.http_filters(counting, listener::router(debug_headers));
@@ -443,7 +439,7 @@ fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterC
     let peer = if routing.port.protocol == Protocol::Unknown { Peer::Both } else { Peer::Endpoint };
     let mut manager = common.manager(&format!("inbound_0.0.0.0_{port}"), routes, (traffic, peer));
     if service.resolution == Resolution::DynamicDns {
-        let cache = dns_cache(service, waypoint(&routing.key.scope).families);
+        let cache = dns_cache(service, routing.key.scope.families());
         // The router is the last.
         let last = manager.http_filters.len().saturating_sub(1);
         manager.http_filters.insert(last, listener::dynamic_forward_proxy(cache));

@@ -11,28 +11,17 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::weighted_cluster::ClusterWeight;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
-    ClusterSpecifier, WeightedCluster,
-};
-use envoy_types::pb::envoy::r#type::v3::HashPolicy;
-use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 use ipnet::IpNet;
 
-use crate::api::destination_rule::HashKey;
+use crate::api::Labels;
 use crate::api::istio::Unknown;
-use crate::api::virtual_service::{
-    Destination as ApiDestination, L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService,
-};
-use crate::api::{Labels, Meta};
+use crate::api::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
 use crate::envoy::authorization::{PEER_PRINCIPAL, caller_of};
-use crate::envoy::encode::duration;
 use crate::envoy::listener::tcp_proxy;
 use crate::envoy::matcher::Condition;
-use crate::envoy::name::Handling;
+use crate::envoy::route::Problem;
 use crate::envoy::route::gateway_api;
-use crate::envoy::route::{Problem, UNKNOWN_SERVICE};
-use crate::model::by_host::resolve;
+use crate::envoy::routing::{self, prefix};
 use crate::model::problem;
 use crate::model::service::{Protocol, parse_range};
 
@@ -58,7 +47,9 @@ enum When {
 /// A rule.
 struct Rule {
     when: When,
-    /// The object it is from, in statistics.
+    /// The namespace of the object it is from.
+    namespace: Arc<str>,
+    /// The object, in statistics.
     prefix: String,
     route: Vec<RouteDestination>,
 }
@@ -110,7 +101,8 @@ impl Routing<'_> {
         let (mut some, mut rest, mut names) = (Vec::new(), None, false);
         let tls = self.tls_rules().into_iter().map(|rule| (true, rule));
         for (tls, rule) in tls.chain(self.tcp_rules().into_iter().map(|rule| (false, rule))) {
-            let proxy = self.proxy(own, &rule);
+            let to = routing::Connections { namespace: &rule.namespace, prefix: &rule.prefix, route: &rule.route };
+            let proxy = self.rules().proxy(own, &to);
             match rule.when {
                 When::Never => {}
                 When::If(condition) => {
@@ -123,7 +115,7 @@ impl Routing<'_> {
                 }
             }
         }
-        let rest = rest.unwrap_or_else(|| self.configured(tcp_proxy(own), None));
+        let rest = rest.unwrap_or_else(|| self.rules().configured(tcp_proxy(own), None));
         Connections { some, rest, names }
     }
 
@@ -145,10 +137,11 @@ impl Routing<'_> {
         }
         let mut named = Vec::new();
         for route in model.routes.tls(cx, model.scope(), self.place()) {
-            let (rule, problems) = self.backends("TLSRoute", (&route.meta, &route.spec.parent_refs), |backends| {
-                gateway_api::tls_rule(route, backends)
-            });
-            problems.iter().for_each(|found| self.say("TLSRoute", &route.meta, found, "spec.rules"));
+            let (rule, problems) =
+                self.rules().backends("TLSRoute", (&route.meta, &route.spec.parent_refs), |backends| {
+                    gateway_api::tls_rule(route, backends)
+                });
+            problems.iter().for_each(|found| self.rules().say("TLSRoute", &route.meta, found, "spec.rules"));
             let Some(rule) = rule else { continue };
             for (index, host) in rule.matches.iter().flat_map(|one| &*one.sni_hosts).enumerate() {
                 let when = match server_name(host) {
@@ -160,8 +153,8 @@ impl Routing<'_> {
                     }
                 };
                 let specific = (!host.starts_with('*'), host.len());
-                let prefix = self::prefix(&route.meta);
-                named.push((specific, Rule { when, prefix, route: rule.route.clone() }));
+                let (namespace, prefix) = (route.meta.namespace.clone(), prefix(&route.meta));
+                named.push((specific, Rule { when, namespace, prefix, route: rule.route.clone() }));
             }
         }
         // The sort is stable: of equals the oldest counts.
@@ -181,22 +174,20 @@ impl Routing<'_> {
             }
         }
         for route in model.routes.tcp(cx, model.scope(), self.place()) {
-            let (rule, problems) = self.backends("TCPRoute", (&route.meta, &route.spec.parent_refs), |backends| {
-                gateway_api::tcp_rule(route, backends)
-            });
-            problems.iter().for_each(|found| self.say("TCPRoute", &route.meta, found, "spec.rules"));
-            let prefix = self::prefix(&route.meta);
-            rules.extend(rule.map(|rule| Rule { when: When::Always, prefix, route: rule.route }));
+            let (rule, problems) =
+                self.rules().backends("TCPRoute", (&route.meta, &route.spec.parent_refs), |backends| {
+                    gateway_api::tcp_rule(route, backends)
+                });
+            problems.iter().for_each(|found| self.rules().say("TCPRoute", &route.meta, found, "spec.rules"));
+            let (namespace, prefix) = (route.meta.namespace.clone(), prefix(&route.meta));
+            rules.extend(rule.map(|rule| Rule { when: When::Always, namespace, prefix, route: rule.route }));
         }
         rules
     }
 
     fn rule(&self, of: &VirtualService, when: When, route: &[RouteDestination]) -> Rule {
-        let mut route = route.to_vec();
-        for one in &mut route {
-            one.destination.host = resolve(&one.destination.host, &of.meta.namespace, &self.model.settings.domain);
-        }
-        Rule { when, prefix: prefix(&of.meta), route }
+        let route = self.rules().destinations(of, route);
+        Rule { when, namespace: of.meta.namespace.clone(), prefix: prefix(&of.meta), route }
     }
 
     /// When a rule of a virtual service applies: if any of its matches does, or
@@ -220,7 +211,7 @@ impl Routing<'_> {
                 Err((field, reason, message)) => {
                     let field = format!("match[{index}].{field}");
                     let found = Problem { rule, field, reason, message: message + "; the match is left out" };
-                    self.say("VirtualService", &of.meta, &found, rules);
+                    self.rules().say("VirtualService", &of.meta, &found, rules);
                 }
             }
         }
@@ -289,62 +280,6 @@ impl Routing<'_> {
             () => When::Never,
         })
     }
-
-    /// Passes connections on to where a rule says.
-    fn proxy(&self, own: &str, rule: &Rule) -> TcpProxy {
-        let cluster = |destination: &ApiDestination| match destination.host.is_empty() {
-            true => UNKNOWN_SERVICE.to_owned(),
-            false => self.cluster(destination, Handling::Tcp).name,
-        };
-        if let [one] = &*rule.route {
-            return self.configured(tcp_proxy(&cluster(&one.destination)), Some(&one.destination));
-        }
-        let weighted = rule.route.iter().filter_map(|one| {
-            let weight = u32::try_from(one.weight).ok().filter(|weight| *weight > 0)?;
-            Some(ClusterWeight { name: cluster(&one.destination), weight, ..Default::default() })
-        });
-        let clusters: Vec<_> = weighted.collect();
-        if clusters.is_empty() {
-            return TcpProxy { stat_prefix: own.into(), ..tcp_proxy(UNKNOWN_SERVICE) };
-        }
-        let weighted = TcpProxy {
-            stat_prefix: rule.prefix.clone(),
-            cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })),
-            ..Default::default()
-        };
-        let whole = rule.route.first().map(|one| ApiDestination { subset: "".into(), ..one.destination.clone() });
-        self.configured(weighted, whole.as_ref())
-    }
-
-    /// What the rule for a destination, or for the service itself, says about
-    /// connections. Of several destinations the first one's counts, as Istio
-    /// does it: a proxy has one setting for all.
-    fn configured(&self, proxy: TcpProxy, destination: Option<&ApiDestination>) -> TcpProxy {
-        let (key, port) = match destination {
-            Some(destination) => self.target(destination),
-            None => (Some(self.service.key.clone()), self.port.number),
-        };
-        let Some(rule) = key.and_then(|key| self.destination_rule(&key)) else { return proxy };
-        let subset = destination.map_or("", |destination| &*destination.subset);
-        let policy = rule.policy(port, subset);
-        let tcp = policy.connection_pool.and_then(|pool| pool.tcp.as_ref());
-        let hash = policy.load_balancer.and_then(|balancer| balancer.consistent_hash.as_ref()?.key.as_ref());
-        let by_source = matches!(hash, Some(HashKey::SourceIp(true)));
-        TcpProxy {
-            idle_timeout: tcp.and_then(|tcp| tcp.idle_timeout).and_then(duration),
-            max_downstream_connection_duration: tcp.and_then(|tcp| tcp.max_connection_duration).and_then(duration),
-            hash_policy: by_source
-                .then_some(HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) })
-                .into_iter()
-                .collect(),
-            ..proxy
-        }
-    }
-}
-
-/// What the statistics of an object's weighted rules are called.
-fn prefix(meta: &Meta) -> String {
-    format!("{}.{}", meta.name, meta.namespace)
 }
 
 /// Connections for a server name; the reason if nobody could ask for it.

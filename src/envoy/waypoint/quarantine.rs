@@ -101,7 +101,7 @@ impl Quarantine {
     /// Adds the listeners of parts that waypoints are asked about.
     pub(super) fn add_trials(&self, graph: &mut Graph, to: &mut Configs) {
         let Self { asked, chains, .. } = *self;
-        let trials = graph.derive("waypoint_trials", to.scopes, move |cx, scope: &Scope, ()| {
+        let trials = graph.derive("waypoint_trials", to.waypoints, move |cx, scope: &Scope, ()| {
             let Asked { listener, services } = cx.get(asked, scope)?;
             let trial = Trial { scope: scope.clone(), listener: listener.clone() };
             Some((trial, services.clone()))

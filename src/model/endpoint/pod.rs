@@ -1,5 +1,6 @@
 //! Pods behind services that select them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,6 +20,17 @@ impl Model {
         let groups = cx.fetch(self.selection.of_service, &service.key);
         let pods = groups.flat_map(|(group, _)| cx.fetch(self.selection.pods, group));
         pods.filter_map(|(_, pod)| self.pod_endpoint(cx, service, pod)).collect()
+    }
+
+    /// The service accounts, by namespace, of the pods that a service selects.
+    pub fn accounts(&self, cx: &Ctx<'_>, service: &Service) -> BTreeSet<(Arc<str>, Arc<str>)> {
+        let groups = cx.fetch(self.selection.of_service, &service.key);
+        let pods = groups.flat_map(|(group, _)| cx.fetch(self.selection.pods, group));
+        let account = |pod: &Pod| {
+            let account = &pod.spec.template.service_account_name;
+            (!pod.status.ended && !account.is_empty()).then(|| (pod.meta.namespace.clone(), account.clone()))
+        };
+        pods.filter_map(|(_, pod)| account(pod)).collect()
     }
 
     /// A pod as an endpoint; `None` if it does not act for anyone, is about to

@@ -26,6 +26,16 @@ impl World {
     }
 
     fn scan(&mut self) -> Vec<String> {
+        self.look(Announced::Everything)
+    }
+
+    /// Reads what is announced.
+    fn hear(&mut self, names: &[&str]) -> Vec<String> {
+        let paths = names.iter().map(|name| self.dir.path().join(name)).collect();
+        self.look(Announced::Files(paths))
+    }
+
+    fn look(&mut self, at: Announced) -> Vec<String> {
         let said = |change| match change {
             Change::Put(object) => format!("put {}", object.meta().name),
             Change::Delete(_, key) => format!("delete {}", key.name),
@@ -34,7 +44,7 @@ impl World {
         };
         let mut changes = Vec::new();
         self.folder
-            .scan(|part| {
+            .look(at, |part| {
                 changes.extend(part);
                 true
             })
@@ -69,6 +79,30 @@ fn a_folder_is_said_as_differences() {
     assert_eq!(world.scan(), ["delete b", "put a", "put d"]);
     fs::remove_file(world.dir.path().join("a.yaml")).unwrap();
     assert_eq!(world.scan(), ["delete a", "delete d"]);
+}
+
+#[test]
+fn only_files_that_are_announced_are_looked_at() {
+    let mut world = World::new();
+    world.write("a.yaml", &pod("a", "x"));
+    assert_eq!(world.hear(&["b.yaml"]), ["put a"], "the first time, everything is read");
+    world.write("a.yaml", &pod("a", "y"));
+    world.write("b.yaml", &pod("b", "x"));
+    fs::create_dir(world.dir.path().join("d.yaml")).unwrap();
+    assert_eq!(world.hear(&["b.yaml", "c.yaml", "d.yaml"]), ["put b"]);
+    assert_eq!(world.hear(&["b.yaml"]), [""; 0]);
+    assert_eq!(world.hear(&["a.yaml"]), ["put a"]);
+    fs::remove_file(world.dir.path().join("b.yaml")).unwrap();
+    assert_eq!(world.hear(&["a.yaml"]), [""; 0]);
+    assert_eq!(world.hear(&["b.yaml"]), ["delete b"]);
+    world.write("b.yaml", &pod("b", "z"));
+    assert_eq!(world.scan(), ["put b"], "what was not announced");
+    let elsewhere = world.dir.path().with_extension("elsewhere");
+    fs::rename(world.dir.path(), &elsewhere).unwrap();
+    let file = world.dir.path().join("a.yaml");
+    assert!(world.folder.look(Announced::Files([file].into()), |_| true).is_err(), "nothing is gone");
+    fs::rename(&elsewhere, world.dir.path()).unwrap();
+    assert_eq!(world.scan(), [""; 0]);
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> [(Kind, Collection<Object
                 // Where a proxy does not, that is said about its configuration.
                 knows_address: true,
                 providers: &providers,
-                cluster: &|service, _| crate::envoy::waypoint::called(cx, model, service).map(|key| key.to_string()),
+                cluster: &|service, _| crate::envoy::policies::called(cx, model, service).map(|key| key.to_string()),
             };
             for found in authorization::http_filters(&request, &[policy]).problems {
                 cx.diagnose(found);

@@ -8,7 +8,7 @@ use crate::api::route::{BackendRef, GROUP, ParentReference, RouteSpec};
 use crate::api::virtual_service::Destination;
 use crate::api::{Kind, Meta, ObjectKey};
 use crate::envoy::route::gateway_api::{self, Backends, Lowered, references};
-use crate::envoy::route::{ClusterRef, Problem, RouteRequest, Semantics};
+use crate::envoy::route::{Clients, ClusterRef, Problem, RouteRequest, Semantics};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::binding::WAYPOINT_CONTROLLER;
 use crate::model::virtual_service::parent_service;
@@ -73,6 +73,8 @@ fn lowered((rules, mut problems): (Vec<Lowered>, Vec<Problem>)) -> Vec<Problem> 
         name: "",
         semantics: Semantics::GatewayApi,
         port: 0,
+        clients: Clients::Mesh,
+        tls: false,
         append_x_forwarded_host: false,
         default_retry: None,
         cluster_of: &|_| ClusterRef { name: "a".into(), ..ClusterRef::default() },

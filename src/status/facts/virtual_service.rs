@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::api::virtual_service::{Destination, VirtualService};
 use crate::api::{Kind, Meta, ObjectKey};
-use crate::envoy::route::{self, ClusterRef, RouteRequest, Semantics, delegate};
+use crate::envoy::route::{self, Clients, ClusterRef, RouteRequest, Semantics, delegate};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::destination_rule::Client;
+use crate::model::gateway::istio::gateway_key;
 use crate::model::{Model, problem};
 
 use super::{About, Facts, NOT_FOUND, host_is_there};
@@ -21,13 +22,16 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> (Kind, Collection<ObjectK
         model.inputs.virtual_services,
         |one| &one.meta,
         |cx, model, one| {
-            // Gateways are not served yet, so nothing is known of what is only for them.
-            if !model.scope().configures(cx, &one.meta) || !one.spec.of_mesh() {
+            if !model.scope().configures(cx, &one.meta) {
                 return None;
             }
             rules(cx, model, one);
             destinations(cx, model, one);
-            conflicts(cx, model, one);
+            gateways(cx, model, one);
+            // At a gateway the rules of all of them count.
+            if one.spec.of_mesh() {
+                conflicts(cx, model, one);
+            }
             Some(About::Plain)
         },
     )
@@ -37,11 +41,19 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> (Kind, Collection<ObjectK
 fn rules(cx: &Ctx<'_>, model: &Model, one: &VirtualService) {
     let find = |key: &ObjectKey| model.routes.delegate(cx, model.scope(), key, &one.meta.namespace);
     let resolved = delegate::resolve(one, &model.settings.domain, &find);
+    let VirtualService { meta: Meta { namespace, .. }, spec } = one;
+    let gateway = spec.gateways.first().map(|name| gateway_key(name, namespace));
+    let clients = match &gateway {
+        Some(gateway) if !spec.of_mesh() => Clients::Gateway { gateway, from: namespace, namespace, labels: &[] },
+        _ => Clients::Mesh,
+    };
     let request = RouteRequest {
         config: "",
         name: "",
         semantics: Semantics::Istio,
         port: 0,
+        clients,
+        tls: false,
         append_x_forwarded_host: false,
         default_retry: None,
         cluster_of: &|_| ClusterRef { name: "a".into(), ..ClusterRef::default() },
@@ -52,6 +64,17 @@ fn rules(cx: &Ctx<'_>, model: &Model, one: &VirtualService) {
     }
     for found in resolved.problems.iter().chain(&problems) {
         cx.diagnose(problem(KIND, &one.meta, found.path("spec.http"), found.reason, &*found.message));
+    }
+}
+
+/// Says which gateways are not there.
+fn gateways(cx: &Ctx<'_>, model: &Model, VirtualService { meta, spec }: &VirtualService) {
+    for (at, name) in spec.gateways.iter().enumerate().filter(|(_, name)| &***name != "mesh") {
+        let key = gateway_key(name, &meta.namespace).object();
+        if cx.get(model.inputs.istio_gateways, &key).is_none() {
+            let message = format!("there is no Gateway {key} of Istio's");
+            cx.diagnose(problem(KIND, meta, format!("spec.gateways[{at}]"), NOT_FOUND, message));
+        }
     }
 }
 

@@ -93,6 +93,55 @@ fn a_route_costs_its_service() {
     assert!(all > 400_000 && new > 0 && new * 3 < all, "{new} bytes of {all} are new");
 }
 
+/// The routes of one host of a gateway.
+fn host(at: usize, version: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+         metadata: {{name: s{at}, namespace: shop}}\nspec:\n  hosts: [s{at}.example.com]\n  gateways: [gw]\n  http:\n  \
+         - headers: {{response: {{set: {{version: {version}}}}}}}\n    route: [{{destination: {{host: web}}}}]\n"
+    )
+}
+
+/// One route configuration has all hosts of a port. A change of one of them runs
+/// the transforms of that one, and most of the bytes are those of before.
+#[test]
+fn a_route_of_a_gateway_costs_its_host() {
+    const HOSTS: usize = 1000;
+    let scope = proxy("# Proxy: router shop/istio=ingressgateway").expect("it names one");
+    let mut world = World::new(&given(Some(scope.clone())));
+    let mut text = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: shop}\n\
+                    spec:\n  selector: {istio: ingressgateway}\n  \
+                    servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*.example.com']}]\n---\n\
+                    apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
+                    spec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80, appProtocol: http}]}\n"
+        .to_owned();
+    (0..HOSTS).for_each(|at| text += &host(at, "v1"));
+    put(&mut world, &text);
+    let before = recomputed(&world);
+    assert_eq!(before["gateway_virtual_hosts"], HOSTS as u64);
+    let frames = |world: &World| {
+        let layer = world.views.layer(ResourceType::Routes, Some(&scope));
+        (0..).map_while(|number| layer.frames(number)).flatten().collect::<Vec<_>>()
+    };
+    let old: HashSet<_> = frames(&world).iter().map(|frame| frame.as_ptr()).collect();
+    let _kept = world.views.clone();
+
+    put(&mut world, &host(123, "v2"));
+    let mut ran = recomputed(&world);
+    ran.retain(|name, count| {
+        *count -= before[name];
+        *count > 0 && name.starts_with("gateway_")
+    });
+    let once = ["gateway_route_configurations", "gateway_route_references", "gateway_routes", "gateway_virtual_hosts"];
+    assert_eq!(ran, once.map(|name| (name, 1)).into());
+    let (mut new, mut all) = (0, 0);
+    for frame in frames(&world) {
+        all += frame.len();
+        new += if old.contains(&frame.as_ptr()) { 0 } else { frame.len() };
+    }
+    assert!(all > 400_000 && new > 0 && new * 3 < all, "{new} bytes of {all} are new");
+}
+
 /// Pods that change for as long as the process lives, each time to labels that
 /// there have never been, leave nothing behind.
 #[test]

@@ -46,9 +46,15 @@ impl Piece {
 
     /// A field of a message: a message, a text or bytes.
     pub fn field(number: u32, value: &[u8]) -> Self {
+        Self::opening(number, value, 0)
+    }
+
+    /// The beginning of a field of a message, of which so many bytes follow in
+    /// other pieces.
+    pub fn opening(number: u32, value: &[u8], following: usize) -> Self {
         let mut field = Vec::with_capacity(value.len() + 8);
         encode_key(number, WireType::LengthDelimited, &mut field);
-        encode_varint(value.len() as u64, &mut field);
+        encode_varint((value.len() + following) as u64, &mut field);
         field.extend_from_slice(value);
         Self::new(field)
     }

@@ -1,4 +1,4 @@
-//! The filters that guard a service at a waypoint, and what goes with them.
+//! The filters that guard what a proxy passes on, and what goes with them.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::filter_co
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::google::protobuf::BoolValue;
 
+use crate::api::Labels;
 use crate::api::request_authentication::JwtRule;
 use crate::envoy::Scoped;
 use crate::envoy::authorization::provider::Provider;
@@ -21,12 +22,14 @@ use crate::envoy::request_authentication::{self, Keys};
 use crate::envoy::telemetry::Collector;
 use crate::graph::Ctx;
 use crate::model::service::{Service, ServiceKey};
+use crate::model::workload_policy::GatewayProxy;
 use crate::model::{Model, key_set};
 use crate::proxy::Scope;
 
-use super::{Destination, class, gateway, waypoint};
+use super::destination::Destination;
+use super::{class, gateway};
 
-/// The filters of the policies for a service, or for everything else.
+/// The filters of policies: of a service, or of all that a proxy passes on.
 pub(super) struct Policies {
     http: Vec<HttpFilter>,
     /// For connections that are passed on as they are.
@@ -42,11 +45,20 @@ impl Policies {
         service: Option<&Service>,
         references: &RefCell<BTreeSet<Destination>>,
     ) -> Self {
-        let gateway = gateway(scope);
-        let class = class(cx, model, scope);
         let mesh = model.scope().mesh(cx);
-        let policies = model.attached_policies.enforced(cx, model.scope(), &gateway, &class, service);
-        let tokens = model.attached_authentications.enforced(cx, model.scope(), &gateway, &class, service);
+        let (policies, tokens, identity) = match scope {
+            Scope::Waypoint(_) => {
+                let (gateway, class) = (gateway(scope), class(cx, model, scope));
+                let policies = model.attached_policies.enforced(cx, model.scope(), &gateway, &class, service);
+                let tokens = model.attached_authentications.enforced(cx, model.scope(), &gateway, &class, service);
+                (policies, tokens, Identity::FilterState)
+            }
+            Scope::Gateway(_) => proxy(cx, model, scope, |proxy| {
+                let policies = model.gateway_policies.of_gateway(cx, model.scope(), proxy);
+                let tokens = model.gateway_authentications.of_gateway(cx, model.scope(), proxy);
+                (policies, tokens, Identity::Certificate)
+            }),
+        };
         let domains: Vec<_> = std::iter::once(&mesh.trust_domain).chain(&mesh.trust_domain_aliases).cloned().collect();
         let providers: Vec<_> = mesh.extension_providers.iter().filter_map(Provider::new).collect();
         let cluster = |service: &str, port: u16| {
@@ -54,8 +66,8 @@ impl Policies {
         };
         let request = authorization::Request {
             trust_domains: &domains,
-            identity: Identity::FilterState,
-            knows_address: waypoint(scope).capabilities.network_ip,
+            identity,
+            knows_address: scope.capabilities().network_ip,
             providers: &providers,
             cluster: &cluster,
         };
@@ -94,6 +106,14 @@ impl Policies {
         ];
         self.http.iter().cloned().chain(standard).chain(last).chain([router]).collect()
     }
+}
+
+/// A gateway as policies choose it.
+pub(super) fn proxy<T>(cx: &Ctx<'_>, model: &Model, scope: &Scope, then: impl FnOnce(GatewayProxy<'_>) -> T) -> T {
+    let labels: Labels = scope.place().labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+    let (gateway, class) = (gateway(scope), class(cx, model, scope));
+    let gateway = Some(&gateway).filter(|gateway| !gateway.name.is_empty());
+    then(GatewayProxy { namespace: scope.namespace(), labels: &labels, gateway, class: &class })
 }
 
 /// Where a service that the proxy itself calls is reached: an authorizer, a

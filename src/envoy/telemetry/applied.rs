@@ -1,4 +1,4 @@
-//! What a waypoint logs and counts of what it does.
+//! What waypoints and gateways log and count of what they do.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -6,19 +6,21 @@ use std::collections::BTreeSet;
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 
 use crate::api::Meta;
+use crate::api::telemetry::Telemetry as Object;
 use crate::envoy::access_log::Only;
-use crate::envoy::telemetry::{Request, Telemetry};
+use crate::envoy::destination::Destination;
+use crate::envoy::policies::{collector, proxy};
+use crate::envoy::{class, gateway};
 use crate::graph::Ctx;
 use crate::model::service::Service;
 use crate::model::{Model, mesh};
 use crate::proxy::Scope;
 
-use super::policies::collector;
-use super::{Destination, class, gateway, waypoint};
+use super::{Request, Side, Telemetry};
 
 /// What applies to traffic for a service, or to all else. Where it is sent
 /// becomes `references`.
-pub(super) fn telemetry(
+pub(in crate::envoy) fn telemetry(
     cx: &Ctx<'_>,
     model: &Model,
     scope: &Scope,
@@ -29,14 +31,12 @@ pub(super) fn telemetry(
     let telemetry = Telemetry::new(&Request {
         mesh: model.scope().mesh(cx),
         mesh_origin: &Meta { namespace: key.namespace, name: key.name, ..Meta::default() },
-        telemetries: &model.telemetries.applicable(
-            cx,
-            model.scope(),
-            &gateway(scope),
-            &class(cx, model, scope),
-            service,
-        ),
-        capabilities: waypoint(scope).capabilities,
+        telemetries: &applicable(cx, model, scope, service),
+        capabilities: scope.capabilities(),
+        side: match scope {
+            Scope::Waypoint(_) => Side::Server,
+            Scope::Gateway(_) => Side::Client,
+        },
         gateway: &gateway(scope),
         cluster_id: &model.settings.cluster,
         cluster: &|service, port| collector(cx, model, scope, service, port, references),
@@ -45,8 +45,21 @@ pub(super) fn telemetry(
     telemetry
 }
 
+/// The objects that apply, the most general first.
+fn applicable<'g>(cx: &Ctx<'g>, model: &Model, scope: &Scope, service: Option<&Service>) -> Vec<&'g Object> {
+    match scope {
+        Scope::Waypoint(_) => {
+            let (gateway, class) = (gateway(scope), class(cx, model, scope));
+            model.telemetries.applicable(cx, model.scope(), &gateway, &class, service)
+        }
+        Scope::Gateway(_) => {
+            proxy(cx, model, scope, |proxy| model.gateway_telemetries.of_gateway(cx, model.scope(), proxy))
+        }
+    }
+}
+
 /// The log of a listener: of connections that it has no filter chain for.
-pub(super) fn listener_logs(cx: &Ctx<'_>, model: &Model, telemetry: &Telemetry) -> Vec<AccessLog> {
+pub(in crate::envoy) fn listener_logs(cx: &Ctx<'_>, model: &Model, telemetry: &Telemetry) -> Vec<AccessLog> {
     match model.scope().mesh(cx).disable_envoy_listener_log {
         true => Vec::new(),
         false => telemetry.logs(&[Only::NoRoute]),

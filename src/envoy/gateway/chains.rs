@@ -1,0 +1,187 @@
+//! The filter chains of a gateway's listener: one for plain HTTP, or one for
+//! each server that has names of its own in TLS.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
+use envoy_types::pb::envoy::config::core::v3::TransportSocket;
+use envoy_types::pb::envoy::config::listener::v3::Filter;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+
+use crate::envoy::Scoped;
+use crate::envoy::destination::Destination;
+use crate::envoy::listener::{self, connection_manager, http, tcp_proxy};
+use crate::envoy::name;
+use crate::envoy::policies::Policies;
+use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
+use crate::graph::{Ctx, Index};
+use crate::model::gateway::{Server, TlsMode};
+use crate::model::service::Protocol;
+use crate::model::{Model, problem};
+use crate::proxy::Scope;
+
+use super::connections;
+use super::merge::{Listened, Merging};
+
+/// A filter chain.
+pub(super) struct Chain {
+    /// The names of TLS that it is for; none is any.
+    pub(super) names: BTreeSet<String>,
+    /// The protocols that a client of TLS has to ask for; none is any.
+    pub(super) protocols: Vec<String>,
+    /// Where TLS ends here.
+    pub(super) socket: Option<TransportSocket>,
+    /// The network filters.
+    pub(super) filters: Vec<Filter>,
+}
+
+/// What all chains of a listener have in common.
+pub(super) struct Common<'a> {
+    pub(super) cx: &'a Ctx<'a>,
+    pub(super) model: &'a Model,
+    pub(super) scope: &'a Scope,
+    /// The name of the listener.
+    pub(super) listener: &'a str,
+    pub(super) policies: Policies,
+    pub(super) telemetry: Telemetry,
+    /// The services that connections are passed on to.
+    pub(super) passed: Index<Scope, Destination, Protocol>,
+    pub(super) references: &'a RefCell<BTreeSet<Destination>>,
+}
+
+/// The chains of a listener.
+#[derive(Default)]
+pub(super) struct Chains {
+    pub(super) all: Vec<Chain>,
+    /// Names that have a chain. Two chains for one would be refused by Envoy,
+    /// and the listener with them.
+    names: BTreeSet<String>,
+}
+
+/// The protocols that sidecars ask for in mutual TLS. Whoever asks for one and
+/// arrives at an endpoint that takes nothing else has to prove who it is there.
+const MUTUAL: [&str; 5] = ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
+
+impl Chains {
+    pub(super) fn of(common: &Common<'_>, listened: &Listened) -> Self {
+        let mut chains = Self::default();
+        match listened {
+            Listened::Http { routes, .. } => {
+                let filters = vec![common.http(routes, None)];
+                chains.all.push(Chain { names: BTreeSet::new(), protocols: Vec::new(), socket: None, filters });
+            }
+            // Servers that end TLS have their names, whatever routes say.
+            Listened::Chains(servers) => {
+                let ends = |one: &&Merging| one.server().tls.as_ref().is_some_and(|tls| tls.mode.terminates());
+                for one in servers.iter().filter(ends).chain(servers.iter().filter(|one| !ends(one))) {
+                    chains.add(common, one);
+                }
+            }
+        }
+        chains
+    }
+
+    fn add(&mut self, common: &Common<'_>, one: &Merging) {
+        let server = one.server();
+        match (&server.tls, &one.routes) {
+            (None, _) => {
+                let proxy = connections::of_tcp(common, one);
+                self.push([], None, proxy.map(|proxy| common.tcp(proxy)));
+            }
+            (Some(tls), _) if tls.mode == TlsMode::AutoPassthrough => {
+                for to in connections::passed(common, server) {
+                    let name = to.name();
+                    if self.names.insert(name.clone()) {
+                        // No policy looks at what is passed on: its end does.
+                        let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..tcp_proxy(&name) };
+                        let filters = vec![listener::filter("envoy.filters.network.tcp_proxy", &proxy)];
+                        let protocols = MUTUAL.map(str::to_owned).into();
+                        self.all.push(Chain { names: [name].into(), protocols, socket: None, filters });
+                    }
+                }
+            }
+            (Some(tls), _) if !tls.mode.terminates() => {
+                for (names, proxy) in connections::of_tls(common, one, &mut self.names) {
+                    self.push(names, None, Some(common.tcp(proxy)));
+                }
+            }
+            (Some(_), routes) => {
+                let Some(socket) = common.ends_tls(one) else { return };
+                let filters = match routes {
+                    Some(routes) => Some(vec![common.http(routes, Some(server))]),
+                    None => connections::of_tcp(common, one).map(|proxy| common.tcp(proxy)),
+                };
+                let names = server.hosts.iter().map(|host| host.host.to_string());
+                let names: BTreeSet<_> = names.filter(|name| self.names.insert(name.clone())).collect();
+                if !names.is_empty() {
+                    self.push(names, Some(socket), filters);
+                }
+            }
+        }
+    }
+
+    fn push(
+        &mut self,
+        names: impl IntoIterator<Item = String>,
+        socket: Option<TransportSocket>,
+        filters: Option<Vec<Filter>>,
+    ) {
+        let mut names: BTreeSet<_> = names.into_iter().collect();
+        if names.contains("*") {
+            names.clear();
+        }
+        if let Some(filters) = filters {
+            self.all.push(Chain { names, protocols: Vec::new(), socket, filters });
+        }
+    }
+}
+
+impl Common<'_> {
+    fn access_logs(&self, traffic: Traffic) -> Vec<AccessLog> {
+        self.telemetry.access_logs(Counted { service: None, traffic })
+    }
+
+    /// Reads HTTP, for a server if it is one with TLS.
+    fn http(&self, routes: &Arc<str>, server: Option<&Server>) -> Filter {
+        let mesh = self.model.scope().mesh(self.cx);
+        let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
+        // Which of the routes keep sessions is not known here.
+        let mut last = self.telemetry.http_filters();
+        last.push(listener::stateful_session());
+        let filters = self.policies.http_filters(last, listener::router(debug_headers));
+        let exchange = self.scope.capabilities().peer_metadata.then(listener::exchange_metadata);
+        let filters = exchange.into_iter().chain(filters).collect();
+        let prefix = match server.map(|server| &*server.name).filter(|name| !name.is_empty()) {
+            Some(name) => name.to_owned(),
+            None => name::statistics(&format!("outbound_{}", self.listener)),
+        };
+        let manager = connection_manager(prefix, RouteConfiguration::default(), filters);
+        let manager = HttpConnectionManager {
+            route_specifier: Some(listener::route_discovery(routes)),
+            access_log: self.access_logs(Traffic::Http),
+            tracing: self.telemetry.tracing(),
+            request_id_extension: Some(listener::request_id(self.telemetry.traces_by_request_id())),
+            ..http::at_gateway(manager, mesh)
+        };
+        listener::filter("envoy.filters.network.http_connection_manager", &manager)
+    }
+
+    /// Passes connections on.
+    fn tcp(&self, proxy: TcpProxy) -> Vec<Filter> {
+        let proxy = TcpProxy { access_log: self.access_logs(Traffic::Tcp), ..proxy };
+        let first = self.policies.network.iter().cloned().chain(self.telemetry.network_filters());
+        first.chain([listener::filter("envoy.filters.network.tcp_proxy", &proxy)]).collect()
+    }
+
+    /// Ends TLS; none if that cannot be done as asked for.
+    fn ends_tls(&self, one: &Merging) -> Option<TransportSocket> {
+        let message = "servers that end TLS are not supported yet; the server is left out";
+        let (kind, field) = (one.gateway.declared.kind(), format!("{}.tls", one.server().field));
+        self.cx.diagnose(problem(kind, &one.of.meta, field, "UnsupportedValue", message));
+        None
+    }
+}
