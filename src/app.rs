@@ -155,6 +155,7 @@ async fn start(
         dry_run_policies: environment.dry_run_policies,
         keys_fetched_by: keys::fetched_by(&environment),
         credentials_by_name: flags.config_dir.is_none(),
+        persistent_sessions: environment.persistent_sessions,
         gateways_in_own_namespace: environment.gateways_in_own_namespace,
         all_services_at_gateways: !environment.filter_gateway_clusters,
     });

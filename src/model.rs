@@ -23,6 +23,7 @@ pub mod reference_grant;
 pub mod secret;
 pub mod selection;
 pub mod service;
+pub mod session;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ use telemetry::Telemetries;
 use virtual_service::Routes;
 use waypoint::Waypoint;
 use waypoint::account::AccountWaypoints;
+use waypoint::canary::{self, Canary};
 use waypoint_policy::AttachedPolicies;
 use workload_policy::WorkloadPolicies;
 
@@ -80,6 +82,8 @@ pub struct Settings {
     /// Whether credentials are looked for by name, so that one which is not
     /// there may not have been looked for yet. A folder has all there are.
     pub credentials_by_name: bool,
+    /// Whether services may ask by label that sessions are kept.
+    pub persistent_sessions: bool,
     /// Whether Istio's Gateways select proxies of their own namespace alone.
     pub gateways_in_own_namespace: bool,
     /// Whether gateways are told of all services, not of those alone that their
@@ -98,6 +102,7 @@ impl Default for Settings {
             dry_run_policies: false,
             keys_fetched_by: FetchedBy::default(),
             credentials_by_name: false,
+            persistent_sessions: false,
             gateways_in_own_namespace: false,
             all_services_at_gateways: false,
         }
@@ -130,6 +135,8 @@ pub struct Model {
     pub waypoints_of_accounts: AccountWaypoints,
     /// The waypoint of each service that has one.
     pub service_waypoints: Collection<ServiceKey, ObjectKey>,
+    /// The canary of each service that has one.
+    pub service_canaries: Collection<ServiceKey, Canary>,
     /// For each waypoint that is for workloads, where those are that are
     /// attached to it.
     pub attached_workloads: Collection<ObjectKey, Vec<IpAddr>>,
@@ -182,6 +189,8 @@ impl Model {
         let services_by_selector = service::by_selector(graph, services);
         let selection = selection::selection(graph, &scope, services_by_selector, waypoints);
         let canonical = service::canonical(graph, services);
+        let service_waypoints =
+            waypoint::of_services(graph, &scope, waypoints, waypoints_of_accounts, selection, services);
         let attached_policies = AttachedPolicies::new(graph, inputs.authorization_policies);
         let attached_authentications = AttachedPolicies::new(graph, inputs.request_authentications);
         let telemetries = Telemetries::new(graph, inputs.telemetries);
@@ -201,14 +210,8 @@ impl Model {
             canonical,
             waypoints,
             waypoints_of_accounts,
-            service_waypoints: waypoint::of_services(
-                graph,
-                &scope,
-                waypoints,
-                waypoints_of_accounts,
-                selection,
-                services,
-            ),
+            service_waypoints,
+            service_canaries: canary::of_services(graph, &scope, waypoints, services, service_waypoints),
             destination_rules: destination_rule::destination_rules(graph, &scope, services),
             routes: virtual_service::routes(graph, &scope),
             gateways: gateway::gateways(graph, &scope, [gateway_api.source]),

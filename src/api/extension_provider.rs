@@ -34,12 +34,20 @@ pub enum Provider {
     EnvoyExtAuthzGrpc(Box<ExtAuthzGrpc>),
     /// A file for access logs.
     EnvoyFileAccessLog(FileAccessLog),
+    /// Access logs of requests, by Envoy's own protocol.
+    EnvoyHttpAls(Box<GrpcAccessLog>),
+    /// Access logs of connections, by Envoy's own protocol.
+    EnvoyTcpAls(Box<GrpcAccessLog>),
     /// OpenTelemetry's access logs.
     EnvoyOtelAls(OtelAccessLog),
     /// OpenTelemetry's traces.
     OpenTelemetry(Box<OpenTelemetryTracing>),
     /// Zipkin's traces.
     Zipkin(ZipkinTracing),
+    /// Datadog's traces.
+    Datadog(AgentTracing),
+    /// SkyWalking's traces.
+    Skywalking(AgentTracing),
     /// Prometheus' metrics, by Istio's own filter.
     Prometheus,
     /// One this version does not know, by the name of its field; empty if
@@ -55,9 +63,13 @@ struct RawProvider {
     envoy_ext_authz_http: Option<Box<ExtAuthzHttp>>,
     envoy_ext_authz_grpc: Option<Box<ExtAuthzGrpc>>,
     envoy_file_access_log: Option<FileAccessLog>,
+    envoy_http_als: Option<Box<GrpcAccessLog>>,
+    envoy_tcp_als: Option<Box<GrpcAccessLog>>,
     envoy_otel_als: Option<OtelAccessLog>,
     opentelemetry: Option<Box<OpenTelemetryTracing>>,
     zipkin: Option<ZipkinTracing>,
+    datadog: Option<AgentTracing>,
+    skywalking: Option<AgentTracing>,
     prometheus: Option<serde::de::IgnoredAny>,
     #[serde(flatten)]
     unknown: Unknown,
@@ -70,9 +82,13 @@ impl From<RawProvider> for ExtensionProvider {
             .or(raw.envoy_ext_authz_http.map(Provider::EnvoyExtAuthzHttp))
             .or(raw.envoy_ext_authz_grpc.map(Provider::EnvoyExtAuthzGrpc))
             .or(raw.envoy_file_access_log.map(Provider::EnvoyFileAccessLog))
+            .or(raw.envoy_http_als.map(Provider::EnvoyHttpAls))
+            .or(raw.envoy_tcp_als.map(Provider::EnvoyTcpAls))
             .or(raw.envoy_otel_als.map(Provider::EnvoyOtelAls))
             .or(raw.opentelemetry.map(Provider::OpenTelemetry))
             .or(raw.zipkin.map(Provider::Zipkin))
+            .or(raw.datadog.map(Provider::Datadog))
+            .or(raw.skywalking.map(Provider::Skywalking))
             .or(raw.prometheus.map(|_| Provider::Prometheus))
             .unwrap_or_else(|| Provider::Unknown(unknown.into()));
         Self { name: raw.name, provider }
@@ -186,6 +202,34 @@ pub struct FileAccessLog {
     /// Whether values that are empty are left out.
     #[serde(deserialize_with = "nullable")]
     pub omit_empty_values: bool,
+}
+
+/// `envoyHttpAls` and `envoyTcpAls`, which has no headers.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcAccessLog {
+    /// The service that takes logs, as `[namespace/]hostname`.
+    #[serde(deserialize_with = "nullable")]
+    pub service: Arc<str>,
+    /// Its port.
+    #[serde(deserialize_with = "nullable")]
+    pub port: u32,
+    /// The name of the log; empty is the default.
+    #[serde(deserialize_with = "nullable")]
+    pub log_name: Arc<str>,
+    /// Objects of Envoy's filter state that are logged, instead of who is at
+    /// either end.
+    #[serde(deserialize_with = "nullable")]
+    pub filter_state_objects_to_log: Texts,
+    /// Headers of requests that are logged besides.
+    #[serde(deserialize_with = "nullable")]
+    pub additional_request_headers_to_log: Texts,
+    /// Headers of responses that are logged besides.
+    #[serde(deserialize_with = "nullable")]
+    pub additional_response_headers_to_log: Texts,
+    /// Trailers of responses that are logged besides.
+    #[serde(deserialize_with = "nullable")]
+    pub additional_response_trailers_to_log: Texts,
 }
 
 /// `envoyOtelAls`.
@@ -327,6 +371,24 @@ pub struct DynatraceApi {
     pub port: u32,
     /// How it is asked.
     pub http: Option<TracingHttp>,
+}
+
+/// `datadog` and `skywalking`: an agent, and little to say to it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentTracing {
+    /// The agent, as `[namespace/]hostname`.
+    #[serde(deserialize_with = "nullable")]
+    pub service: Arc<str>,
+    /// Its port.
+    #[serde(deserialize_with = "nullable")]
+    pub port: u32,
+    /// The longest path in a span; 0 is 256. Not for SkyWalking.
+    #[serde(deserialize_with = "nullable")]
+    pub max_tag_length: u32,
+    /// What SkyWalking knows us by.
+    #[serde(deserialize_with = "nullable")]
+    pub access_token: Arc<str>,
 }
 
 /// `zipkin`.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::duration::duration;
 use super::intern::{Interned, interned};
 use super::istio::Unknown;
-use super::meta::{Meta, nullable, present};
+use super::meta::{Meta, nullable};
 use crate::intern::intern;
 
 type Texts = Box<[Arc<str>]>;
@@ -147,12 +147,44 @@ pub struct HttpRouteRule {
     pub timeouts: HttpRouteTimeouts,
     /// When to try again.
     pub retry: Option<HttpRouteRetry>,
-    /// Whether requests of a session are to go to the same endpoint.
-    #[serde(deserialize_with = "present")]
-    pub session_persistence: bool,
+    /// How requests of a session are kept at one endpoint.
+    pub session_persistence: Option<SessionPersistence>,
     /// Fields this version does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// How requests of a session are kept at one endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionPersistence {
+    /// The name of the cookie or header; empty is up to us.
+    #[serde(deserialize_with = "nullable")]
+    pub session_name: Arc<str>,
+    /// How old a session may become.
+    #[serde(deserialize_with = "duration")]
+    pub absolute_timeout: Option<Duration>,
+    /// How long a session may be unused.
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Option<Duration>,
+    /// `Cookie` (also when empty) or `Header`.
+    #[serde(rename = "type", deserialize_with = "interned")]
+    pub kind: Arc<str>,
+    /// What the cookie is like.
+    #[serde(deserialize_with = "nullable")]
+    pub cookie_config: CookieConfig,
+    /// Fields this version does not know.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// What a cookie is like.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CookieConfig {
+    /// `Session` (also when empty) or `Permanent`.
+    #[serde(deserialize_with = "interned")]
+    pub lifetime_type: Arc<str>,
 }
 
 /// When a rule for HTTP applies. All fields must match.
@@ -450,9 +482,8 @@ pub struct GrpcRouteRule {
     /// Where requests go.
     #[serde(deserialize_with = "nullable")]
     pub backend_refs: Box<[BackendRef]>,
-    /// Whether requests of a session are to go to the same endpoint.
-    #[serde(deserialize_with = "present")]
-    pub session_persistence: bool,
+    /// How requests of a session are kept at one endpoint.
+    pub session_persistence: Option<SessionPersistence>,
     /// Fields this version does not know.
     #[serde(flatten)]
     pub unknown: Unknown,

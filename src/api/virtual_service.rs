@@ -97,9 +97,32 @@ pub struct HttpRoute {
     pub cors_policy: Option<CorsPolicy>,
     /// Changes of headers.
     pub headers: Option<Headers>,
+    /// How requests of a session are kept at one endpoint. There is no such field;
+    /// the Gateway API's rules say it.
+    #[serde(skip)]
+    pub session: Option<Session>,
     /// Fields this version does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// What says which session a request is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: Arc<str>,
+        /// The path it is for.
+        path: Arc<str>,
+        /// How long clients keep it; none is until they end.
+        lifetime: Option<Duration>,
+    },
+    /// A header, of answers and then of requests.
+    Header {
+        /// Its name.
+        name: Arc<str>,
+    },
 }
 
 /// When a rule for HTTP applies. All fields must match.

@@ -83,6 +83,9 @@ pub struct Environment {
     pub key_refresh: Duration,
     /// `BLOCKED_CIDRS_IN_JWKS_URIS`: where such keys must not be.
     pub blocked_key_networks: Vec<ipnet::IpNet>,
+    /// `PILOT_ENABLE_PERSISTENT_SESSION_FILTER`: whether services may ask by label
+    /// that sessions are kept.
+    pub persistent_sessions: bool,
     /// `METRICS_LOCALHOST_ACCESS_ONLY`.
     pub metrics_local_only: bool,
     /// `PROXY_IMAGE`, if set: the image of waypoints, whatever the installer's
@@ -207,6 +210,7 @@ impl Environment {
                 });
                 parsed.collect::<Result<_, _>>()?
             },
+            persistent_sessions: reader.flag("PILOT_ENABLE_PERSISTENT_SESSION_FILTER", false)?,
             metrics_local_only: reader.flag("METRICS_LOCALHOST_ACCESS_ONLY", false)?,
             proxy_image: reader.value("PROXY_IMAGE"),
             deploy_gateways: reader.flag("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", true)?,

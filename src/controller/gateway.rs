@@ -120,7 +120,11 @@ pub fn plan(settings: &Settings, world: &World, key: &(String, String), now: &st
             invalid = Some(message);
             template::objects(world, settings, &input, &Overlays::default())
         });
-        for (reference, body) in made.unwrap_or_default() {
+        let made = made.unwrap_or_default();
+        if invalid.is_none() {
+            plan.writes.extend(surplus(world, &input, &names, &made));
+        }
+        for (reference, body) in made {
             match world.objects.get(&reference) {
                 None => plan.look_up.push(reference),
                 Some(_) if invalid.is_some() => {}
@@ -247,6 +251,28 @@ fn version_write(object: &Value, (namespace, name): &(String, String)) -> Option
         },
     });
     (!known).then(|| write(Reference::new(Resource::Gateway, namespace.clone(), name.clone()), body))
+}
+
+/// What only an overlay had us make, and whose overlay is gone. What is not ours
+/// by every sign, its owner, its label and who applied it, stays.
+fn surplus(world: &World, input: &Input<'_>, names: &Names, made: &[(Reference, Value)]) -> Vec<Write> {
+    let delete = |resource: Resource| {
+        let reference = Reference::new(resource, &*input.gateway.meta.namespace, names.deployment.clone());
+        let live = world.objects.get(&reference)?.as_ref()?;
+        let metadata = &live["metadata"];
+        let applied = metadata["managedFields"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ours = owned(live, input.object)
+            && metadata["labels"][MANAGED] == input.controller.label
+            && applied.iter().any(|entry| entry["manager"] == MANAGER && entry["operation"] == "Apply");
+        let going = !metadata["deletionTimestamp"].is_null();
+        if !ours || going || made.iter().any(|(other, _)| *other == reference) {
+            return None;
+        }
+        let only = json!({ "uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"] });
+        let body = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": only });
+        Some(Write { object: reference, manner: Manner::Delete, body })
+    };
+    template::OPTIONAL.into_iter().filter_map(delete).collect()
 }
 
 /// Whether an object names the Gateway as an owner.

@@ -188,6 +188,8 @@ pub enum Manner {
     ApplyStatus,
     /// The status is changed by a JSON patch.
     PatchStatus,
+    /// It is deleted, if it is still the one that is meant.
+    Delete,
 }
 
 /// Something to write.
@@ -239,7 +241,7 @@ pub async fn list(client: &kube::Client, path: &str, query: &str) -> Result<Valu
     send(client, "GET", format!("{path}?{query}"), "application/json", Vec::new()).await
 }
 
-/// Writes, and returns the object as it is then. What others own of the same
+/// Writes, and returns the object as it is then, or that it is deleted. What others own of the same
 /// fields is taken from them: whoever leads is who decides.
 pub async fn write(client: &kube::Client, write: &Write, manager: &str) -> Result<Value, RequestError> {
     let body = write.body.to_string().into_bytes();
@@ -249,6 +251,7 @@ pub async fn write(client: &kube::Client, write: &Write, manager: &str) -> Resul
             let path = format!("{}?fieldManager={manager}", write.object.resource.path(&write.object.namespace));
             send(client, "POST", path, "application/json", body).await
         }
+        Manner::Delete => send(client, "DELETE", write.object.path(), "application/json", body).await,
         Manner::PatchStatus => {
             let path = format!("{}/status?fieldManager={manager}", write.object.path());
             send(client, "PATCH", path, "application/json-patch+json", body).await

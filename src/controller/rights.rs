@@ -19,6 +19,9 @@ const READ: &[&str] = &["list", "watch"];
 /// What a controller needs for objects of its own that it looks up.
 const OWN: &[&str] = &["create", "get", "list", "patch", "watch"];
 
+/// The same where it also takes back what it made.
+const OPTIONAL: &[&str] = &["create", "delete", "get", "list", "patch", "watch"];
+
 /// What is written anywhere in the cluster, and what is read for that.
 const WRITTEN: &[Right] = &[
     // Root certificates, in every namespace, and parameters of Gateways.
@@ -27,8 +30,8 @@ const WRITTEN: &[Right] = &[
     ("", "serviceaccounts", OWN),
     ("", "services", OWN),
     ("apps", "deployments", OWN),
-    ("autoscaling", "horizontalpodautoscalers", OWN),
-    ("policy", "poddisruptionbudgets", OWN),
+    ("autoscaling", "horizontalpodautoscalers", OPTIONAL),
+    ("policy", "poddisruptionbudgets", OPTIONAL),
     ("gateway.networking.k8s.io", "gatewayclasses", &["create"]),
     ("gateway.networking.k8s.io", "gatewayclasses/status", &["patch"]),
     ("gateway.networking.k8s.io", "gateways", &["patch"]),

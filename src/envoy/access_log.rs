@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::comparison_filter::Op;
@@ -15,11 +17,14 @@ use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, GrpcService, RuntimeUInt32, SubstitutionFormatString, TypedExtensionConfig,
+    ApiVersion, DataSource, GrpcService, RuntimeUInt32, SubstitutionFormatString, TypedExtensionConfig,
 };
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
 use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
+    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
+};
 use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
 use envoy_types::pb::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -28,9 +33,10 @@ use envoy_types::pb::opentelemetry::proto::common::v1::any_value::Value as OtelV
 use envoy_types::pb::opentelemetry::proto::common::v1::{AnyValue, KeyValue, KeyValueList};
 use serde_json::Value as Json;
 
+use super::authorization::matcher::is_header_name;
 use super::encode::any;
 use super::telemetry::Collector;
-use crate::api::extension_provider::{self as api, LogFormat, OtelAccessLog};
+use crate::api::extension_provider::{self as api, GrpcAccessLog, LogFormat, OtelAccessLog};
 use crate::api::mesh::MeshConfig;
 
 /// The fields of a line of Istio's default format, in order, with the names
@@ -153,6 +159,56 @@ fn to_file(path: &str, format: SubstitutionFormatString) -> AccessLog {
     }
 }
 
+/// Logs of requests, sent to a collector by Envoy's own protocol.
+/// <https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/accesslog/v3/als.proto>
+pub fn http_grpc(provider: &GrpcAccessLog, collector: &Collector) -> Result<AccessLog, String> {
+    let headers = |given: &[Arc<str>]| match given.iter().find(|name| !is_header_name(name)) {
+        Some(wrong) => Err(format!("{wrong:?} is not the name of a header")),
+        None => Ok(given.iter().map(ToString::to_string).collect()),
+    };
+    let config = HttpGrpcAccessLogConfig {
+        common_config: Some(grpc(provider, collector, "http_envoy_accesslog")),
+        additional_request_headers_to_log: headers(&provider.additional_request_headers_to_log)?,
+        additional_response_headers_to_log: headers(&provider.additional_response_headers_to_log)?,
+        additional_response_trailers_to_log: headers(&provider.additional_response_trailers_to_log)?,
+    };
+    Ok(AccessLog {
+        name: "envoy.http_grpc_access_log".into(),
+        config_type: Some(ConfigType::TypedConfig(any(&config))),
+        ..Default::default()
+    })
+}
+
+/// The same of connections.
+pub fn tcp_grpc(provider: &GrpcAccessLog, collector: &Collector) -> AccessLog {
+    let config = TcpGrpcAccessLogConfig { common_config: Some(grpc(provider, collector, "tcp_envoy_accesslog")) };
+    AccessLog {
+        name: "envoy.tcp_grpc_access_log".into(),
+        config_type: Some(ConfigType::TypedConfig(any(&config))),
+        ..Default::default()
+    }
+}
+
+fn grpc(provider: &GrpcAccessLog, collector: &Collector, name: &str) -> CommonGrpcAccessLogConfig {
+    let given = &provider.filter_state_objects_to_log;
+    CommonGrpcAccessLogConfig {
+        log_name: if provider.log_name.is_empty() { name.into() } else { provider.log_name.to_string() },
+        grpc_service: Some(to_collector(collector)),
+        transport_api_version: ApiVersion::V3.into(),
+        filter_state_objects_to_log: match given.is_empty() {
+            true => PEERS.map(Into::into).to_vec(),
+            false => given.iter().map(ToString::to_string).collect(),
+        },
+        ..Default::default()
+    }
+}
+
+fn to_collector(collector: &Collector) -> GrpcService {
+    let Collector { cluster, hostname } = collector.clone();
+    let envoy = EnvoyGrpc { cluster_name: cluster, authority: hostname, ..Default::default() };
+    GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() }
+}
+
 /// OpenTelemetry's logs, sent to a collector.
 pub fn open_telemetry(provider: &OtelAccessLog, collector: &Collector) -> Result<AccessLog, String> {
     let format = provider.log_format.as_ref();
@@ -174,16 +230,8 @@ pub fn open_telemetry(provider: &OtelAccessLog, collector: &Collector) -> Result
     });
     let formatters = formatters(formats.chain([&*body]));
     let name = if provider.log_name.is_empty() { "otel_envoy_accesslog" } else { &*provider.log_name };
-    let envoy = EnvoyGrpc {
-        cluster_name: collector.cluster.clone(),
-        authority: collector.hostname.clone(),
-        ..Default::default()
-    };
     let config = OpenTelemetryAccessLogConfig {
-        grpc_service: Some(GrpcService {
-            target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)),
-            ..Default::default()
-        }),
+        grpc_service: Some(to_collector(collector)),
         log_name: name.into(),
         filter_state_objects_to_log: PEERS.map(Into::into).to_vec(),
         disable_builtin_labels: true,

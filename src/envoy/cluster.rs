@@ -16,7 +16,8 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, TransportSocket,
+    HealthStatus, HealthStatusSet, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common,
+    TransportSocket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
@@ -181,6 +182,12 @@ pub fn upstream(upstream: Upstream<'_>, mesh: &MeshConfig) -> Cluster {
     if discovery.balances() && upstream.preference.weighted() {
         let weighted = LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {});
         cluster.common_lb_config.get_or_insert_default().locality_config_specifier = Some(weighted);
+    }
+    if service.keeps_sessions() {
+        use HealthStatus::{Degraded, Draining, Healthy, Unknown};
+        let statuses = [Healthy, Draining, Unknown, Degraded].map(i32::from).to_vec();
+        // Of an endpoint that drains, sessions that have begun go on.
+        cluster.common_lb_config.get_or_insert_default().override_host_status = Some(HealthStatusSet { statuses });
     }
     let insecure = transport.insecure();
     discovery.apply(&mut cluster, service, upstream.endpoints, mesh, upstream.families, insecure);

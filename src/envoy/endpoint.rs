@@ -173,7 +173,12 @@ fn lb_endpoint(endpoint: &Endpoint, request: &Request<'_>) -> Option<LbEndpoint>
         }
     };
     Some(LbEndpoint {
-        health_status: if endpoint.healthy { HealthStatus::Healthy } else { HealthStatus::Unhealthy }.into(),
+        health_status: match (endpoint.draining, endpoint.healthy) {
+            (true, _) => HealthStatus::Draining,
+            (false, true) => HealthStatus::Healthy,
+            (false, false) => HealthStatus::Unhealthy,
+        }
+        .into(),
         metadata: Some(filter_metadata(metadata)),
         load_balancing_weight: uint32(endpoint.weight),
         host_identifier: Some(HostIdentifier::Endpoint(WireEndpoint { address: Some(address), ..Default::default() })),

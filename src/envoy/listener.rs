@@ -40,6 +40,7 @@ use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::filter_config::ImplementationSpecifier;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as SetFilterState;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
@@ -66,6 +67,7 @@ use super::authorization::{PEER_ADDRESS, PEER_PRINCIPAL};
 use super::cluster::MAIN_INTERNAL;
 use super::encode::{any, boolean, duration, uint32};
 use super::endpoint::{CONNECT_ORIGINATE, socket, wildcard};
+use super::route::session;
 use super::tls;
 use crate::api::mesh::MeshConfig;
 use crate::proxy::scope::Families;
@@ -130,26 +132,46 @@ pub fn router(debug_headers: bool) -> HttpFilter {
     http_filter("envoy.filters.http.router", &Router { suppress_envoy_headers: !debug_headers, ..Default::default() })
 }
 
-/// Istio's filter that finds out who is at the other end, for its metrics: the
-/// caller where connections arrive, else the endpoint.
-pub fn peer_metadata(caller: bool) -> HttpFilter {
-    let workload = DiscoveryMethod { method_specifier: Some(MethodSpecifier::WorkloadDiscovery(WorkloadDiscovery {})) };
-    match caller {
-        true => {
-            let discovery =
-                PeerMetadata { downstream_discovery: vec![workload], shared_with_upstream: true, ..Default::default() };
-            http_filter("waypoint_downstream_peer_metadata", &discovery)
-        }
-        false => {
-            let discovery = PeerMetadata { upstream_discovery: vec![workload], ..Default::default() };
-            http_filter("waypoint_upstream_peer_metadata", &discovery)
-        }
-    }
+/// Whom Istio's filter finds out about, for its metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The caller, where connections arrive. The next listener is told.
+    Caller,
+    /// The endpoint.
+    Endpoint,
+    /// The endpoint; and the caller, where the listener before that was told may
+    /// have been in between. What is known already is not looked for.
+    Both,
+}
+
+/// Istio's filter that finds out who is at the other end.
+pub fn peer_metadata(peer: Peer) -> HttpFilter {
+    let workload =
+        || DiscoveryMethod { method_specifier: Some(MethodSpecifier::WorkloadDiscovery(WorkloadDiscovery {})) };
+    let (name, discovery) = match peer {
+        Peer::Caller => (
+            "waypoint_downstream_peer_metadata",
+            PeerMetadata { downstream_discovery: vec![workload()], shared_with_upstream: true, ..Default::default() },
+        ),
+        Peer::Endpoint => (
+            "waypoint_upstream_peer_metadata",
+            PeerMetadata { upstream_discovery: vec![workload()], ..Default::default() },
+        ),
+        Peer::Both => (
+            "waypoint_upstream_peer_metadata",
+            PeerMetadata {
+                downstream_discovery: vec![workload()],
+                upstream_discovery: vec![workload()],
+                ..Default::default()
+            },
+        ),
+    };
+    http_filter(name, &discovery)
 }
 
 /// The same at a gateway: who the endpoint is, by the filter's name there.
 pub fn exchange_metadata() -> HttpFilter {
-    HttpFilter { name: "istio.metadata_exchange".into(), ..peer_metadata(false) }
+    HttpFilter { name: "istio.metadata_exchange".into(), ..peer_metadata(Peer::Endpoint) }
 }
 
 /// Notes a property of the connection for those further in. `factory` says
@@ -238,7 +260,7 @@ pub fn connect_terminate(scope: &Scope, trust_domains: &[&str], mesh: &MeshConfi
     let host =
         VirtualHost { name: "default".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
     let routes = RouteConfiguration { name: "default".into(), virtual_hosts: vec![host], ..Default::default() };
-    let caller = scope.capabilities().peer_metadata.then(|| peer_metadata(true));
+    let caller = scope.capabilities().peer_metadata.then(|| peer_metadata(Peer::Caller));
     let filters = caller.into_iter().chain([connect_authority(scope.capabilities()), router(true)]).collect();
     let headers = &mesh.default_config.proxy_headers;
     let manager = HttpConnectionManager {
@@ -454,6 +476,11 @@ pub fn tcp_proxy(cluster: &str) -> TcpProxy {
         cluster_specifier: Some(TcpCluster::Cluster(cluster.into())),
         ..Default::default()
     }
+}
+
+/// Keeps requests at endpoints, where routes say how.
+pub fn stateful_session() -> HttpFilter {
+    http_filter(session::FILTER, &StatefulSession::default())
 }
 
 /// Looks up the host of each request.

@@ -19,7 +19,7 @@ pub(super) struct Places {
     model: Model,
     /// Services whose traffic goes by nodes, by the waypoint they are attached
     /// to.
-    by_node: Index<ObjectKey, ServiceKey, ObjectKey>,
+    by_node: Index<ObjectKey, ServiceKey, Vec<ObjectKey>>,
     /// All of them: any of them may be behind a gateway.
     all_by_node: Index<(), ServiceKey, ()>,
     /// ServiceEntries by the addresses of endpoints that they say are in the
@@ -34,10 +34,11 @@ fn goes_by_node(service: &Service) -> bool {
 impl Places {
     /// Declares what is looked at.
     pub(super) fn new(graph: &mut Graph, model: &Model) -> Self {
-        let services = model.services;
+        let (services, canaries) = (model.services, model.service_canaries);
         let by_node = graph.derive("services_by_node", model.service_waypoints, move |cx, key, waypoint| {
             let by_node = cx.get(services, key).is_some_and(|service| goes_by_node(service));
-            by_node.then(|| (key.clone(), waypoint.clone()))
+            let canary = || cx.get(canaries, key).map(|canary| canary.waypoint.clone());
+            by_node.then(|| (key.clone(), std::iter::once(waypoint.clone()).chain(canary()).collect()))
         });
         let all_by_node = graph.derive("all_services_by_node", services, |_, key: &ServiceKey, service| {
             goes_by_node(service).then(|| (key.clone(), ()))
@@ -51,7 +52,9 @@ impl Places {
         });
         Self {
             model: model.clone(),
-            by_node: graph.index(by_node, |_: &ServiceKey, waypoint: &ObjectKey, keys| keys.push(waypoint.clone())),
+            by_node: graph.index(by_node, |_: &ServiceKey, waypoints: &Vec<ObjectKey>, keys| {
+                keys.extend(waypoints.iter().cloned())
+            }),
             all_by_node: graph.index(all_by_node, |_: &ServiceKey, (), keys| keys.push(())),
             listing,
         }

@@ -18,6 +18,7 @@ mod headers;
 mod matches;
 pub mod regex;
 mod retry;
+pub mod session;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +35,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value};
 
 use crate::api::Labels;
 use crate::api::destination_rule::ConsistentHash;
-use crate::api::virtual_service::{Destination, HttpMatchRequest, HttpRetry, HttpRoute};
+use crate::api::virtual_service::{Destination, HttpMatchRequest, HttpRetry, HttpRoute, Session};
 use crate::envoy::encode::duration;
 use crate::model::gateway::GatewayKey;
 use crate::model::gateway::istio::gateway_key;
@@ -135,6 +136,8 @@ pub struct ClusterRef {
     pub name: String,
     /// What makes requests go to the same endpoint.
     pub consistent_hash: Option<ConsistentHash>,
+    /// The same where the endpoint is remembered.
+    pub session: Option<Session>,
 }
 
 /// A part of a rule that has no effect.
@@ -300,13 +303,17 @@ pub fn default_route(cluster: &ClusterRef, operation: &str, retry: Option<&HttpR
         action.max_grpc_timeout = none;
     }
     let path_specifier = Some(PathSpecifier::Prefix("/".into()));
-    Route {
+    let mut route = Route {
         name: "default".into(),
         r#match: Some(RouteMatch { path_specifier, ..RouteMatch::default() }),
         action: Some(Action::Route(action)),
         decorator: Some(Decorator { operation: operation.into(), ..Decorator::default() }),
         ..Route::default()
+    };
+    if let Some(session) = &cluster.session {
+        session::keep(&mut route, session);
     }
+    route
 }
 
 /// Whether a match has no condition, as Istio sees it.

@@ -32,7 +32,7 @@ use super::encode::duration;
 use super::listener::tcp_proxy;
 use super::name::{self, Handling};
 use super::route::gateway_api::{self, Backends, references};
-use super::route::{self, Clients, ClusterRef, Problem, RouteRequest, Semantics, UNKNOWN_SERVICE, delegate};
+use super::route::{self, Clients, ClusterRef, Problem, RouteRequest, Semantics, UNKNOWN_SERVICE, delegate, session};
 use super::{Scoped, client, gateway};
 
 /// The routes of one place are worked out here.
@@ -122,25 +122,25 @@ impl Routing<'_> {
         let subset = &*destination.subset;
         let (key, port) = self.target(destination, namespace);
         let Some(key) = key else {
-            return ClusterRef { name: name::outbound(port, subset, &destination.host), consistent_hash: None };
+            return ClusterRef { name: name::outbound(port, subset, &destination.host), ..ClusterRef::default() };
         };
         let rule = self.destination_rule(&key);
         let hash = rule.as_ref().and_then(|rule| rule.policy(port, subset).load_balancer?.consistent_hash.clone());
         let served = match self.at {
-            At::Service { .. } => {
-                let by = self.cx.get(self.model.service_waypoints, &key);
-                by.is_some_and(|by| *by == gateway(self.scope))
-            }
+            At::Service { .. } => self.model.serves(self.cx, &gateway(self.scope), &key),
             At::Server { .. } => false,
         };
         let handling = if served { self.handling(&key, port, found) } else { Handling::Outbound };
+        let service = self.cx.get(self.model.services, &key);
+        let labelled = service.filter(|_| self.model.settings.persistent_sessions);
+        let session = labelled.and_then(|service| service.session()).filter(session::is_valid);
         let scope = self.scope.clone();
         let cluster = Destination { scope, service: key, port, handling, subset: subset.into() };
         let name = cluster.name();
         if !served {
             self.references.borrow_mut().insert(cluster);
         }
-        ClusterRef { name, consistent_hash: hash }
+        ClusterRef { name, consistent_hash: hash, session }
     }
 
     fn handling(&self, key: &ServiceKey, port: u16, found: Handling) -> Handling {

@@ -18,6 +18,7 @@ use crate::api::ObjectKey;
 use crate::graph::{Collection, Graph, Index};
 use crate::model::Model;
 use crate::model::service::ServiceKey;
+use crate::model::waypoint::canary::Canary;
 use crate::proxy::Scope;
 use crate::xds::resource::ResourceType;
 
@@ -56,9 +57,12 @@ pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) -> Ward<Ch
 
     let by_waypoint =
         graph.index(model.service_waypoints, |_: &ServiceKey, waypoint: &ObjectKey, keys| keys.push(waypoint.clone()));
+    let by_canary =
+        graph.index(model.service_canaries, |_: &ServiceKey, canary: &Canary, keys| keys.push(canary.waypoint.clone()));
     let served = graph.derive("waypoint_services", scopes, move |cx, scope: &Scope, ()| {
         let gateway = gateway(scope);
         let services = cx.fetch(by_waypoint, &gateway).map(|(service, _)| service.clone());
+        let services = services.chain(cx.fetch(by_canary, &gateway).map(|(service, _)| service.clone()));
         services.map(|service| (Served { scope: scope.clone(), service }, ())).collect::<Vec<_>>()
     });
     let model_of = model.clone();

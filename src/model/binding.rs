@@ -10,7 +10,8 @@ use crate::graph::Ctx;
 
 use super::Model;
 use super::service::{ServiceKey, hostname};
-use super::waypoint::{MANAGED, TrafficType, is_gateway};
+use super::waypoint::canary::canary;
+use super::waypoint::{MANAGED, TrafficType, Unattached, is_gateway};
 
 const INGRESS: &str = "istio.io/ingress-use-waypoint";
 
@@ -61,6 +62,9 @@ pub fn binding(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
     match model.attached(cx, &meta.namespace, &meta.labels, traffic) {
         Ok(None) => None,
         Ok(Some((waypoint, _))) => {
+            let canary = canary(cx, model.scope(), model.waypoints, meta, &waypoint).err();
+            let canary = canary.map(|why| format!(". Canary waypoint not attached: {}", message(&why)));
+            let canary = canary.unwrap_or_default();
             let ingress = match ingress_use(cx, model, meta) {
                 None => "",
                 Some(true) => ". Ingress traffic will traverse the waypoint",
@@ -69,21 +73,29 @@ pub fn binding(cx: &Ctx<'_>, model: &Model, meta: &Meta) -> Option<Binding> {
                      if desired."
                 }
             };
-            let message = format!("Successfully attached to waypoint {waypoint}{ingress}").into();
+            let message = format!("Successfully attached to waypoint {waypoint}{ingress}{canary}").into();
             Some(Binding { bound: true, reason: "WaypointAccepted", message })
         }
         Err(unattached) => {
-            let waypoint = &unattached.waypoint;
-            let message = match unattached.reason {
-                "AttachmentDenied" => {
-                    format!("we are not permitted to attach to waypoint \"{waypoint}\" (missing allowedRoutes?)")
-                }
-                "UnsupportedTrafficType" => format!(
-                    "attempting to bind to traffic type \"service\" which the waypoint \"{waypoint}\" does not support"
-                ),
-                _ => format!("waypoint \"{waypoint}\" is not ready"),
-            };
-            Some(Binding { bound: false, reason: unattached.reason, message: message.into() })
+            let message = message(&unattached).into();
+            Some(Binding { bound: false, reason: unattached.reason, message })
         }
+    }
+}
+
+/// istiod's message.
+fn message(Unattached { waypoint, reason, .. }: &Unattached) -> String {
+    match *reason {
+        "AttachmentDenied" => {
+            format!("we are not permitted to attach to waypoint \"{waypoint}\" (missing allowedRoutes?)")
+        }
+        "UnsupportedTrafficType" => {
+            format!("attempting to bind to traffic type \"service\" which the waypoint \"{waypoint}\" does not support")
+        }
+        "CanaryInvalidWeight" => {
+            format!("canary waypoint \"{waypoint}\" has an invalid weight; must be an integer in [0,100]")
+        }
+        "CanarySameAsPrimary" => format!("canary waypoint \"{waypoint}\" must differ from the primary waypoint"),
+        _ => format!("waypoint \"{waypoint}\" is not ready"),
     }
 }

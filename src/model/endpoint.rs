@@ -8,7 +8,7 @@ mod slice;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::{Labels, Meta, intern};
+use crate::api::{Labels, Meta, ObjectKey, intern};
 use crate::graph::Ctx;
 
 use super::binding::ingress_use;
@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub labels: Labels,
     /// Whether it may get traffic.
     pub healthy: bool,
+    /// Whether it only gets traffic of sessions that have begun.
+    pub draining: bool,
     /// Whether it is reached through a tunnel of HBONE.
     pub hbone: bool,
     /// Where it is.
@@ -97,6 +99,10 @@ impl Locality {
     }
 }
 
+/// What a share of one percent weighs, so that little is lost when it is divided
+/// by the number of instances.
+const SHARE: u32 = 10_000;
+
 impl Model {
     /// What is behind a service, ordered by namespace and name.
     pub fn endpoints(&self, cx: &Ctx<'_>, service: &Service) -> Vec<Endpoint> {
@@ -122,6 +128,22 @@ impl Model {
         if service.addresses.is_empty() || ingress_use(cx, self, &service.meta) != Some(true) {
             return None;
         }
+        let Some(canary) = cx.get(self.service_canaries, &service.key) else {
+            return self.instances(cx, key);
+        };
+        // Each has its share, whatever the number of its instances.
+        let shares = [(key, 100_u32.saturating_sub(canary.weight)), (&canary.waypoint, canary.weight)];
+        let weighted = shares.into_iter().filter(|(_, share)| *share > 0).flat_map(|(waypoint, share)| {
+            let mut instances = self.instances(cx, waypoint).unwrap_or_default();
+            let count = u32::try_from(instances.len()).unwrap_or(u32::MAX).max(1);
+            instances.iter_mut().for_each(|one| one.weight = (share * SHARE / count).max(1));
+            instances
+        });
+        Some(weighted.collect())
+    }
+
+    /// Where a waypoint takes HBONE; `None` if there is no such waypoint.
+    fn instances(&self, cx: &Ctx<'_>, key: &ObjectKey) -> Option<Vec<Endpoint>> {
         Some(match &cx.get(self.waypoints, key)?.address {
             waypoint::Address::Hostname(hostname) => {
                 let key = ServiceKey { namespace: key.namespace.clone(), hostname: hostname.clone() };
@@ -132,6 +154,7 @@ impl Model {
                 ports: vec![(waypoint::PORT, waypoint::PORT)],
                 labels: Labels::default(),
                 healthy: true,
+                draining: false,
                 hbone: true,
                 locality: Locality::default(),
                 node: "".into(),

@@ -2,6 +2,7 @@
 //! <https://istio.io/latest/docs/ambient/usage/waypoint/>
 
 pub mod account;
+pub mod canary;
 
 use std::sync::Arc;
 
@@ -233,6 +234,13 @@ impl Model {
     ) -> Result<Option<(ObjectKey, &'g Waypoint)>, Unattached> {
         attached(cx, self.scope(), self.waypoints, namespace, labels, traffic)
     }
+
+    /// Whether a waypoint serves a service: as its waypoint, or as a canary.
+    pub fn serves(&self, cx: &Ctx<'_>, waypoint: &ObjectKey, service: &ServiceKey) -> bool {
+        cx.get(self.service_waypoints, service) == Some(waypoint)
+            || cx.get(self.service_canaries, service).is_some_and(|canary| canary.waypoint == *waypoint)
+    }
+
     /// The waypoint that a workload with these labels is an instance of.
     pub fn instance_of<'g>(&self, cx: &Ctx<'g>, namespace: &Arc<str>, labels: &Labels) -> Option<&'g Waypoint> {
         instance_of(cx, self.waypoints, namespace, labels)
@@ -262,32 +270,46 @@ pub(super) fn attached<'g>(
     let inherited = own.is_none();
     let named = own.or_else(|| named(&own_namespace?.labels, namespace));
     let Some(Named::Waypoint(key)) = named else { return Ok(None) };
-    let unattached = |reason, message: String| {
-        let place = if inherited { "label of the namespace" } else { "label" };
-        Err(Unattached { waypoint: key.clone(), reason, message: format!("{place}: {message}; traffic bypasses it") })
-    };
-    let Some(waypoint) = cx.get(waypoints, &key) else {
-        return unattached("WaypointIsNotReady", format!("waypoint {key} does not exist or has no address"));
+    match usable(cx, waypoints, &key, (namespace, own_namespace), traffic) {
+        Ok(waypoint) => Ok(Some((key, waypoint))),
+        // A namespace's label is for whatever it fits.
+        Err((UNSUPPORTED, _)) if inherited && *traffic == TrafficType::Workload => Ok(None),
+        Err((reason, message)) => {
+            let place = if inherited { "label of the namespace" } else { "label" };
+            let message = format!("{place}: {message}; traffic bypasses it");
+            Err(Unattached { waypoint: key, reason, message })
+        }
+    }
+}
+
+/// A waypoint by its name, if objects of a namespace may attach to it; else the
+/// reason, in one word and for people.
+fn usable<'g>(
+    cx: &Ctx<'g>,
+    waypoints: Collection<ObjectKey, Waypoint>,
+    key: &ObjectKey,
+    (namespace, meta): (&Arc<str>, Option<&Meta>),
+    traffic: &TrafficType,
+) -> Result<&'g Waypoint, (&'static str, String)> {
+    let Some(waypoint) = cx.get(waypoints, key) else {
+        return Err(("WaypointIsNotReady", format!("waypoint {key} does not exist or has no address")));
     };
     let allowed = match &*waypoint.attachment.from {
         "All" => true,
-        "Selector" => waypoint
-            .attachment
-            .selector
-            .as_ref()
-            .is_some_and(|selector| own_namespace.is_some_and(|namespace| selector.matches(&namespace.labels))),
+        "Selector" => {
+            let selector = waypoint.attachment.selector.as_ref();
+            selector.is_some_and(|selector| meta.is_some_and(|meta| selector.matches(&meta.labels)))
+        }
         "None" => false,
         _ => key.namespace == *namespace,
     };
     if !allowed {
-        return unattached("AttachmentDenied", format!("waypoint {key} does not allow this namespace to attach"));
+        return Err(("AttachmentDenied", format!("waypoint {key} does not allow this namespace to attach")));
     }
     if !waypoint.traffic.covers(traffic) {
-        // A namespace's label is for whatever it fits.
-        if inherited && *traffic == TrafficType::Workload {
-            return Ok(None);
-        }
-        return unattached("UnsupportedTrafficType", format!("waypoint {key} is not for this kind of traffic"));
+        return Err((UNSUPPORTED, format!("waypoint {key} is not for this kind of traffic")));
     }
-    Ok(Some((key, waypoint)))
+    Ok(waypoint)
 }
+
+const UNSUPPORTED: &str = "UnsupportedTrafficType";

@@ -259,6 +259,35 @@ fn hosts_that_conflict() {
 }
 
 #[test]
+fn canaries_that_cannot_be_used_are_said_and_the_waypoint_stays() {
+    let service = |name: &str, canary: &str, weight: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: x\n  labels: {{istio.io/use-waypoint-canary: {canary}}}\n  \
+             annotations: {{istio.io/use-waypoint-canary-weight: '{weight}'}}\nspec: {{clusterIP: 10.0.1.1, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let second = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: second, namespace: x}\n\
+                  spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n\
+                  status: {addresses: [{type: IPAddress, value: 10.0.0.8}]}\n";
+    let world = World::new(
+        &(second.to_owned()
+            + &service("fine", "second", "7")
+            + &service("unclear", "second", "some")
+            + &service("same", "w", "7")
+            + &service("gone", "nobody", "7")),
+    );
+    let bound = "true WaypointAccepted: Successfully attached to waypoint x/w";
+    world.says(Kind::Service, "fine", WAYPOINT_BOUND, bound);
+    for (name, why) in [
+        ("unclear", "canary waypoint \"x/second\" has an invalid weight; must be an integer in [0,100]"),
+        ("same", "canary waypoint \"x/w\" must differ from the primary waypoint"),
+        ("gone", "waypoint \"x/nobody\" is not ready"),
+    ] {
+        world.says(Kind::Service, name, WAYPOINT_BOUND, &format!("{bound}. Canary waypoint not attached: {why}"));
+    }
+}
+
+#[test]
 fn parents_of_routes() {
     let rules = "[{backendRefs: [{name: b, port: 80}]}]";
     let world = World::new(

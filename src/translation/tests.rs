@@ -291,6 +291,7 @@ fn settings(text: &str) -> Settings {
             "dry-run policies" => settings.dry_run_policies = true,
             "keys fetched by Envoy" => settings.keys_fetched_by = FetchedBy::Envoy,
             "keys fetched by either" => settings.keys_fetched_by = FetchedBy::Either,
+            "persistent sessions" => settings.persistent_sessions = true,
             "gateways in their own namespace" => settings.gateways_in_own_namespace = true,
             "all services at gateways" => settings.all_services_at_gateways = true,
             "revision canary" => settings.revision = "canary".into(),

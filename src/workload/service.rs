@@ -46,6 +46,7 @@ fn message(cx: &Ctx<'_>, model: &Model, service: &Service) -> proto::Service {
         ports: service.ports.iter().map(|port| port_message(service, port)).collect(),
         subject_alt_names: service.subject_alt_names.iter().map(ToString::to_string).collect(),
         ingress_use_waypoint: waypoint.is_some() && ingress_use_waypoint(cx, model, service),
+        weighted_waypoints: weighted_waypoints(cx, model, service, waypoint.as_ref()),
         waypoint,
         load_balancing: load_balancing(service),
         ip_families: families(service).into(),
@@ -77,6 +78,21 @@ fn waypoint(cx: &Ctx<'_>, model: &Model, service: &Service) -> Option<proto::Gat
     let key = cx.get(model.service_waypoints, &service.key)?;
     let waypoint = cx.get(model.waypoints, key)?;
     Some(waypoint_address(cx, model.scope(), &key.namespace, waypoint))
+}
+
+/// The shares of the service's waypoint and its canary; empty if it has none.
+fn weighted_waypoints(
+    cx: &Ctx<'_>,
+    model: &Model,
+    service: &Service,
+    waypoint: Option<&proto::GatewayAddress>,
+) -> Vec<proto::WeightedWaypoint> {
+    let canary = cx.get(model.service_canaries, &service.key);
+    let Some((canary, first)) = canary.zip(waypoint) else { return Vec::new() };
+    let Some(second) = cx.get(model.waypoints, &canary.waypoint) else { return Vec::new() };
+    let second = waypoint_address(cx, model.scope(), &canary.waypoint.namespace, second);
+    let share = |address, weight| proto::WeightedWaypoint { destination: Some(address), weight };
+    vec![share(first.clone(), 100_u32.saturating_sub(canary.weight)), share(second, canary.weight)]
 }
 
 /// Whether gateways send traffic for the service through its waypoint: the

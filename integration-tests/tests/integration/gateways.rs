@@ -205,6 +205,24 @@ pub async fn overlays() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
+    // A change is noticed at once, and what only an overlay had made goes with it.
+    let changed = Instant::now();
+    ns.apply(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "mine" },
+        "data": { "service": "metadata: {annotations: {example.com/a: c}}", "podDisruptionBudget": "spec: {minAvailable: 30%}" },
+    }))
+    .await;
+    ns.until("Service", "w", "is changed", |one| one["metadata"]["annotations"]["example.com/a"] == "c").await;
+    ns.until("PodDisruptionBudget", "w", "is changed", |one| one["spec"]["minAvailable"] == "30%").await;
+    eventually("the scaler is gone", || async {
+        match ns.api.get("autoscaling/v2", "HorizontalPodAutoscaler", &ns.name, "w").await {
+            Err(refused) if refused.code == 404 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert!(changed.elapsed() < Duration::from_secs(20), "{:?}", changed.elapsed());
+
     ns.apply(with_parameters("other", "nothing")).await;
     let said = ns.until("Gateway", "other", "says why", |one| is(one, "Accepted", "False", "InvalidParameters")).await;
     assert!(condition(&said, "Accepted")["message"].as_str().unwrap().contains("nothing"), "{said}");

@@ -68,10 +68,10 @@ fn run() -> ExitCode {
         encoding(""): protobuf_is_json;
         waypoint_changes(""): under_load;
         waypoint_rejected(""): others_go_on;
-        waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset;
+        waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset, bad_rules;
         waypoint_requests(""): conditions, answers, cors, shares, attempts, delegates;
         waypoint_connections(""): weights, matches, names, gateway_api;
-        waypoint_gateway_api(""): weights_and_headers, filters, more_filters, times, grpc;
+        waypoint_gateway_api(""): weights_and_headers, filters, more_filters, times, grpc, sessions;
         waypoint_policies(""): requests_and_callers, nothing_allowed, never_mixed;
         waypoint_authorizers(""): over_http, over_grpc, missing, only_logged, callers;
         waypoint_tokens(""): claims, places, fetched_keys;

@@ -228,6 +228,17 @@ impl Scene {
 
     /// Makes this all that the test adds, and waits until the waypoint has it.
     pub async fn apply(&self, yaml: &str) {
+        let marker = self.write(yaml);
+        let World { fairway, waypoint, gateway, .. } = self.world;
+        waypoint.until_applied(fairway, PROXY, Told::Listeners, &marker).await;
+        if let Some(gateway) = gateway.get() {
+            gateway.until_applied(fairway, GATEWAY, Told::Routes, &marker).await;
+        }
+    }
+
+    /// Makes this all that the test adds. Returns what the waypoint has to have in
+    /// a listener then.
+    fn write(&self, yaml: &str) -> String {
         let revision = self.revision.fetch_add(1, Ordering::Relaxed);
         let marker = format!("{} {revision};", self.name);
         // A service of which nothing is used but its place in the listener.
@@ -254,11 +265,7 @@ spec:
         let draft = runner::folder().join(format!("{}.draft", self.name));
         std::fs::write(&draft, yaml).unwrap();
         std::fs::rename(&draft, self.world.config.join(format!("{}.yaml", self.name))).unwrap();
-        let World { fairway, waypoint, gateway, .. } = self.world;
-        waypoint.until_applied(fairway, PROXY, Told::Listeners, &marker).await;
-        if let Some(gateway) = gateway.get() {
-            gateway.until_applied(fairway, GATEWAY, Told::Routes, &marker).await;
-        }
+        marker
     }
 
     /// Fails if the waypoint has rejected anything.

@@ -67,7 +67,9 @@ spec:
         (&*retry.codes, retry.attempts, retry.backoff),
         (&[500, 503][..], Some(3), Some(Duration::from_millis(100)))
     );
-    assert!(rule.session_persistence && rule.unknown.is_empty());
+    let session = rule.session_persistence.as_ref().unwrap();
+    assert_eq!((&*session.session_name, &*session.kind, &*session.cookie_config.lifetime_type), ("a", "", ""));
+    assert!(session.unknown.is_empty() && rule.unknown.is_empty());
 }
 
 #[test]

@@ -73,6 +73,15 @@ pub enum Missing {
     Invalid(String),
 }
 
+/// The ConfigMap that a Gateway names, if it names one.
+pub fn parameters(gateway: &Value) -> Option<Reference> {
+    let parameters = &gateway["spec"]["infrastructure"]["parametersRef"];
+    let text = |field: &str| parameters[field].as_str().unwrap_or_default();
+    let namespace = gateway["metadata"]["namespace"].as_str().unwrap_or_default();
+    let named = (text("group"), text("kind")) == ("", "ConfigMap") && !text("name").is_empty();
+    named.then(|| Reference::new(Resource::ConfigMap, namespace, text("name")))
+}
+
 impl Overlays {
     /// The overlays of a Gateway.
     pub fn of(world: &World, gateway: &Value) -> Result<Self, Missing> {
@@ -91,14 +100,12 @@ impl Overlays {
         if parameters.is_null() {
             return Ok(overlays);
         }
-        let text = |field: &str| parameters[field].as_str().unwrap_or_default();
-        if (text("group"), text("kind")) != ("", "ConfigMap") {
-            let message =
-                format!("parametersRef is to a {:?} of group {:?}, not to a ConfigMap", text("kind"), text("group"));
+        let Some(reference) = self::parameters(gateway) else {
+            let text = |field: &str| parameters[field].as_str().unwrap_or_default();
+            let (kind, group, name) = (text("kind"), text("group"), text("name"));
+            let message = format!("parametersRef is to {name:?}, a {kind:?} of group {group:?}, not to a ConfigMap");
             return Err(Missing::Invalid(message));
-        }
-        let namespace = gateway["metadata"]["namespace"].as_str().unwrap_or_default();
-        let reference = Reference::new(Resource::ConfigMap, namespace, text("name"));
+        };
         match world.objects.get(&reference) {
             None => return Err(Missing::Unknown(reference)),
             Some(None) => return Err(Missing::Invalid(format!("there is no {reference}, to which parametersRef is"))),

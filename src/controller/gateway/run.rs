@@ -10,7 +10,7 @@ use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::controller::resource::{self, Manner, Reference, RequestError, Resourc
 use crate::controller::watch::{Seen, Selection, follow};
 use crate::status::facts::GatewayTable;
 
-use super::overlay::DEFAULTS;
+use super::overlay::{DEFAULTS, parameters};
 use super::settings::Settings;
 use super::template::GATEWAY_NAME;
 use super::{MANAGED, MANAGER, Proxies, REVISION, World, class, plan};
@@ -30,6 +30,9 @@ use super::{MANAGED, MANAGER, Proxies, REVISION, World, class, plan};
 const PACE: Duration = Duration::from_millis(20);
 /// How old what was looked up may become, as no watch tells when it changes.
 const LOOKED_UP: Duration = Duration::from_secs(30);
+/// How many ConfigMaps of Gateways' own are watched at most, as each takes a
+/// request that stays open. The others are looked up now and then.
+const FOLLOWED: usize = 32;
 /// How often one Gateway is planned anew before others get their turn.
 const STEPS: usize = 4;
 
@@ -131,6 +134,14 @@ struct Leader {
     classes: bool,
     due: Due<Subject>,
     looked_up: BTreeMap<Reference, Instant>,
+    /// The ConfigMaps of Gateways' own that are watched, by the number of the
+    /// watch.
+    followed: BTreeMap<usize, (Reference, AbortHandle)>,
+    /// Whether Gateways or classes have changed since it was looked at which are
+    /// to be.
+    parameters_changed: bool,
+    /// The number of the next watch.
+    next: usize,
 }
 
 impl Leader {
@@ -143,6 +154,9 @@ impl Leader {
             classes: false,
             due: Due::new(Duration::from_millis(500), Duration::from_secs(30)),
             looked_up: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            parameters_changed: false,
+            next: 0,
         }
     }
 
@@ -153,14 +167,15 @@ impl Leader {
         for (number, (part, selection)) in selections(&self.controller.settings).into_iter().enumerate() {
             self.parts.push(part);
             self.unheard.insert(number);
+            self.next = number + 1;
             let definitions = self.controller.definitions.clone();
             watches.spawn(follow(self.controller.client.clone(), number, selection, sender.clone(), definitions));
         }
-        drop(sender);
         self.world.proxies = self.controller.proxies.borrow_and_update().clone();
         self.world.facts = self.controller.facts.borrow_and_update().clone();
         let mut age = interval(LOOKED_UP);
         loop {
+            self.follow_parameters(&mut watches, &sender);
             let next = self.next();
             let due = async {
                 match &next {
@@ -183,6 +198,9 @@ impl Leader {
                 }
                 _ = age.tick() => self.forget_old(),
                 Some(ended) = watches.join_next() => {
+                    if ended.as_ref().is_err_and(tokio::task::JoinError::is_cancelled) {
+                        continue;
+                    }
                     tracing::error!(?ended, "a watch of the Gateway controller ended");
                     return;
                 }
@@ -195,8 +213,73 @@ impl Leader {
         }
     }
 
+    /// Watches the ConfigMaps that Gateways name, and no others.
+    fn follow_parameters(&mut self, watches: &mut JoinSet<()>, sender: &mpsc::Sender<Seen>) {
+        if !std::mem::take(&mut self.parameters_changed) {
+            return;
+        }
+        let ours = self.world.gateways.values().filter(|gateway| {
+            let class = gateway["spec"]["gatewayClassName"].as_str().unwrap_or_default();
+            class::controller(&self.world, class).is_some_and(|controller| controller.template.is_some())
+        });
+        let mut wanted: BTreeSet<Reference> = ours.filter_map(parameters).collect();
+        self.followed.retain(|_, (reference, watch)| {
+            let keep = wanted.remove(reference);
+            if !keep {
+                watch.abort();
+                self.world.objects.remove(reference);
+            }
+            keep
+        });
+        for reference in wanted {
+            if self.followed.len() >= FOLLOWED {
+                return;
+            }
+            // A name that is none would be no query either.
+            if !reference.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+                continue;
+            }
+            let selection = Selection {
+                resource: reference.resource,
+                namespace: reference.namespace.clone(),
+                query: format!("fieldSelector=metadata.name%3D{}", reference.name),
+            };
+            let definitions = self.controller.definitions.clone();
+            let watch = follow(self.controller.client.clone(), self.next, selection, sender.clone(), definitions);
+            self.followed.insert(self.next, (reference, watches.spawn(watch)));
+            self.next += 1;
+        }
+    }
+
+    /// Notes what a watch says of a ConfigMap that Gateways name. Returns what
+    /// it says if it is about something else.
+    fn note_parameters(&mut self, seen: Seen) -> Option<Seen> {
+        let (Seen::All(number, _) | Seen::Absent(number) | Seen::Put(number, _) | Seen::Gone(number, _)) = &seen;
+        let number = *number;
+        let Some((reference, _)) = self.followed.get(&number) else {
+            // One that has been given up may have had something to say still.
+            return Some(seen).filter(|_| number < self.parts.len());
+        };
+        let reference = reference.clone();
+        let found = match seen {
+            Seen::All(_, objects) => objects.into_iter().next(),
+            Seen::Put(_, object) => Some(object),
+            Seen::Absent(_) | Seen::Gone(..) => None,
+        };
+        match found {
+            Some(object) => self.put(reference.clone(), object),
+            None => {
+                self.looked_up.remove(&reference);
+                self.world.objects.insert(reference.clone(), None);
+            }
+        }
+        self.namespace_is_due(&reference.namespace);
+        None
+    }
+
     /// Notes what a watch says, and whom it concerns.
     fn note(&mut self, seen: Seen) {
+        let Some(seen) = self.note_parameters(seen) else { return };
         match seen {
             Seen::All(number, objects) => self.note_all(number, objects, true),
             Seen::Absent(number) => self.note_all(number, Vec::new(), false),
@@ -228,6 +311,7 @@ impl Leader {
     }
 
     fn replace(&mut self, part: Part, objects: Vec<Value>) {
+        self.parameters_changed |= matches!(part, Part::Classes | Part::Gateways);
         let by_name = |objects: Vec<Value>| objects.into_iter().map(|one| (name_of(&one).1, one)).collect();
         match part {
             Part::Classes => self.world.classes = by_name(objects),
@@ -251,6 +335,7 @@ impl Leader {
 
     fn change(&mut self, part: Part, object: Value, there: bool) {
         let (namespace, name) = name_of(&object);
+        self.parameters_changed |= matches!(part, Part::Classes | Part::Gateways);
         match part {
             Part::Classes => {
                 set(&mut self.world.classes, name, object, there);
@@ -416,6 +501,7 @@ impl Leader {
                 busy = true;
                 let Some(object) = self.write(&write).await else { return true };
                 match write.object.resource {
+                    _ if write.manner == Manner::Delete => _ = self.world.objects.remove(&write.object),
                     Resource::Gateway => _ = self.world.gateways.insert(key.clone(), object),
                     Resource::ListenerSet => _ = self.world.listener_sets.insert(name_of(&object), object),
                     _ => self.put(write.object, object),

@@ -30,6 +30,8 @@ const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// Where waypoints take HBONE.
 pub const HBONE: u16 = 15008;
 const STATUS: u16 = 15021;
+/// What is made only if an overlay says how.
+pub const OPTIONAL: [Resource; 2] = [Resource::HorizontalPodAutoscaler, Resource::PodDisruptionBudget];
 
 /// What the objects of a Gateway are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,8 +107,7 @@ pub fn objects(
         "maxReplicas": 1,
     });
     let budget = json!({ "selector": { "matchLabels": { GATEWAY_NAME: &*input.gateway.meta.name } } });
-    let optional = [(Resource::HorizontalPodAutoscaler, scaler), (Resource::PodDisruptionBudget, budget)];
-    for (resource, spec) in optional.into_iter().filter(|(resource, _)| overlays.has(*resource)) {
+    for (resource, spec) in OPTIONAL.into_iter().zip([scaler, budget]).filter(|(one, _)| overlays.has(*one)) {
         objects.push((resource, &names.deployment, Some(spec)));
     }
     let namespace = &*input.gateway.meta.namespace;

@@ -104,6 +104,7 @@ fn done(world: &mut World, plan: Plan) -> Vec<Write> {
                 gateway["status"] = write.body["status"].clone();
             }
             Manner::PatchStatus => panic!("Gateways are applied: {write:?}"),
+            Manner::Delete => _ = world.objects.remove(&write.object),
             Manner::Apply if write.object.resource == Resource::Gateway => {
                 let gateway = world.gateways.get_mut(&key()).expect("it is there");
                 let annotations = write.body["metadata"]["annotations"].as_object().expect("annotations");
@@ -509,6 +510,66 @@ fn overlays_change_what_is_made_and_make_more() {
     assert_eq!(writes[4].body["spec"], json!({ "selector": selector, "minAvailable": 1 }));
     apply(&settings(), &mut world);
     assert!(apply(&settings(), &mut world).is_empty());
+}
+
+#[test]
+fn what_only_an_overlay_made_goes_with_it() {
+    let optional = [Resource::HorizontalPodAutoscaler, Resource::PodDisruptionBudget];
+    let of_kind = |resource| Reference::new(resource, "ns", "w");
+    let mine = Reference::new(Resource::ConfigMap, "ns", "mine");
+    let both = json!({
+        "horizontalPodAutoscaler": "spec: {minReplicas: 2, maxReplicas: 4}", "podDisruptionBudget": "spec: {minAvailable: 1}",
+    });
+    let made = || {
+        let mut world = world(with_parameters());
+        world.objects.insert(mine.clone(), Some(overlay("ns", "mine", both.clone())));
+        world.objects.extend(optional.map(|resource| (of_kind(resource), None)));
+        apply(&settings(), &mut world);
+        for resource in optional {
+            let object = world.objects.get_mut(&of_kind(resource)).and_then(Option::as_mut).expect("it was made");
+            object["metadata"]["resourceVersion"] = json!("7");
+            object["metadata"]["managedFields"] =
+                json!([{ "manager": "istio.io/gateway-controller", "operation": "Apply" }]);
+        }
+        apply(&settings(), &mut world);
+        assert!(apply(&settings(), &mut world).is_empty());
+        world
+    };
+    let deleted = |world: &mut World| {
+        let writes = apply(&settings(), world);
+        let deleted: Vec<_> = writes.into_iter().filter(|write| write.manner == Manner::Delete).collect();
+        (names(&deleted), deleted)
+    };
+
+    let mut world = made();
+    let fewer = json!({ "podDisruptionBudget": "spec: {minAvailable: 1}" });
+    world.objects.insert(mine.clone(), Some(overlay("ns", "mine", fewer)));
+    let (names, writes) = deleted(&mut world);
+    assert_eq!(names, ["HorizontalPodAutoscaler ns/w"]);
+    assert_eq!(writes[0].body["preconditions"], json!({ "uid": "made", "resourceVersion": "7" }));
+    world.gateways.insert(key(), gateway("istio-waypoint"));
+    assert_eq!(deleted(&mut world).0, ["PodDisruptionBudget ns/w"]);
+    assert_eq!(deleted(&mut world).0, [""; 0]);
+
+    // What is not ours by every sign stays, and so does all while the overlay is
+    // none.
+    for (part, value) in [
+        ("ownerReferences", json!([{ "kind": "Gateway", "name": "w", "uid": "another" }])),
+        ("labels", json!({ "gateway.istio.io/managed": "somebody-else" })),
+        ("managedFields", json!([{ "manager": "kubectl", "operation": "Apply" }])),
+        ("deletionTimestamp", json!(NOW)),
+    ] {
+        let mut world = made();
+        for resource in optional {
+            let object = world.objects.get_mut(&of_kind(resource)).and_then(Option::as_mut).expect("it was made");
+            object["metadata"][part] = value.clone();
+        }
+        world.gateways.insert(key(), gateway("istio-waypoint"));
+        assert_eq!(deleted(&mut world).0, [""; 0], "{part}");
+    }
+    let mut world = made();
+    world.objects.insert(mine.clone(), Some(overlay("ns", "mine", json!({ "deployment": "- a" }))));
+    assert_eq!(deleted(&mut world).0, [""; 0]);
 }
 
 #[test]

@@ -153,7 +153,10 @@ impl Common<'_> {
     fn http(&self, routes: &Arc<str>, server: Option<&Server>) -> Filter {
         let mesh = self.model.scope().mesh(self.cx);
         let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
-        let filters = self.policies.http_filters(self.telemetry.http_filters(), listener::router(debug_headers));
+        // Which of the routes keep sessions is not known here.
+        let mut last = self.telemetry.http_filters();
+        last.push(listener::stateful_session());
+        let filters = self.policies.http_filters(last, listener::router(debug_headers));
         let exchange = self.scope.capabilities().peer_metadata.then(listener::exchange_metadata);
         let filters = exchange.into_iter().chain(filters).collect();
         let prefix = match server.map(|server| &*server.name).filter(|name| !name.is_empty()) {

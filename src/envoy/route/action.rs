@@ -22,7 +22,7 @@ use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use super::headers::{self, Changes};
 use super::{
     Checked, ClusterRef, Findings, RouteRequest, Semantics, UNKNOWN_SERVICE, config_metadata, filters, hash_policy,
-    matches, refuse, regex, retry,
+    matches, refuse, regex, retry, session,
 };
 use crate::api::virtual_service::{
     Destination, HttpDirectResponse, HttpRedirect, HttpRewrite, HttpRoute, HttpRouteDestination,
@@ -135,6 +135,9 @@ fn forward(
     if !authority.is_empty() {
         action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(authority));
     }
+    if let Some(session) = &http.session {
+        session::keep(route, session);
+    }
     let policy = http.retries.as_ref().or(request.default_retry);
     action.retry_policy = retry::policy(policy, hashed, &mut |refusal| findings.note(refusal));
     Ok(action)
@@ -150,7 +153,7 @@ fn destinations(
 ) -> Checked<bool> {
     if let [only] = given {
         let at = "route[0]";
-        let ClusterRef { name, consistent_hash } =
+        let ClusterRef { name, consistent_hash, session } =
             cluster(request, &only.destination).map_err(|refusal| refusal.within(at))?;
         let Changes { request_add, request_remove, response_add, response_remove, authority: own } =
             headers::changes(only.headers.as_ref()).map_err(|refusal| refusal.within(at))?;
@@ -164,9 +167,12 @@ fn destinations(
         }
         action.cluster_specifier = Some(ClusterSpecifier::Cluster(name));
         action.hash_policy = consistent_hash.iter().filter_map(hash_policy).collect();
+        if let Some(session) = &session {
+            session::keep(route, session);
+        }
         return Ok(consistent_hash.is_some());
     }
-    let mut clusters = Vec::new();
+    let (mut clusters, mut sessions) = (Vec::new(), None);
     let mut total: u32 = 0;
     for (index, one) in given.iter().enumerate() {
         let at = format!("route[{index}]");
@@ -179,7 +185,7 @@ fn destinations(
         if weight == 0 {
             continue;
         }
-        let ClusterRef { name, consistent_hash } = cluster(request, &one.destination).map_err(within)?;
+        let ClusterRef { name, consistent_hash, session } = cluster(request, &one.destination).map_err(within)?;
         let changes = headers::changes(one.headers.as_ref()).map_err(within)?;
         let own = Some(changes.authority).filter(|own| !own.is_empty());
         clusters.push(ClusterWeight {
@@ -193,6 +199,11 @@ fn destinations(
             ..ClusterWeight::default()
         });
         action.hash_policy.extend(consistent_hash.iter().filter_map(hash_policy));
+        sessions = sessions.or(session);
+    }
+    // A route has one way to tell sessions: that of its first destination.
+    if let Some(session) = &sessions {
+        session::keep(route, session);
     }
     if clusters.is_empty() {
         let message = "a rule needs a destination that has a weight, a redirect or a response; the rule is left out";
@@ -206,7 +217,7 @@ fn destinations(
 fn cluster(request: &RouteRequest<'_>, destination: &Destination) -> Checked<ClusterRef> {
     if destination.host.is_empty() {
         return match request.semantics {
-            Semantics::GatewayApi => Ok(ClusterRef { name: UNKNOWN_SERVICE.into(), consistent_hash: None }),
+            Semantics::GatewayApi => Ok(ClusterRef { name: UNKNOWN_SERVICE.into(), ..ClusterRef::default() }),
             Semantics::Istio => refuse("destination.host", "InvalidValue", "empty; the rule is left out"),
         };
     }

@@ -9,6 +9,7 @@ mod backends;
 mod filters;
 mod matches;
 pub mod references;
+mod sessions;
 
 use std::cmp::Reverse;
 
@@ -46,10 +47,8 @@ pub fn http_rules(route: &HTTPRoute, backends: &Backends<'_>) -> (Vec<Lowered>, 
         let HttpRouteRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence, unknown } =
             rule;
         unknown.names().for_each(|name| cx.ignored(name));
-        if *session_persistence {
-            cx.note("sessionPersistence", "UnsupportedValue", "sessions are not kept; ignored");
-        }
-        let action = cx.action(&route.meta, name, filters, backend_refs, true);
+        let mut action = cx.action(&route.meta, name, filters, backend_refs, true);
+        action.session = session_persistence.as_ref().and_then(|given| cx.session(&route.meta, given, &action));
         let action = timed(action, timeouts, retry.as_ref());
         let matches: Vec<_> = matches.iter().map(matches::http).collect();
         cx.add(&route.meta, action, matches, &mut lowered);
@@ -64,10 +63,8 @@ pub fn grpc_rules(route: &GRPCRoute, backends: &Backends<'_>) -> (Vec<Lowered>, 
         let mut cx = Lowering { rule: index, backends, problems: &mut problems };
         let GrpcRouteRule { name, matches, filters, backend_refs, session_persistence, unknown } = rule;
         unknown.names().for_each(|name| cx.ignored(name));
-        if *session_persistence {
-            cx.note("sessionPersistence", "UnsupportedValue", "sessions are not kept; ignored");
-        }
-        let action = cx.action(&route.meta, name, filters, backend_refs, false);
+        let mut action = cx.action(&route.meta, name, filters, backend_refs, false);
+        action.session = session_persistence.as_ref().and_then(|given| cx.session(&route.meta, given, &action));
         let matches: Vec<_> = matches.iter().map(matches::grpc).collect();
         cx.add(&route.meta, action, matches, &mut lowered);
     }

@@ -23,7 +23,7 @@ fn cluster_of(destination: &Destination) -> ClusterRef {
     let port = port.map_or(80, |port| port.number);
     let key = (**host == *"sticky").then(|| HashKey::HeaderName("x-user".into()));
     let consistent_hash = key.map(|key| ConsistentHash { key: Some(key), ..ConsistentHash::default() });
-    ClusterRef { name: format!("outbound|{port}|{subset}|{host}"), consistent_hash }
+    ClusterRef { name: format!("outbound|{port}|{subset}|{host}"), consistent_hash, session: None }
 }
 
 fn request(semantics: Semantics) -> RouteRequest<'static> {
@@ -410,7 +410,7 @@ fn unknown_fields_of_a_rule_are_said() {
 fn a_service_without_rules_has_one_route() {
     let hash = Some(HashKey::Cookie(HttpCookie { name: "c".into(), ..HttpCookie::default() }));
     let consistent_hash = Some(ConsistentHash { key: hash, ..ConsistentHash::default() });
-    let cluster = ClusterRef { name: "inbound-vip|80|http|a".into(), consistent_hash };
+    let cluster = ClusterRef { name: "inbound-vip|80|http|a".into(), consistent_hash, session: None };
     let route = default_route(&cluster, "a:80/*", None);
     let Some(Action::Route(action)) = &route.action else { panic!("{route:#?}") };
     let policy = action.retry_policy.as_ref().unwrap();

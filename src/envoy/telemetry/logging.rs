@@ -163,6 +163,11 @@ fn log(request: &Request<'_>, name: &Name) -> Result<Option<AccessLog>, String> 
         return Ok((!path.is_empty()).then(|| access_log::of_mesh(path, mesh)));
     };
     let found = provider(mesh, name).ok_or_else(|| "there is no such provider".to_string())?;
+    let collector = |service: &Arc<str>, port: u32| {
+        let number = u16::try_from(port).ok().filter(|port| *port != 0);
+        let collector = number.and_then(|port| (request.cluster)(service, port));
+        collector.ok_or_else(|| format!("service {service}:{port} is not there"))
+    };
     match &found.provider {
         // The provider that every mesh has logs as the mesh says.
         Provider::EnvoyFileAccessLog(file)
@@ -171,17 +176,18 @@ fn log(request: &Request<'_>, name: &Name) -> Result<Option<AccessLog>, String> 
             Ok(Some(access_log::of_mesh(access_log::path(file), mesh)))
         }
         Provider::EnvoyFileAccessLog(file) => access_log::file(file).map(Some),
+        Provider::EnvoyHttpAls(als) => access_log::http_grpc(als, &collector(&als.service, als.port)?).map(Some),
+        Provider::EnvoyTcpAls(als) => Ok(Some(access_log::tcp_grpc(als, &collector(&als.service, als.port)?))),
         Provider::EnvoyOtelAls(otel) => {
-            let port = u16::try_from(otel.port).ok().filter(|port| *port != 0);
-            let collector = port.and_then(|port| (request.cluster)(&otel.service, port));
-            let collector = collector.ok_or_else(|| format!("service {}:{} is not there", otel.service, otel.port))?;
-            access_log::open_telemetry(otel, &collector).map(Some)
+            access_log::open_telemetry(otel, &collector(&otel.service, otel.port)?).map(Some)
         }
         Provider::Unknown(kind) => Err(format!("{kind:?} is not a kind of provider that is known")),
         Provider::EnvoyExtAuthzHttp(_)
         | Provider::EnvoyExtAuthzGrpc(_)
         | Provider::OpenTelemetry(_)
         | Provider::Zipkin(_)
+        | Provider::Datadog(_)
+        | Provider::Skywalking(_)
         | Provider::Prometheus => Err("the provider does not log".into()),
     }
 }

@@ -15,14 +15,18 @@ use envoy_types::pb::envoy::config::core::v3::{
     GrpcService, HeaderValue, HeaderValueOption, HttpService, HttpUri, TypedExtensionConfig,
     header_value_option::HeaderAppendAction,
 };
+use envoy_types::pb::envoy::config::trace::v3::client_config::BackendTokenSpecifier;
 use envoy_types::pb::envoy::config::trace::v3::tracing::Http;
 use envoy_types::pb::envoy::config::trace::v3::tracing::http::ConfigType;
 use envoy_types::pb::envoy::config::trace::v3::zipkin_config::{CollectorEndpointVersion, TraceContextOption};
-use envoy_types::pb::envoy::config::trace::v3::{OpenTelemetryConfig, ZipkinConfig};
+use envoy_types::pb::envoy::config::trace::v3::{
+    ClientConfig, DatadogConfig, OpenTelemetryConfig, SkyWalkingConfig, ZipkinConfig,
+};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing as Config;
 use envoy_types::pb::envoy::extensions::tracers::opentelemetry::resource_detectors::v3::{
     DynatraceResourceDetectorConfig, EnvironmentResourceDetectorConfig,
 };
+use envoy_types::pb::envoy::extensions::tracers::opentelemetry::samplers::v3::DynatraceSamplerConfig;
 use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment};
 use envoy_types::pb::envoy::r#type::metadata::v3::metadata_kind::{Kind, Request as OfRequest};
 use envoy_types::pb::envoy::r#type::metadata::v3::{MetadataKey, MetadataKind};
@@ -30,7 +34,10 @@ use envoy_types::pb::envoy::r#type::tracing::v3::CustomTag as Tag;
 use envoy_types::pb::envoy::r#type::tracing::v3::custom_tag::{Environment, Header, Literal, Metadata, Type};
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
-use crate::api::extension_provider::{OpenTelemetryTracing, Provider, ProviderHeader, TracingHttp, ZipkinTracing};
+use crate::api::extension_provider::{
+    AgentTracing, DynatraceApi, DynatraceSampler, OpenTelemetryTracing, Provider, ProviderHeader, TracingHttp,
+    ZipkinTracing,
+};
 use crate::api::telemetry::{CustomTag, Telemetry as Object};
 use crate::envoy::access_log;
 use crate::envoy::authorization::matcher::is_header_name;
@@ -81,23 +88,25 @@ pub(super) fn tracing(request: &Request<'_>, problems: &mut Vec<Diagnostic>) -> 
     let ignores_request_id = spec.ignores_request_id;
     let nothing = Tracing { config: None, ignores_request_id };
     let entries = request.telemetries.iter().any(|telemetry| !telemetry.spec.tracing.is_empty());
-    let mut config = match &spec.provider {
+    let (mut config, sampled) = match &spec.provider {
         _ if spec.disabled => return nothing,
         Some((name, origin)) => match of_provider(request, name) {
-            Ok(config) => config,
+            Ok(found) => found,
             Err(why) => {
                 let message = format!("{why}; nothing is traced");
                 report(request, *origin, "providers", "tracing", "ProviderUnusable", message, problems);
                 return nothing;
             }
         },
-        None if !entries && mesh.enable_tracing => Config::default(),
+        None if !entries && mesh.enable_tracing => (Config::default(), false),
         None => return nothing,
     };
     let percent = |value| Some(Percent { value });
     let of_mesh = own.sampling.filter(|sampling| *sampling != 0.0);
     let sampling = spec.sampling.or(of_mesh).unwrap_or(SAMPLING);
     let sampling = if (0.0..=100.0).contains(&sampling) { sampling } else { SAMPLING };
+    // A sampler has to see all.
+    let sampling = if sampled { 100.0 } else { sampling };
     config.client_sampling = percent(100.0);
     config.overall_sampling = percent(100.0);
     config.random_sampling = percent(sampling);
@@ -181,29 +190,111 @@ fn report(
     }
 }
 
-fn of_provider(request: &Request<'_>, name: &str) -> Result<Config, String> {
+/// What a provider is told, and whether it has a sampler of its own.
+fn of_provider(request: &Request<'_>, name: &str) -> Result<(Config, bool), String> {
     let found = provider(request.mesh, name).ok_or_else(|| format!("there is no provider {name:?}"))?;
     let collector = |service: &str, port: u32| {
         let port = u16::try_from(port).ok().filter(|port| *port != 0);
         let collector = port.and_then(|port| (request.cluster)(service, port));
         collector.ok_or_else(|| format!("provider {name:?} is at service {service}, which is not there"))
     };
+    let mut sampled = false;
+    let mut upstream_spans = None;
     let (tracer, typed_config, longest) = match &found.provider {
         Provider::Zipkin(zipkin) => {
             let config = of_zipkin(zipkin, collector(&zipkin.service, zipkin.port)?)?;
             ("envoy.tracers.zipkin", any(&config), zipkin.max_tag_length)
         }
         Provider::OpenTelemetry(otel) => {
-            let config = of_open_telemetry(request, otel, collector(&otel.service, otel.port)?)?;
+            let mut config = of_open_telemetry(request, otel, collector(&otel.service, otel.port)?)?;
+            if let Some(sampler) = &otel.dynatrace_sampler {
+                let sampler = of_dynatrace(otel, sampler, &config, &collector)?;
+                config.sampler = Some(TypedExtensionConfig {
+                    name: "envoy.tracers.opentelemetry.samplers.dynatrace".into(),
+                    typed_config: Some(any(&sampler)),
+                });
+                sampled = true;
+            }
             ("envoy.tracers.opentelemetry", any(&config), otel.max_tag_length)
+        }
+        Provider::Datadog(agent) => {
+            let Collector { cluster, hostname } = collector(&agent.service, agent.port)?;
+            let config = DatadogConfig {
+                collector_cluster: cluster,
+                collector_hostname: hostname,
+                service_name: service_name(request),
+                ..Default::default()
+            };
+            ("envoy.tracers.datadog", any(&config), agent.max_tag_length)
+        }
+        Provider::Skywalking(agent) => {
+            let config = of_skywalking(agent, collector(&agent.service, agent.port)?);
+            // Its spans have to be of two kinds.
+            upstream_spans = boolean(true);
+            ("envoy.tracers.skywalking", any(&config), 0)
         }
         Provider::Unknown(kind) => return Err(format!("{kind:?} is not a kind of provider that is known")),
         _ => return Err(format!("provider {name:?} takes no traces")),
     };
-    Ok(Config {
+    let config = Config {
+        spawn_upstream_span: upstream_spans,
         provider: Some(Http { name: tracer.into(), config_type: Some(ConfigType::TypedConfig(typed_config)) }),
         max_path_tag_length: if longest == 0 { None } else { uint32(longest) },
         ..Default::default()
+    };
+    Ok((config, sampled))
+}
+
+/// What spans say that the proxy is.
+fn service_name(request: &Request<'_>) -> String {
+    format!("{}.{}", request.gateway.name, request.gateway.namespace)
+}
+
+fn of_skywalking(agent: &AgentTracing, Collector { cluster, hostname }: Collector) -> SkyWalkingConfig {
+    let envoy = EnvoyGrpc { cluster_name: cluster, authority: hostname, ..Default::default() };
+    let token = Some(&agent.access_token).filter(|token| !token.is_empty());
+    SkyWalkingConfig {
+        grpc_service: Some(GrpcService {
+            target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)),
+            ..Default::default()
+        }),
+        client_config: token.map(|token| ClientConfig {
+            backend_token_specifier: Some(BackendTokenSpecifier::BackendToken(token.to_string())),
+            ..Default::default()
+        }),
+    }
+}
+
+/// The sampler of Dynatrace, which asks a service how much to sample: that of
+/// its own, or else the one that takes the spans.
+fn of_dynatrace(
+    otel: &OpenTelemetryTracing,
+    sampler: &DynatraceSampler,
+    spans: &OpenTelemetryConfig,
+    collector: &dyn Fn(&str, u32) -> Result<Collector, String>,
+) -> Result<DynatraceSamplerConfig, String> {
+    let http_service = match &sampler.http_service {
+        Some(DynatraceApi { service, port, http }) => {
+            let Collector { cluster, hostname } = collector(service, *port)?;
+            let TracingHttp { path, timeout, headers } = http.clone().unwrap_or_default();
+            self::http_service(cluster, &hostname, &path, timeout, &headers)?
+        }
+        None => {
+            let Some(mut service) = spans.http_service.clone() else {
+                return Err("dynatraceSampler needs httpService, as spans do not go out by http".into());
+            };
+            let Collector { hostname, .. } = collector(&otel.service, otel.port)?;
+            if let Some(to) = &mut service.http_uri {
+                to.uri = format!("http://{hostname}/api/v2/samplingConfiguration");
+            }
+            service
+        }
+    };
+    Ok(DynatraceSamplerConfig {
+        tenant: sampler.tenant.to_string(),
+        cluster_id: sampler.cluster_id,
+        http_service: Some(http_service),
+        root_spans_per_minute: sampler.root_spans_per_minute,
     })
 }
 
@@ -234,13 +325,7 @@ fn of_open_telemetry(
     otel: &OpenTelemetryTracing,
     Collector { cluster, hostname }: Collector,
 ) -> Result<OpenTelemetryConfig, String> {
-    if otel.dynatrace_sampler.is_some() {
-        return Err("dynatraceSampler is not supported".into());
-    }
-    let mut config = OpenTelemetryConfig {
-        service_name: format!("{}.{}", request.gateway.name, request.gateway.namespace),
-        ..Default::default()
-    };
+    let mut config = OpenTelemetryConfig { service_name: service_name(request), ..Default::default() };
     match &otel.http {
         Some(TracingHttp { path, timeout, headers }) => {
             config.http_service = Some(http_service(cluster, &hostname, path, *timeout, headers)?);

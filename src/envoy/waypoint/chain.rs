@@ -22,7 +22,7 @@ use crate::envoy::cluster::{self, ENCAP, MAIN_INTERNAL};
 use crate::envoy::destination::{Destination, declared, handlings, ports};
 use crate::envoy::encode::{self, Message, boolean, uint32};
 use crate::envoy::listener::{
-    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, connection_manager, http, tcp_proxy,
+    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, Peer, connection_manager, http, tcp_proxy,
 };
 use crate::envoy::matcher::{self, Input, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
@@ -391,9 +391,14 @@ impl<'a> Common<'a> {
         self.telemetry.access_logs(Counted { service: self.service, traffic })
     }
 
-    fn manager(&self, statistics: &str, routes: RouteConfiguration, traffic: Traffic) -> HttpConnectionManager {
+    fn manager(
+        &self,
+        statistics: &str,
+        routes: RouteConfiguration,
+        (traffic, peer): (Traffic, Peer),
+    ) -> HttpConnectionManager {
         let mesh = self.model.scope().mesh(self.cx);
-        let endpoint = self.scope.capabilities().peer_metadata.then(|| listener::peer_metadata(false));
+        let endpoint = self.scope.capabilities().peer_metadata.then(|| listener::peer_metadata(peer));
         let counting = endpoint.into_iter().chain(self.telemetry.http_filters()).collect();
         let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
         let filters = self.policies.http_filters(counting, listener::router(debug_headers));
@@ -428,14 +433,22 @@ fn forwards_identity(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> bool {
 
 fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterChain {
     let (service, port) = (routing.service, routing.port.number);
-    let routes = routes(name, service, port, routing.http());
+    let all = routing.http();
+    let sessions = route::session::any_kept(&all);
+    let routes = routes(name, service, port, all);
     let traffic = if routing.port.protocol == Protocol::Grpc { Traffic::Grpc } else { Traffic::Http };
-    let mut manager = common.manager(&format!("inbound_0.0.0.0_{port}"), routes, traffic);
+    // Its connections may have come through one more listener.
+    let peer = if routing.port.protocol == Protocol::Unknown { Peer::Both } else { Peer::Endpoint };
+    let mut manager = common.manager(&format!("inbound_0.0.0.0_{port}"), routes, (traffic, peer));
     if service.resolution == Resolution::DynamicDns {
         let cache = dns_cache(service, routing.key.scope.families());
         // The router is the last.
         let last = manager.http_filters.len().saturating_sub(1);
         manager.http_filters.insert(last, listener::dynamic_forward_proxy(cache));
+    }
+    if sessions {
+        let last = manager.http_filters.len().saturating_sub(1);
+        manager.http_filters.insert(last, listener::stateful_session());
     }
     listener::http_chain(name, Vec::new(), &manager)
 }
@@ -444,7 +457,7 @@ fn http_chain(routing: &Routing<'_>, common: &Common<'_>, name: &str) -> FilterC
 fn direct_chains(common: &Common<'_>) -> [FilterChain; 2] {
     let mesh = common.model.scope().mesh(common.cx);
     let routes = direct_routes(ENCAP, mesh.default_http_retry_policy.as_ref());
-    let manager = common.manager("inbound_0.0.0.0_0", routes, Traffic::Http);
+    let manager = common.manager("inbound_0.0.0.0_0", routes, (Traffic::Http, Peer::Endpoint));
     let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..tcp_proxy(ENCAP) };
     listener::direct_chains(&manager, common.network_filters(), &proxy)
 }
@@ -479,7 +492,7 @@ fn routes(chain: &str, service: &Service, port: u16, routes: Vec<Route>) -> Rout
 
 /// Traffic to a workload's own address goes there.
 fn direct_routes(cluster: &str, retry: Option<&HttpRetry>) -> RouteConfiguration {
-    let to = ClusterRef { name: cluster.into(), consistent_hash: None };
+    let to = ClusterRef { name: cluster.into(), ..ClusterRef::default() };
     RouteConfiguration {
         name: cluster.into(),
         virtual_hosts: vec![VirtualHost {

@@ -93,6 +93,7 @@ fn endpoint(
         ports: ports.collect(),
         labels: labels.clone(),
         healthy: true,
+        draining: false,
         hbone,
         locality,
         node: "".into(),

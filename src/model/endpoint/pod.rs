@@ -34,10 +34,12 @@ impl Model {
     }
 
     /// A pod as an endpoint; `None` if it does not act for anyone, is about to
-    /// end, or has no address of the service's families.
+    /// end and has no sessions, or has no address of the service's families.
     pub(super) fn pod_endpoint(&self, cx: &Ctx<'_>, service: &Service, pod: &Pod) -> Option<Endpoint> {
         let Pod { meta, spec, status } = pod;
-        if status.ended || (meta.deleting && !service.all_endpoints) {
+        let draining = meta.deleting && !service.all_endpoints;
+        let kept = self.settings.persistent_sessions && service.keeps_sessions();
+        if status.ended || (draining && !(kept && status.ready)) {
             return None;
         }
         let addresses: Vec<_> = status.addresses.iter().filter_map(ip).filter(|ip| serves(service, ip)).collect();
@@ -52,6 +54,7 @@ impl Model {
             ports: ports.collect(),
             labels: meta.labels.clone(),
             healthy: service.all_endpoints || status.ready,
+            draining,
             hbone: tunnels(meta),
             locality: locality.unwrap_or_else(|| self.locality_of_node(cx, &spec.node_name)),
             node: spec.node_name.clone(),

@@ -43,6 +43,7 @@ impl Model {
                 ports: Vec::new(),
                 labels: Labels::default(),
                 healthy: true,
+                draining: false,
                 hbone: false,
                 locality: Locality::default(),
                 node: "".into(),

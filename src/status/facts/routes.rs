@@ -81,7 +81,7 @@ fn lowered((rules, mut problems): (Vec<Lowered>, Vec<Problem>)) -> Vec<Problem> 
         tls: false,
         append_x_forwarded_host: false,
         default_retry: None,
-        cluster_of: &|_| ClusterRef { name: "a".into(), consistent_hash: None },
+        cluster_of: &|_| ClusterRef { name: "a".into(), ..ClusterRef::default() },
     };
     let (_, found) = gateway_api::routes(&request, &|_| String::new(), &rules);
     problems.extend(found.into_iter().map(|(_, problem)| problem));

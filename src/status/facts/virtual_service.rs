@@ -56,7 +56,7 @@ fn rules(cx: &Ctx<'_>, model: &Model, one: &VirtualService) {
         tls: false,
         append_x_forwarded_host: false,
         default_retry: None,
-        cluster_of: &|_| ClusterRef { name: "a".into(), consistent_hash: None },
+        cluster_of: &|_| ClusterRef { name: "a".into(), ..ClusterRef::default() },
     };
     let (_, mut problems) = route::routes(&request, &resolved.http);
     for found in &mut problems {

@@ -1,9 +1,10 @@
 //! HTTPRoutes whose parent is a Service.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use fairway_integration_tests::eventually;
-use fairway_integration_tests::hbone::request;
+use fairway_integration_tests::hbone::{Answer, request};
 
 use super::{SERVICE, Scene, count, get, get_with, pod};
 
@@ -238,5 +239,57 @@ spec:
     }
     assert_eq!(get(&client, &service, "/a.B/Get").await.header("x-rule"), Some("method"));
     assert_eq!(get_with(&client, &service, "/other", &[("x-canary", "yes-please")]).await.who(), "v12");
+    scene.end().await;
+}
+
+/// Requests of a session go to one endpoint, while it is there: captured ones by
+/// HBONE and others.
+pub async fn sessions() {
+    let scene = Scene::new("sessions").await;
+    let _echoes = (scene.echo(11, "v11").await, scene.echo(12, "v12").await, scene.echo(13, "v13").await);
+    let rules = "
+  - matches: [{path: {value: /cookie}}]
+    sessionPersistence: {sessionName: kept}
+    backendRefs: [{name: $name, port: 80}]
+  - matches: [{path: {value: /header}}]
+    sessionPersistence: {sessionName: x-kept, type: Header}
+    backendRefs: [{name: $name, port: 80}]
+  - backendRefs: [{name: $name, port: 80}]";
+    scene.apply(&[SERVICE, &pod(11), &pod(12), &pod(13), &route(rules)].concat()).await;
+    let client = scene.world.client("caller").await;
+
+    let cookie = |answer: &Answer| {
+        let cookie = answer.header("set-cookie")?.split(';').next()?;
+        assert!(cookie.starts_with("kept="), "{cookie}");
+        Some(cookie.to_owned())
+    };
+    let mut seen = BTreeSet::new();
+    for _ in 0..12 {
+        let first = get(&client, &scene.service(), "/cookie").await;
+        let kept = cookie(&first).expect("a cookie");
+        seen.insert(first.who());
+        for _ in 0..4 {
+            let next = get_with(&client, &scene.service(), "/cookie", &[("cookie", &kept)]).await;
+            assert_eq!((next.who(), cookie(&next)), (first.who(), None));
+        }
+    }
+    assert!(seen.len() > 1, "sessions begin anywhere: {seen:?}");
+    let first = get(&client, &scene.service(), "/header").await;
+    let kept = first.header("x-kept").expect("a header").to_owned();
+    for _ in 0..8 {
+        let next = get_with(&client, &scene.service(), "/header", &[("x-kept", &kept)]).await;
+        assert_eq!(next.who(), first.who());
+    }
+    // Where nothing is said, a cookie means nothing.
+    let plain = count(&client, &scene.service(), 30, &[("x-kept", &kept)]).await;
+    assert!(plain.len() > 1, "{plain:?}");
+    assert_eq!(get(&client, &scene.service(), "/").await.header("set-cookie"), None);
+
+    // The endpoint goes; the session goes on elsewhere.
+    let left: Vec<_> = [11, 12, 13].into_iter().filter(|host| format!("v{host}") != first.who()).map(pod).collect();
+    scene.apply(&([SERVICE, &route(rules)].concat() + &left.concat())).await;
+    let next = get_with(&client, &scene.service(), "/header", &[("x-kept", &kept)]).await;
+    assert_ne!(next.who(), first.who());
+    assert_ne!(next.header("x-kept"), Some(&*kept));
     scene.end().await;
 }

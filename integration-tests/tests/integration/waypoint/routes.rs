@@ -209,3 +209,64 @@ pub async fn no_such_subset() {
     assert_eq!(get(&client, &scene.service(), "/").await.status, 200);
     scene.end().await;
 }
+
+/// Rules that cannot be honoured: an expression that RE2 refuses, weights of
+/// which nothing can be a share, a backend in another namespace without a grant,
+/// and a second virtual service for the same requests. What is beside them works.
+pub async fn bad_rules() {
+    let scene = Scene::new("bad-rules").await;
+    let _echo = scene.echo(11, "v11").await;
+    let more = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: $name-b, namespace: default, labels: {istio.io/use-waypoint: waypoint}}
+spec: {clusterIP: 127.$n.2, selector: {app: $name}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: $name, namespace: elsewhere}
+spec: {clusterIP: 127.$n.3, ports: [{name: http, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: $name-b, namespace: default}
+spec:
+  parentRefs: [{group: \"\", kind: Service, name: $name-b}]
+  rules:
+  - matches: [{path: {value: /granted}}]
+    backendRefs: [{name: $name-b, port: 80}]
+  - backendRefs: [{name: $name, namespace: elsewhere, port: 80}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: $name-newer, namespace: default, creationTimestamp: \"2099-01-01T00:00:00Z\"}
+spec:
+  hosts: [$name]
+  http: [{match: [{uri: {prefix: /good}}], directResponse: {status: 418}}, {match: [{uri: {prefix: /newer}}], directResponse: {status: 419}}]
+";
+    let rules = "
+  - match: [{uri: {regex: '/a(?=b).*'}}]
+    directResponse: {status: 420}
+  - match: [{uri: {prefix: /none}}]
+    route: [{destination: {host: $name}, weight: 0}]
+  - match: [{uri: {prefix: /negative}}]
+    route: [{destination: {host: $name}, weight: -1}, {destination: {host: $name}, weight: 101}]
+  - match: [{uri: {prefix: /good}}]
+    route: [{destination: {host: $name}}]";
+    scene.apply(&[SERVICE, &pod(11), more, &virtual_service(rules)].concat()).await;
+    let client = scene.world.client("caller").await;
+    for (host, path, wanted) in [
+        (1, "/good", 200),
+        (1, "/ab", 404),
+        (1, "/none", 404),
+        (1, "/negative", 404),
+        // The older one counts for what both are about; the other adds to it.
+        (1, "/newer", 419),
+        (2, "/granted", 200),
+        (2, "/", 500),
+    ] {
+        assert_eq!(get(&client, &scene.at(host, 80), path).await.status, wanted, "{host} {path}");
+    }
+    scene.end().await;
+}

@@ -27,6 +27,7 @@ fn endpoint(text: &str) -> Endpoint {
         ports: vec![],
         labels: words.filter_map(|label| label.split_once('=')).collect(),
         healthy: true,
+        draining: false,
         hbone: false,
         locality,
         node: node.into(),

@@ -284,15 +284,49 @@ fn connections_have_shares_too() {
 }
 
 #[test]
-fn unknown_fields_and_sessions_are_said() {
+fn unknown_fields_are_said() {
+    http(&format!("[{{novel: 1, {A}}}]"), &[&format!("prefix / => {A_CLUSTER}"), "rules[0].novel UnknownField"]);
+}
+
+#[test]
+fn sessions_are_kept_as_far_as_an_envoy_can() {
+    // Rules for one host must not take each other's sessions for theirs.
+    let of_rule = format!("session-{:016x}", rapidhash::v3::rapidhash_v3(b"ns/r/0"));
+    for (given, session, problems) in [
+        ("{}", &*format!("cookie {of_rule} /"), &[][..]),
+        ("{sessionName: s, type: Cookie, cookieConfig: {lifetimeType: Session}}", "cookie s /", &[]),
+        ("{sessionName: s, absoluteTimeout: 1m500ms, cookieConfig: {lifetimeType: Permanent}}", "cookie s / 61s", &[]),
+        ("{sessionName: x-s, type: Header}", "header x-s", &[]),
+        ("{sessionName: s, idleTimeout: 1h}", "cookie s /", &[".idleTimeout UnsupportedValue"]),
+        ("{sessionName: s, absoluteTimeout: 1h}", "cookie s /", &[".absoluteTimeout UnsupportedValue"]),
+        ("{sessionName: s, type: Header, absoluteTimeout: 1h}", "header s", &[".absoluteTimeout UnsupportedValue"]),
+        ("{sessionName: s, cookieConfig: {lifetimeType: Permanent}}", "cookie s /", &[".absoluteTimeout InvalidValue"]),
+        (
+            "{sessionName: s, cookieConfig: {lifetimeType: Eternal}}",
+            "cookie s /",
+            &[".cookieConfig.lifetimeType UnsupportedValue"],
+        ),
+        ("{sessionName: 'a b'}", "", &[".sessionName InvalidValue"]),
+        ("{sessionName: ':path', type: Header}", "", &[".sessionName InvalidValue"]),
+        ("{sessionName: s, type: Query}", "", &[".type UnsupportedValue"]),
+        ("{sessionName: s, novel: 1}", "cookie s /", &[".novel UnknownField"]),
+    ] {
+        let kept = if session.is_empty() { String::new() } else { format!("; session {session}") };
+        let route = format!("prefix / => {A_CLUSTER}{kept}");
+        let problems = problems.iter().map(|problem| format!("rules[0].sessionPersistence{problem}"));
+        let wanted: Vec<_> = std::iter::once(route).chain(problems).collect();
+        let wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
+        http(&format!("[{{sessionPersistence: {given}, {A}}}]"), &wanted);
+        grpc(&format!("[{{sessionPersistence: {given}, {A}}}]"), &wanted);
+    }
     http(
-        &format!("[{{novel: 1, sessionPersistence: {{}}, {A}}}]"),
+        "[{sessionPersistence: {sessionName: s}, backendRefs: [{name: a, port: 80}, {name: b, port: 80}]}]",
         &[
-            &format!("prefix / => {A_CLUSTER}"),
-            "rules[0].novel UnknownField",
+            "prefix / => 1 outbound|80||a.ns.svc.local, 1 outbound|80||b.ns.svc.local; session cookie s /",
             "rules[0].sessionPersistence UnsupportedValue",
         ],
     );
+    http("[{sessionPersistence: {}, backendRefs: []}]", &["prefix / => respond 500"]);
 }
 
 proptest! {

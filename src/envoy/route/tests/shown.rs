@@ -12,8 +12,16 @@ use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, 
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
 use envoy_types::pb::envoy::config::route::v3::{RedirectAction, Route, RouteAction, RouteMatch};
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSessionPerRoute;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::stateful_session_per_route::Override;
+use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
+use envoy_types::pb::envoy::extensions::http::stateful_session::header::v3::HeaderBasedSessionState;
 use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::path_segment::Segment;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, filter_state_matcher, string_matcher, value_matcher};
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+
+use crate::envoy::route::session;
 
 /// What a route matches, and what it does.
 pub(super) fn shown(route: &Route) -> String {
@@ -33,7 +41,26 @@ pub(super) fn shown(route: &Route) -> String {
     };
     let request = changes("request", &route.request_headers_to_add, &route.request_headers_to_remove);
     let response = changes("response", &route.response_headers_to_add, &route.response_headers_to_remove);
-    format!("{matched} => {action}{request}{response}")
+    let session = route.typed_per_filter_config.get(session::FILTER).map(session).unwrap_or_default();
+    format!("{matched} => {action}{request}{response}{session}")
+}
+
+fn session(settings: &Any) -> String {
+    let settings = StatefulSessionPerRoute::decode(&*settings.value).unwrap();
+    let Some(Override::StatefulSession(session)) = settings.r#override else { panic!("{settings:?}") };
+    let state = session.session_state.unwrap();
+    let config = state.typed_config.unwrap();
+    match &*state.name {
+        "envoy.http.stateful_session.cookie" => {
+            let cookie = CookieBasedSessionState::decode(&*config.value).unwrap().cookie.unwrap();
+            let ttl = cookie.ttl.map(|ttl| format!(" {}s", ttl.seconds)).unwrap_or_default();
+            format!("; session cookie {} {}{ttl}", cookie.name, cookie.path)
+        }
+        "envoy.http.stateful_session.header" => {
+            format!("; session header {}", HeaderBasedSessionState::decode(&*config.value).unwrap().name)
+        }
+        other => panic!("{other}"),
+    }
 }
 
 fn matched(matched: &RouteMatch) -> String {
