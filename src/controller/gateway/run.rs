@@ -220,7 +220,7 @@ impl Leader {
         }
         let ours = self.world.gateways.values().filter(|gateway| {
             let class = gateway["spec"]["gatewayClassName"].as_str().unwrap_or_default();
-            class::controller(&self.world, class).is_some_and(|controller| controller.template.is_some())
+            class::controller(&self.world, class).is_some()
         });
         let mut wanted: BTreeSet<Reference> = ours.filter_map(parameters).collect();
         self.followed.retain(|_, (reference, watch)| {
