@@ -14,6 +14,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use crate::api::compact::Uid;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
 use crate::api::{Kind, ObjectKey};
@@ -37,6 +38,9 @@ pub type Statuses = imbl::OrdMap<(Kind, ObjectKey), Arc<Status>>;
 /// What is said of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// The object that was judged, which may be another one of its name by now;
+    /// any, if there is none.
+    pub uid: Uid,
     /// The change of the object that was judged; any, if none.
     pub generation: Option<Generation>,
     /// The conditions.

@@ -32,7 +32,7 @@ pub fn status(kind: Kind, facts: Option<&Facts>, found: &[Diagnostic]) -> Option
                 let each = |parent: &Parent| {
                     (parent.reference.clone(), vec![condition("Accepted", false, UNREADABLE, message.clone())])
                 };
-                Some(Status { generation: None, conditions: Conditions::OfParents(parents.iter().map(each).collect()) })
+                of(None, Conditions::OfParents(parents.iter().map(each).collect()))
             }
             None if row.form == super::Form::Parents => None,
             _ if row.form == super::Form::Ancestors => None,
@@ -41,36 +41,32 @@ pub fn status(kind: Kind, facts: Option<&Facts>, found: &[Diagnostic]) -> Option
     }
     // Whether there is a waypoint has a condition of its own.
     let found: Vec<_> = found.iter().filter(|one| one.field != USE_WAYPOINT_FIELD).collect();
-    let Some(Facts { generation, about }) = facts else {
+    let Some(Facts { about, .. }) = facts else {
         return match row.says {
             Says::WhenAsked if kind != Kind::Service && !found.is_empty() => of_object(None, vec![accepted(&found)]),
             Says::WhenAsked | Says::Always => None,
         };
     };
-    let generation = Some(*generation);
     match about {
-        About::Policy(targets) => {
-            Some(Status { generation, conditions: Conditions::OfAncestors(targets.iter().map(ancestor).collect()) })
-        }
+        About::Policy(targets) => of(facts, Conditions::OfAncestors(targets.iter().map(ancestor).collect())),
         About::Route { rules, parents, .. } => {
             let each = |parent: &Parent| (parent.reference.clone(), of_parent(kind, *rules, parent, &found));
-            let conditions = Conditions::OfParents(parents.iter().map(each).collect());
-            Some(Status { generation, conditions })
+            of(facts, Conditions::OfParents(parents.iter().map(each).collect()))
         }
         About::Ztunnel { enforced } => {
             let (reason, message) = match found.first() {
                 Some(first) => (first.reason, said(&found)),
                 None => ("Accepted", "attached to ztunnel".into()),
             };
-            of_object(generation, vec![condition("ZtunnelAccepted", *enforced, reason, message)])
+            of_object(facts, vec![condition("ZtunnelAccepted", *enforced, reason, message)])
         }
-        About::Attached(targets) => of_object(generation, vec![attached(targets, &found)]),
+        About::Attached(targets) => of_object(facts, vec![attached(targets, &found)]),
         About::Bound(binding) => {
             let bound = condition(WAYPOINT_BOUND, binding.bound, binding.reason, binding.message.clone());
             let problems = (kind != Kind::Service && !found.is_empty()).then(|| accepted(&found));
-            of_object(generation, [Some(bound), problems].into_iter().flatten().collect())
+            of_object(facts, [Some(bound), problems].into_iter().flatten().collect())
         }
-        About::Plain => of_object(generation, vec![accepted(&found)]),
+        About::Plain => of_object(facts, vec![accepted(&found)]),
     }
 }
 
@@ -88,11 +84,17 @@ pub fn rejected(kind: Kind, facts: Option<&Facts>, message: &str) -> Option<Stat
         About::Policy(_) => return None,
         _ => Conditions::OfObject(vec![condition]),
     };
-    Some(Status { generation: Some(facts.generation), conditions })
+    of(Some(facts), conditions)
 }
 
-fn of_object(generation: Option<crate::api::meta::Generation>, conditions: Vec<Condition>) -> Option<Status> {
-    Some(Status { generation, conditions: Conditions::OfObject(conditions) })
+/// Conditions of what is known, or of whatever is there.
+fn of(facts: Option<&Facts>, conditions: Conditions) -> Option<Status> {
+    let uid = facts.map(|facts| facts.uid.clone()).unwrap_or_default();
+    Some(Status { uid, generation: facts.map(|facts| facts.generation), conditions })
+}
+
+fn of_object(facts: Option<&Facts>, conditions: Vec<Condition>) -> Option<Status> {
+    of(facts, Conditions::OfObject(conditions))
 }
 
 /// `Accepted` of Istio's kinds, which have no such condition in istiod.

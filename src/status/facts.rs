@@ -10,6 +10,7 @@ mod virtual_service;
 
 use std::sync::Arc;
 
+use crate::api::compact::Uid;
 use crate::api::istio::ServiceEntry;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
@@ -26,6 +27,9 @@ pub use gateways::{GatewayFacts, GatewayTable};
 /// What is known of an object that is ours.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
+    /// Which object of its name was judged. One that was made again is as new,
+    /// even if all that is known of it is the same.
+    pub uid: Uid,
     /// Which of the user's changes was judged.
     pub generation: Generation,
     /// What its conditions depend on.
@@ -203,7 +207,8 @@ fn add<V: Value>(
     let model = model.clone();
     let facts = graph.derive(name, objects, move |cx, key: &ObjectKey, object| {
         let about = about(cx, &model, object)?;
-        Some((key.clone(), Facts { generation: meta(object).generation, about }))
+        let Meta { uid, generation, .. } = meta(object);
+        Some((key.clone(), Facts { uid: uid.clone(), generation: *generation, about }))
     });
     (kind, facts)
 }

@@ -134,6 +134,21 @@ fn a_regex_that_re2_refuses() {
     world.says(Kind::HTTPRoute, "route", "ResolvedRefs", "true ResolvedRefs: All references resolved");
 }
 
+/// It has no status yet, whatever the one before it had.
+#[test]
+fn an_object_that_was_made_again_is_another_one() {
+    let route = |uid: &str| {
+        let meta = format!("metadata: {{uid: {uid}, generation: 1, ");
+        http_route("route", SERVICE_A, "[{backendRefs: [{name: b, port: 80}]}]").replace("metadata: {", &meta)
+    };
+    let mut world = World::new(&route("one"));
+    let before = world.status(Kind::HTTPRoute, "route").expect("a route has a status");
+    world.put(&route("two"));
+    let after = world.status(Kind::HTTPRoute, "route").expect("a route has a status");
+    assert_eq!((&before.conditions, before.generation), (&after.conditions, after.generation));
+    assert_ne!(before, after);
+}
+
 #[test]
 fn weights_that_do_not_sum() {
     let weights = |one: i64, other: i64| {

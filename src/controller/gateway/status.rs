@@ -285,7 +285,7 @@ fn listeners(object: &Value, listeners: &[Listener], attached: &[u32], programme
                 said("Accepted", &answer(&listener.accepted, "Accepted", FINE)),
                 said("Conflicted", &conflicted),
                 said("Programmed", &programmed),
-                said("ResolvedRefs", &answer(&listener.resolved, "ResolvedRefs", FINE)),
+                said("ResolvedRefs", &answer(&listener.resolved, "ResolvedRefs", listener.remark.as_deref().unwrap_or(FINE))),
             ],
         })
     };

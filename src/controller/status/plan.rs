@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::api::Kind;
+use crate::api::compact::Uid;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
 use crate::controller::resource::{Manner, Reference, Resource, Write};
@@ -48,7 +49,10 @@ pub enum Plan {
 pub fn plan(part: &Part, row: &Row, live: &Value, status: Option<&Status>, now: &str) -> Plan {
     let generation = live["metadata"]["generation"].as_i64();
     let judged = status.and_then(|status| status.generation);
-    if judged.is_some_and(|judged| judged != Generation::of(generation.unwrap_or(0))) {
+    let uid = status.map(|status| &status.uid).filter(|uid| !uid.is_empty());
+    if judged.is_some_and(|judged| judged != Generation::of(generation.unwrap_or(0)))
+        || uid.is_some_and(|uid| *uid != Uid::from(live["metadata"]["uid"].as_str().unwrap_or_default()))
+    {
         return Plan::Later;
     }
     let wanted = status.map(|status| &status.conditions);

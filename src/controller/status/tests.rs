@@ -14,7 +14,7 @@ const OLD: &str = "2025-01-01T00:00:00Z";
 
 fn object(kind: &str, status: Value) -> Value {
     json!({
-        "kind": kind, "metadata": { "name": "a", "namespace": "x", "resourceVersion": "7", "generation": 3 },
+        "kind": kind, "metadata": { "name": "a", "namespace": "x", "resourceVersion": "7", "generation": 3, "uid": "u" },
         "status": status,
     })
 }
@@ -24,7 +24,7 @@ fn said(kind: &'static str, holds: bool, reason: &'static str) -> Condition {
 }
 
 fn of_object(conditions: impl Into<Vec<Condition>>) -> Status {
-    Status { generation: Some(Generation::of(3)), conditions: Conditions::OfObject(conditions.into()) }
+    Status { uid: "u".into(), generation: Some(Generation::of(3)), conditions: Conditions::OfObject(conditions.into()) }
 }
 
 fn condition(kind: &str, status: &str, reason: &str, since: &str) -> Value {
@@ -137,7 +137,7 @@ fn entry(name: &str, controller: &str, conditions: Value) -> Value {
 
 fn of_parents(parents: &[(&str, Condition)]) -> Status {
     let parents = parents.iter().map(|(name, condition)| (parent(name), vec![condition.clone()])).collect();
-    Status { generation: Some(Generation::of(3)), conditions: Conditions::OfParents(parents) }
+    Status { uid: "u".into(), generation: Some(Generation::of(3)), conditions: Conditions::OfParents(parents) }
 }
 
 const OURS: &str = "istio.io/gateway-controller";
@@ -165,6 +165,15 @@ fn parents_of_other_controllers_stay() {
     same["status"]["parents"][1]["parentRef"]["namespace"] = json!("x");
     assert_eq!(planned(&OF_OBJECTS, Kind::HTTPRoute, &same, Some(&wanted)), Plan::Nothing);
     assert_eq!(applied(&OF_OBJECTS, Kind::HTTPRoute, &same, None), json!({ "parents": [theirs] }));
+}
+
+#[test]
+fn another_object_of_the_name_is_not_spoken_about() {
+    let wanted = of_object([said("Accepted", true, "Accepted")]);
+    let mut live = object("VirtualService", json!({}));
+    assert!(matches!(planned(&OF_OBJECTS, Kind::VirtualService, &live, Some(&wanted)), Plan::Write(_)));
+    live["metadata"]["uid"] = json!("another");
+    assert_eq!(planned(&OF_OBJECTS, Kind::VirtualService, &live, Some(&wanted)), Plan::Later);
 }
 
 #[test]

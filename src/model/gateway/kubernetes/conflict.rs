@@ -29,7 +29,7 @@ pub(super) fn conflicts<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Ve
         match protocol {
             "TCP" | "UDP" => {
                 let free = !taken.whole && taken.hosts.is_empty();
-                taken.whole = true;
+                taken.whole |= free;
                 (!free).then_some("ProtocolConflict")
             }
             "HTTP" | "HTTPS" | "TLS" => {

@@ -39,6 +39,8 @@ pub struct Listener {
     pub accepted: Verdict,
     /// Whether what it refers to is there.
     pub resolved: Verdict,
+    /// What should be said of that although it is.
+    pub remark: Option<Arc<str>>,
     /// Whether proxies are told to listen.
     pub programmed: Verdict,
     /// What they are told.
@@ -145,6 +147,7 @@ impl Checking<'_> {
                     Err(Said::new("InvalidRouteKinds", "allowedRoutes.kinds has kinds that this protocol has not"))
                 }
             },
+            remark: None,
             programmed: Ok(()),
             server: None,
         };
@@ -165,10 +168,9 @@ impl Checking<'_> {
         }
         let tls = match (&one.tls, protocol) {
             (Some(tls), _) => match tls::server(self, (port, &listener.hostname), tls) {
-                Ok((tls, partly)) => {
-                    if let Some(said) = partly {
-                        listener.resolved = Err(said);
-                    }
+                Ok((tls, tls::Notes { fault, remark })) => {
+                    listener.resolved = fault.map_or(listener.resolved, Err);
+                    listener.remark = remark;
                     Some(Box::new(tls))
                 }
                 Err(tls::Fault { resolved, accepted }) => {
@@ -277,6 +279,7 @@ fn of_waypoint(one: &gateway::Listener, conflict: Option<&'static str>) -> Liste
         programmed: accepted.clone().map_err(|said| Said::new("Invalid", said.message)),
         accepted,
         resolved: Ok(()),
+        remark: None,
         server: None,
     }
 }

@@ -345,10 +345,37 @@ fn what_is_in_a_secret_is_looked_at() {
         assert_eq!(bad.resolved.as_ref().map_err(|said| said.reason), Err("InvalidCertificateRef"), "{bad:?}");
         assert!(bad.server.is_none() && !bad.valid(), "{bad:?}");
     }
-    // It is presented all the same: whoever asks for another host may not mind.
+    // Whoever asks for another host may not mind, so nothing is wrong.
     let foreign = presenting("b.example.com", with(&key));
-    assert_eq!(foreign.resolved.as_ref().map_err(|said| said.reason), Err("InvalidCertificateRef"));
-    assert!(foreign.server.is_some() && foreign.valid());
+    assert_eq!((foreign.resolved.clone(), foreign.valid()), (Ok(()), true));
+    assert_eq!(foreign.remark.as_deref(), Some("Secret x/s: the certificate is not for b.example.com"));
+    assert!(foreign.server.is_some() && good.remark.is_none());
+}
+
+#[test]
+fn a_listener_that_conflicts_takes_nothing_from_those_after_it() {
+    let yaml = gateway(
+        "g",
+        "listeners: [
+            {name: one, port: 80, protocol: HTTP, hostname: a.example.com},
+            {name: bytes, port: 80, protocol: TCP},
+            {name: two, port: 80, protocol: HTTP, hostname: b.example.com},
+            {name: again, port: 80, protocol: HTTP, hostname: a.example.com},
+            {name: secure, port: 80, protocol: HTTPS, hostname: a.example.com},
+            {name: three, port: 80, protocol: HTTP}]",
+    );
+    let world = world(&yaml);
+    let checked = world.graph.get(world.model.gateway_api.checked, &ObjectKey::new("x", "g")).expect("it is ours");
+    let found: Vec<_> = checked.listeners.iter().map(|one| (&*one.name, one.conflict)).collect();
+    let expected = [
+        ("one", None),
+        ("bytes", Some("ProtocolConflict")),
+        ("two", None),
+        ("again", Some("HostnameConflict")),
+        ("secure", Some("ProtocolConflict")),
+        ("three", None),
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]

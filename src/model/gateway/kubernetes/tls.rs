@@ -50,6 +50,17 @@ impl Fault {
     }
 }
 
+/// What is to be said of certificates that are presented all the same.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// What is wrong with a part that can be left out, or with one that is used
+    /// until it is mended.
+    pub(super) fault: Option<Said>,
+    /// What may be meant so: a certificate may be for names that its clients
+    /// know how to compare.
+    pub(super) remark: Option<Arc<str>>,
+}
+
 /// Whether TLS ends at a listener.
 pub(super) fn mode(tls: &ListenerTls) -> TlsMode {
     match &*tls.mode {
@@ -58,34 +69,33 @@ pub(super) fn mode(tls: &ListenerTls) -> TlsMode {
     }
 }
 
-/// What a server does about TLS, and what is wrong with a part of it that can
-/// be left out.
+/// What a server does about TLS, and what is to be said of it.
 pub(super) fn server(
     cx: &Checking<'_>,
     (port, hostname): (u16, &str),
     tls: &ListenerTls,
-) -> Result<(ServerTls, Option<Said>), Fault> {
+) -> Result<(ServerTls, Notes), Fault> {
     let mut server = ServerTls { mode: mode(tls), cipher_suites: cipher_suites(tls), ..ServerTls::default() };
     if !server.mode.terminates() {
         if is_auto_passthrough(cx.owner.meta, port, tls) {
             server.mode = TlsMode::AutoPassthrough;
         }
-        return Ok((server, None));
+        return Ok((server, Notes::default()));
     }
     let asked = tls.options.get(TERMINATE_MODE);
     match asked {
         // The certificate of the workload.
         Some("ISTIO_SIMPLE") => {
             server.certificates = [ServerCertificate::Secret("builtin://".into())].into();
-            return Ok((server, None));
+            return Ok((server, Notes::default()));
         }
         Some("ISTIO_MUTUAL") => {
             server.mode = TlsMode::IstioMutual;
-            return Ok((server, None));
+            return Ok((server, Notes::default()));
         }
         _ => {}
     }
-    let (certificates, faults) = certificates(cx, hostname, &tls.certificate_refs)?;
+    let (certificates, notes) = certificates(cx, hostname, &tls.certificate_refs)?;
     let first = certificates.first().cloned();
     server.certificates = certificates.iter().map(|name| ServerCertificate::Secret(name.clone())).collect();
     server.mode = match asked {
@@ -112,23 +122,23 @@ pub(super) fn server(
         }
         None => {}
     }
-    Ok((server, faults))
+    Ok((server, notes))
 }
 
-/// The names of the certificates that can be had, and what is wrong with the
-/// others. Without one there is no TLS.
+/// The names of the certificates that can be had, and what is to be said of
+/// them and of the others. Without one there is no TLS.
 fn certificates(
     cx: &Checking<'_>,
     hostname: &str,
     references: &[SecretReference],
-) -> Result<(Vec<Arc<str>>, Option<Said>), Fault> {
+) -> Result<(Vec<Arc<str>>, Notes), Fault> {
     if references.len() > MOST_CERTIFICATES {
         return Err(Fault::of_server(
             "InvalidCertificateRef",
             format!("there may be {MOST_CERTIFICATES} certificates, and there are {}", references.len()),
         ));
     }
-    let (mut names, mut faults): (Vec<Arc<str>>, Vec<Said>) = (Vec::new(), Vec::new());
+    let (mut names, mut faults, mut remarks): (Vec<Arc<str>>, Vec<Said>, Vec<Arc<str>>) = Default::default();
     for reference in references {
         let target = target(reference, &cx.owner.meta.namespace);
         let found = match secret(reference) {
@@ -139,9 +149,10 @@ fn certificates(
             )),
         };
         match found {
-            Ok(said) => {
+            Ok(Notes { fault, remark }) => {
                 names.push(format!("kubernetes-gateway://{target}").into());
-                faults.extend(said);
+                faults.extend(fault);
+                remarks.extend(remark);
             }
             Err(said) => faults.push(said),
         }
@@ -153,7 +164,10 @@ fn certificates(
     match (names.is_empty(), said) {
         (true, Some(said)) => Err(Fault { resolved: said, accepted: None }),
         (true, None) => Err(Fault::of_server("InvalidCertificateRef", "there is no certificate to present")),
-        (false, said) => Ok((names, said)),
+        (false, fault) => {
+            let remark = (!remarks.is_empty()).then(|| remarks.join("; ").into());
+            Ok((names, Notes { fault, remark }))
+        }
     }
 }
 
@@ -202,7 +216,7 @@ pub(super) fn client_certificate(
         return Err(not_permitted("Secret", &target));
     }
     let invalid = |said: Said| Err(Said::new("InvalidClientCertificateRef", said.message));
-    usable(cx, credentials, &target, "").map_or_else(invalid, |said| said.map_or(Ok(()), invalid))
+    usable(cx, credentials, &target, "").map_or_else(invalid, |notes| notes.fault.map_or(Ok(()), invalid))
 }
 
 pub(super) fn target(reference: &SecretReference, own: &Arc<str>) -> ObjectKey {
@@ -229,19 +243,20 @@ fn not_permitted(kind: &str, target: &ObjectKey) -> Said {
 
 /// Whether a Secret is there and has a certificate with its key in it; what
 /// should be said about it although it is used.
-fn usable(cx: &Ctx<'_>, credentials: &Credentials, target: &ObjectKey, hostname: &str) -> Result<Option<Said>, Said> {
+fn usable(cx: &Ctx<'_>, credentials: &Credentials, target: &ObjectKey, hostname: &str) -> Result<Notes, Said> {
     let place = Place::secret(target.namespace.clone(), target.name.clone());
     let said = |message: String| Said::new("InvalidCertificateRef", message);
     match credentials.certificate(cx, &place) {
         Known::Bad(flaw) => Err(said(flaw.message)),
         // It is being looked for.
-        Known::Nothing => Ok(None),
-        Known::Good(certificate) if !hostname.is_empty() && !certificate.covers(hostname) => {
-            Ok(Some(said(format!("{place}: the certificate is not for {hostname}"))))
-        }
+        Known::Nothing => Ok(Notes::default()),
         Known::Good(certificate) => {
             let flaw = credentials.age(cx, &place, certificate).filter(|flaw| flaw.reason != EXPIRES);
-            Ok(flaw.map(|flaw| said(flaw.message)))
+            let other = !hostname.is_empty() && !certificate.covers(hostname);
+            Ok(Notes {
+                fault: flaw.map(|flaw| said(flaw.message)),
+                remark: other.then(|| format!("{place}: the certificate is not for {hostname}").into()),
+            })
         }
     }
 }
