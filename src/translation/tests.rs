@@ -1,7 +1,8 @@
 //! Golden files: objects in, resources out. A file holds the objects, then
 //! `# Output`, then what is sent for them and what is said about them.
 //! `UPDATE_GOLDEN=1 cargo test` rewrites the second part. `# Proxy:` names the
-//! proxy it is about; otherwise it is about ztunnels.
+//! proxy it is about; otherwise it is about ztunnels. Certificates in it are for
+//! one key, which is derived, and which [`KEY`] stands for.
 //!
 //! Each file is replayed in several orders; all must end alike.
 
@@ -15,6 +16,11 @@ use std::path::{Path, PathBuf};
 
 use fairway_proto::describe;
 use fairway_proto::workload as proto;
+use openssl::bn::{BigNum, BigNumContext};
+use openssl::ec::{EcGroup, EcKey, EcPoint};
+use openssl::error::ErrorStack;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
 use prost::Message;
 use serde_json::Value as Json;
 
@@ -321,7 +327,7 @@ fn check(path: &PathBuf) -> Result<(), String> {
     let text = std::fs::read_to_string(path).expect("readable");
     let (input, expected) = text.split_once("# Output\n").unwrap_or((&text, ""));
     let given = Given::new(input);
-    let objects = objects(input);
+    let objects = objects(&with_key(input));
 
     let mut world = World::new(&given);
     world.apply(objects.iter().cloned().map(Change::Put));
@@ -376,6 +382,26 @@ fn check(path: &PathBuf) -> Result<(), String> {
         return Err(format!("{}:\n{}", path.display(), difference(expected, &output)));
     }
     Ok(())
+}
+
+/// What stands in files for the private key that their certificates are for.
+const KEY: &str = "THE KEY OF TESTS";
+
+/// Puts the key there. It is derived from a word, so that there is none to keep.
+fn with_key(input: &str) -> String {
+    let Some(line) = input.lines().find(|line| line.trim() == KEY) else { return input.to_owned() };
+    let key = derived_key().expect("a key").private_key_to_pem_pkcs8().expect("PEM");
+    let indent = &line[..line.len() - KEY.len()];
+    let text = String::from_utf8(key).expect("text").trim_end().replace('\n', &format!("\n{indent}"));
+    input.replace(KEY, &text)
+}
+
+fn derived_key() -> Result<PKey<Private>, ErrorStack> {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+    let number = BigNum::from_slice(&openssl::sha::sha256(b"golden"))?;
+    let mut point = EcPoint::new(&group)?;
+    point.mul_generator2(&group, &number, &mut BigNumContext::new()?)?;
+    PKey::from_ec_key(EcKey::from_private_components(&group, &number, &point)?)
 }
 
 /// The lines that differ, as a person would look for them.
