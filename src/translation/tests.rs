@@ -400,7 +400,8 @@ fn derived_key() -> Result<PKey<Private>, ErrorStack> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
     let number = BigNum::from_slice(&openssl::sha::sha256(b"golden"))?;
     let mut point = EcPoint::new(&group)?;
-    point.mul_generator2(&group, &number, &mut BigNumContext::new()?)?;
+    let mut context = BigNumContext::new()?;
+    point.mul_generator2(&group, &number, &mut context)?;
     PKey::from_ec_key(EcKey::from_private_components(&group, &number, &point)?)
 }
 
