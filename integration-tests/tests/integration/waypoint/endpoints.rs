@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use fairway_integration_tests::child::free_address;
 use fairway_integration_tests::echo::{Backend, Echo};
 use fairway_integration_tests::hbone::{Client, Server};
+use fairway_integration_tests::runner;
 use fairway_integration_tests::tls::Authority;
 use fairway_integration_tests::waypoint::PORT;
-use fairway_integration_tests::runner;
 
 use super::protocols::{line, lines};
 use super::{Scene, count, get, get_with, pod};
