@@ -17,6 +17,7 @@ pub mod matcher;
 pub mod name;
 mod place;
 pub mod policies;
+pub mod quarantine;
 pub mod request_authentication;
 pub mod route;
 mod routing;
@@ -41,7 +42,7 @@ use crate::xds::resource::{Body, Resource, ResourceType};
 use crate::xds::view::{Config, Draft, LayerKind, Parts, Scopes};
 
 use place::Places;
-pub use waypoint::quarantine::{HeldBack, Quarantine};
+pub use quarantine::{HeldBack, Quarantine};
 
 /// The configurations of all scopes, as the graph makes them.
 pub struct Configs {
@@ -87,8 +88,9 @@ pub fn configs(graph: &mut Graph, model: &Model, connected: Collection<Scope, ()
     let gateways = of_kind("gateway_scopes", |scope| matches!(scope, Scope::Gateway(_)));
     let (drafts, provenances) = (Arc::default(), Vec::new());
     let mut configs = Configs { placed, sharers, scopes, waypoints, gateways, drafts, provenances, quarantine: None };
-    configs.quarantine = Some(waypoint::add(graph, model, &mut configs));
-    gateway::add(graph, model, &mut configs);
+    let services = waypoint::add(graph, model, &mut configs);
+    let hosts = gateway::add(graph, model, &mut configs);
+    configs.quarantine = Some(Quarantine { services, hosts });
     configs
 }
 

@@ -10,7 +10,7 @@ mod chains;
 mod connections;
 mod listeners;
 mod merge;
-mod routes;
+pub(super) mod routes;
 mod services;
 
 use std::cell::RefCell;
@@ -27,19 +27,22 @@ use crate::xds::resource::ResourceType;
 use super::access_log::Only;
 use super::destination::{Destination, add_clusters, add_endpoints};
 use super::endpoint::CONNECT_ORIGINATE;
+use super::quarantine::Ward;
 use super::telemetry::applied;
 use super::{Configs, connect_originate, encode, fixtures, listener, trust_domains};
 
 use merge::Merged;
+use routes::Hosted;
 
-/// Adds the tables.
-pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
+/// Adds the tables. Returns the hosts of route configurations, which can be held
+/// back one by one.
+pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) -> Ward<Hosted> {
     add_fixtures(graph, model, to);
     let model_of = model.clone();
     let merged = graph.derive("gateway_servers_of_proxies", to.gateways, move |cx, scope: &Scope, ()| {
         [(scope.clone(), Arc::new(Merged::of(cx, &model_of, scope)))]
     });
-    let routed = routes::add(graph, model, merged, to);
+    let (routed, quarantine) = routes::add(graph, model, merged, to);
     let passed = services::passed(graph, model, merged);
     let all = services::all(graph, model, to.gateways);
     let listened = listeners::add(graph, model, merged, passed, to);
@@ -52,6 +55,7 @@ pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) {
     });
     add_clusters(graph, "gateway_clusters", model, referenced, Some(identities), to);
     add_endpoints(graph, "gateway_endpoints", model, referenced, to);
+    quarantine
 }
 
 /// The identities of those who serve a service: its pods by their accounts, and

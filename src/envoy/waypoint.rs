@@ -6,9 +6,8 @@
 //! for each of its ports. The listener that tells them apart is put together
 //! from encoded chains, so that a change of one service encodes that one.
 
-mod chain;
+pub(super) mod chain;
 mod connections;
-pub mod quarantine;
 mod routes;
 
 use std::cell::RefCell;
@@ -27,18 +26,31 @@ use super::cluster::{self, ENCAP, MAIN_INTERNAL};
 use super::destination::{Destination, add_clusters, add_endpoints, handlings, ports};
 use super::endpoint::CONNECT_ORIGINATE;
 use super::listener::{self, CONNECT_TERMINATE};
+use super::quarantine::Ward;
 use super::telemetry::applied;
-use super::{Configs, client, connect_originate, encode, fixtures, gateway, trust_domains};
+use super::{Configs, Scoped, client, connect_originate, encode, fixtures, gateway, trust_domains};
+
+use chain::Chains;
 
 /// A service that a waypoint serves.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Served {
+pub(super) struct Served {
     scope: Scope,
     service: ServiceKey,
 }
 
+impl Scoped for Served {
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn name(&self) -> String {
+        self.service.to_string()
+    }
+}
+
 /// Adds the tables.
-pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) -> quarantine::Quarantine {
+pub(super) fn add(graph: &mut Graph, model: &Model, to: &mut Configs) -> Ward<Chains> {
     let scopes = to.waypoints;
     add_fixtures(graph, model, to);
 

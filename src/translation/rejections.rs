@@ -1,14 +1,17 @@
 //! What proxies rejected, and what follows from it.
 //!
 //! A resource of its own costs itself: Envoy takes the others of a response.
-//! The services of a waypoint are in one listener, so there the part that is to
-//! blame is looked for, and held back while the others go on: the one that
-//! Envoy's message is about, else the one that is new since the waypoint last
-//! accepted something. If there are several, all of them are held back and
-//! tried again, half by half.
+//! The services of a waypoint are in one listener, and the hosts of a gateway's
+//! port in one route configuration, so there the part that is to blame is looked
+//! for, and held back while the others go on: the one that Envoy's message is
+//! about, else the one that is new since the proxy last accepted something. If
+//! there are several, all of them are held back and tried again, half by half.
 //!
 //! This is the one place that remembers something about proxies; what is held
 //! back enters the graph as a fact.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -136,18 +139,19 @@ impl Rejections {
         let before = verdict.accepted.as_ref().and_then(|views| config(views, verdict));
         let case = self.cases.entry(scope.clone()).or_default();
         if let (Some(sent), Some(scope), Some(quarantine), true) =
-            (sent, scope, configs.quarantine(), is_about_services(verdict, error))
+            (sent, scope, configs.quarantine(), is_about_parts(verdict, error))
         {
             let none = Parts::default();
             let before = before.map_or(&none, Config::parts);
             let mut suspects: Vec<Arc<str>> = Vec::new();
             for (name, part) in sent.parts() {
                 let same = before.get(name).is_some_and(|before| before.print == part.print);
-                if !same && case.held.get(name) != Some(&part.print) {
+                // In place of what is held back there is something harmless.
+                if !same && !case.held.contains_key(name) {
                     suspects.push(name.clone());
                 }
             }
-            let guilty = guilty(error, &suspects, sent.parts());
+            let guilty = guilty(scope, error, &suspects, sent.parts());
             let search = guilty.is_empty() && !suspects.is_empty() && (verdict.accepted.is_some() || verdict.blank);
             for name in if search { &suspects } else { &guilty } {
                 let Some(part) = sent.parts().get(name) else { continue };
@@ -162,12 +166,11 @@ impl Rejections {
             for name in &guilty {
                 let provenance = quarantine.provenance(graph, scope, name);
                 let objects = blamed(&self.recent, &provenance, verdict);
-                let instead = match before.contains_key(name) {
-                    true => "it goes on with what it accepted before",
-                    false => "connections to the service end",
-                };
+                let (what, without) = Quarantine::words(scope);
+                let instead =
+                    if before.contains_key(name) { "it goes on with what it accepted before" } else { without };
                 let message =
-                    format!("{} rejects what it is told about service {name}: {error}; {instead}", verdict.proxy);
+                    format!("{} rejects what it is told about {what} {name}: {error}; {instead}", verdict.proxy);
                 let version = sent.parts().get(name).map(|part| part.print);
                 case.rejected.insert((verdict.ty, name.clone()), Rejected { message, objects, version });
                 self.changed = true;
@@ -221,7 +224,9 @@ impl Rejections {
             *ty == verdict.ty && now != rejected.version
         });
         self.changed |= over.count() > 0;
-        if let (ResourceType::Listener, Some(scope), Some(quarantine)) = (verdict.ty, scope, configs.quarantine()) {
+        if let (Some(scope), Some(quarantine)) = (scope, configs.quarantine())
+            && verdict.ty == Quarantine::resource_type(scope)
+        {
             told = case.next_trial(graph, quarantine, scope);
         }
         if case.rejected.is_empty() && case.held.is_empty() && case.trials.is_empty() {
@@ -250,12 +255,19 @@ impl Case {
     }
 }
 
-/// Whether a message is about a listener that is put together from services.
-fn is_about_services(verdict: &Verdict, error: &str) -> bool {
+/// Whether a message is about a resource that is put together from parts: a
+/// listener of services, or any route configuration of a gateway.
+fn is_about_parts(verdict: &Verdict, error: &str) -> bool {
+    if verdict.scope.as_ref().is_none_or(|scope| verdict.ty != Quarantine::resource_type(scope)) {
+        return false;
+    }
+    if verdict.ty == ResourceType::Routes {
+        return true;
+    }
     let layer = verdict.sent.layer(ResourceType::Listener, verdict.scope.as_ref());
     let of_services = |name: &str| name == MAIN_INTERNAL || name == INSPECTED;
     let names = |wanted: bool| layer.iter().any(|one| of_services(one.name()) == wanted && error.contains(one.name()));
-    verdict.ty == ResourceType::Listener && (names(true) || !names(false))
+    names(true) || !names(false)
 }
 
 fn config<'a>(views: &'a Views, verdict: &Verdict) -> Option<&'a Config> {
@@ -264,13 +276,13 @@ fn config<'a>(views: &'a Views, verdict: &Verdict) -> Option<&'a Config> {
 
 /// Of the parts that may be to blame, the only one; or those that a message is
 /// about: because it names their filter chains, or quotes what is in them alone.
-fn guilty(error: &str, suspects: &[Arc<str>], parts: &Parts) -> Vec<Arc<str>> {
+fn guilty(scope: &Scope, error: &str, suspects: &[Arc<str>], parts: &Parts) -> Vec<Arc<str>> {
     if let [_] = suspects {
         return suspects.to_vec();
     }
     let named = suspects.iter().filter(|name| {
-        let hostname = name.split_once('/').map_or(&***name, |(_, hostname)| hostname);
-        error.contains(&format!("|{hostname}"))
+        let mark = Quarantine::mark(scope, name);
+        mark.len() >= TELLING && error.contains(&mark)
     });
     let named: Vec<_> = named.cloned().collect();
     if !named.is_empty() {
@@ -296,8 +308,9 @@ fn blamed(recent: &VecDeque<(u64, Vec<Object>)>, provenance: &Provenance, verdic
     };
     let behind = provenance.origins.iter().chain(&provenance.reads).filter_map(object);
     // Rules rather than what they are about.
-    let (rules, others): (BTreeSet<_>, BTreeSet<_>) =
-        behind.partition(|(kind, _)| Row::of(*kind).is_some_and(|row| row.says == Says::Always));
+    let (rules, others): (BTreeSet<_>, BTreeSet<_>) = behind.partition(|(kind, _)| {
+        *kind != Kind::IstioGateway && Row::of(*kind).is_some_and(|row| row.says == Says::Always)
+    });
     let all = if rules.is_empty() { others } else { rules };
     let Some(accepted) = &verdict.accepted else { return all };
     let since = recent.iter().filter(|(at, _)| *at > accepted.revision && *at <= verdict.sent.revision);

@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, Virtu
 use crate::api::mesh::MeshConfig;
 use crate::envoy::destination::{Destination, declared};
 use crate::envoy::encode::{self, boolean, uint32};
+use crate::envoy::quarantine::{Content, Ward};
 use crate::envoy::routing::{At, Routing};
 use crate::envoy::{Configs, Scoped, route};
 use crate::graph::{Collection, Ctx, Graph};
@@ -31,7 +32,7 @@ use super::merge::{Merged, Merging};
 
 /// A route configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Table {
+pub(in crate::envoy) struct Table {
     scope: Scope,
     name: Arc<str>,
 }
@@ -48,9 +49,19 @@ impl Scoped for Table {
 
 /// A host of a route configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct HostKey {
+pub(in crate::envoy) struct HostKey {
     table: Table,
     host: Arc<str>,
+}
+
+impl Scoped for HostKey {
+    fn scope(&self) -> &Scope {
+        &self.table.scope
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.table.name, self.host)
+    }
 }
 
 /// Something that a host has routes or a rule by.
@@ -88,7 +99,7 @@ pub(super) struct Reader {
 
 /// A virtual host.
 #[derive(PartialEq)]
-struct Hosted {
+pub(in crate::envoy) struct Hosted {
     /// `host:port`.
     name: String,
     /// All but its name and its domains, encoded.
@@ -98,16 +109,41 @@ struct Hosted {
     references: BTreeSet<Destination>,
 }
 
+impl Content for Hosted {
+    type Key = HostKey;
+
+    fn print(&self) -> u64 {
+        self.rest.hash()
+    }
+
+    fn contains(&self, text: &[u8]) -> bool {
+        memchr::memmem::find(self.rest.bytes(), text).is_some()
+    }
+
+    /// Requests for it find no route.
+    fn closed(&self, _: &HostKey) -> Self {
+        let rest = Piece::new(encode::bytes(&VirtualHost::default()));
+        Self { name: self.name.clone(), rest, joins: false, references: BTreeSet::new() }
+    }
+
+    fn key(scope: &Scope, name: &str) -> Option<HostKey> {
+        let (table, host) = name.rsplit_once('/')?;
+        let table = Table { scope: scope.clone(), name: table.into() };
+        Some(HostKey { table, host: host.into() })
+    }
+}
+
 /// `RouteConfiguration.virtual_hosts`.
 const VIRTUAL_HOSTS: u32 = 2;
 
-/// Adds the route configurations. Returns the destinations that they lead to.
+/// Adds the route configurations. Returns the destinations that they lead to, and
+/// their parts.
 pub(super) fn add(
     graph: &mut Graph,
     model: &Model,
     merged: Collection<Scope, Arc<Merged>>,
     to: &mut Configs,
-) -> Collection<Destination, Protocol> {
+) -> (Collection<Destination, Protocol>, Ward<Hosted>) {
     let readers = graph.derive("gateway_http_servers", merged, |_, scope: &Scope, merged: &Arc<Merged>| {
         let mut readers: Vec<(Reader, Vec<Merging>)> = Vec::new();
         for one in merged.listeners.values().flat_map(|listened| listened.servers()).filter(|one| one.routes.is_some())
@@ -152,6 +188,8 @@ pub(super) fn add(
         let parts: Vec<_> = cx.fetch(by_host, key).collect();
         hosted(cx, &model_of, key, parts).map(Arc::new)
     });
+    let quarantine = Ward::new(graph, ["gateway_quarantine", "gateway_parts"], hosts);
+    let hosts = quarantine.parts();
     let by_table = graph.index(hosts, |key: &HostKey, _: &Arc<Hosted>, keys| keys.push(key.table.clone()));
     let tables = graph.derive("gateway_route_tables", merged, |_, scope: &Scope, merged: &Arc<Merged>| {
         let mut tables: Vec<(Table, u16)> = Vec::new();
@@ -169,10 +207,11 @@ pub(super) fn add(
         Some(configuration(&key.name, *port, hosts.collect()))
     });
     let model = model.clone();
-    graph.derive("gateway_route_references", hosts, move |cx, _, hosted: &Arc<Hosted>| {
+    let references = graph.derive("gateway_route_references", hosts, move |cx, _, hosted: &Arc<Hosted>| {
         let known = |destination: &Destination| Some((destination.clone(), declared(cx, &model, destination)?));
         hosted.references.iter().filter_map(known).collect::<Vec<_>>()
-    })
+    });
+    (references, quarantine)
 }
 
 fn redirects(server: &Server) -> bool {

@@ -27,24 +27,24 @@ use crate::envoy::listener::{
 use crate::envoy::matcher::{self, Input, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
 use crate::envoy::policies::Policies;
+use crate::envoy::quarantine::{Content, Ward};
 use crate::envoy::route::{self, ClusterRef, UNKNOWN_SERVICE};
 use crate::envoy::telemetry::applied::{listener_logs, telemetry};
 use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
 use crate::envoy::{Configs, Fixture, gateway};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
-use crate::model::service::{Protocol, Resolution, Service};
+use crate::model::service::{Protocol, Resolution, Service, ServiceKey};
 use crate::proxy::Scope;
 use crate::xds::resource::{Piece, ResourceType};
 
 use super::connections::Connections;
-use super::quarantine::Quarantine;
 use super::routes::Routing;
 use super::{Served, by_scope};
 
 /// A service's part of the listener.
 #[derive(PartialEq)]
-pub(super) struct Chains {
+pub(in crate::envoy) struct Chains {
     /// Who was first decides whose chain an address belongs to.
     created: u32,
     /// The addresses of the service.
@@ -57,7 +57,7 @@ pub(super) struct Chains {
     /// Where its routes lead that the waypoint does not serve.
     references: BTreeSet<Destination>,
     /// A hash of all that an Envoy might reject.
-    pub(super) print: u64,
+    print: u64,
 }
 
 impl Chains {
@@ -69,15 +69,22 @@ impl Chains {
         let print = rapidhash_v3(&hashes.collect::<Vec<_>>());
         Self { created, ranges, ports, matcher, references, print }
     }
+}
 
-    /// Whether a text is in what an Envoy is told.
-    pub(super) fn contains(&self, text: &[u8]) -> bool {
+impl Content for Chains {
+    type Key = Served;
+
+    fn print(&self) -> u64 {
+        self.print
+    }
+
+    fn contains(&self, text: &[u8]) -> bool {
         let mut chains = self.ports.iter().flat_map(|port| &port.chains);
         chains.any(|chain| memchr::memmem::find(chain.bytes(), text).is_some())
     }
 
-    /// What a service has that can be told to no Envoy: its connections end.
-    pub(super) fn closed(&self, of: &Served) -> Self {
+    /// Its connections end.
+    fn closed(&self, of: &Served) -> Self {
         let port = |port: &PortChains| {
             let name = format!("quarantined|{}|{}", port.number, of.service);
             let chain = listener::tcp_chain(&name, Vec::new(), &tcp_proxy(UNKNOWN_SERVICE));
@@ -91,6 +98,12 @@ impl Chains {
         };
         let ports = self.ports.iter().map(port).collect();
         Self { print: 0, ..Self::of(self.created, self.ranges.clone(), ports, BTreeSet::new()) }
+    }
+
+    fn key(scope: &Scope, name: &str) -> Option<Served> {
+        let (namespace, hostname) = name.split_once('/')?;
+        let service = ServiceKey { namespace: namespace.into(), hostname: hostname.into() };
+        Some(Served { scope: scope.clone(), service })
     }
 }
 
@@ -126,13 +139,13 @@ pub(super) fn add_main_internal(
     model: &Model,
     served: Collection<Served, ()>,
     to: &mut Configs,
-) -> (Collection<Destination, Protocol>, Quarantine) {
+) -> (Collection<Destination, Protocol>, Ward<Chains>) {
     let model_of = model.clone();
     let chains = graph.derive("waypoint_chains", served, move |cx, key: &Served, ()| {
         let service = cx.get(model_of.services, &key.service)?;
         Some((key.clone(), Arc::new(chains(cx, &model_of, key, service))))
     });
-    let quarantine = Quarantine::new(graph, chains);
+    let quarantine = Ward::new(graph, ["quarantine", "waypoint_parts"], chains);
     let chains = quarantine.parts();
     let model_of = model.clone();
     let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Arc<Chains>| {

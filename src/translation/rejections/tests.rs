@@ -8,7 +8,7 @@ use super::*;
 use crate::api::Change;
 use crate::model::Settings;
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, Place, WaypointScope};
+use crate::proxy::{Capabilities, GatewayScope, Place, WaypointScope};
 use crate::source::documents::{Document, read};
 use crate::translation::Translation;
 use crate::xds::view::Layer;
@@ -59,6 +59,9 @@ enum Words {
 
 struct World {
     translation: Translation,
+    scope: Scope,
+    /// The resource that is put together from parts.
+    resource: (ResourceType, &'static str),
     views: Arc<Views>,
     /// What the Envoy accepted.
     accepted: Option<Arc<Views>>,
@@ -70,10 +73,14 @@ struct World {
 
 impl World {
     fn new(words: Words) -> Self {
+        Self::of(words, scope(), (ResourceType::Listener, MAIN_INTERNAL))
+    }
+
+    fn of(words: Words, scope: Scope, resource: (ResourceType, &'static str)) -> Self {
         let mut translation = Translation::new(Arc::<Settings>::default());
-        translation.want([scope()]);
+        translation.want([scope.clone()]);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
-        Self { translation, views, accepted: None, words, blank: true, rejections: 0 }
+        Self { translation, scope, resource, views, accepted: None, words, blank: true, rejections: 0 }
     }
 
     fn apply(&mut self, yaml: &str) {
@@ -94,13 +101,13 @@ impl World {
         self.translation.graph.settle();
     }
 
-    fn listener(views: &Views) -> Vec<u8> {
-        let listener = views.layer(ResourceType::Listener, Some(&scope())).get(MAIN_INTERNAL).expect("a listener");
-        listener.message(ResourceType::Listener).to_vec()
+    fn told(&self, views: &Views) -> Vec<u8> {
+        let (ty, name) = self.resource;
+        views.layer(ty, Some(&self.scope)).get(name).expect("it is there").message(ty).to_vec()
     }
 
     fn has(&self, text: &str) -> bool {
-        memchr::memmem::find(&Self::listener(&self.views), text.as_bytes()).is_some()
+        memchr::memmem::find(&self.told(&self.views), text.as_bytes()).is_some()
     }
 
     /// The Envoy takes what there is, until nothing changes any more.
@@ -108,14 +115,14 @@ impl World {
         for _ in 0..64 {
             let sent = self.views.clone();
             let error = self.has("poison").then(|| match self.words {
-                Words::Vague => "Error adding/updating listener(s) main_internal: no".to_owned(),
-                Words::Quoting => "Error adding/updating listener(s) main_internal: bad value 'poison'".to_owned(),
+                Words::Vague => format!("Error adding/updating {}: no", self.resource.1),
+                Words::Quoting => format!("Error adding/updating {}: bad value 'poison'", self.resource.1),
             });
             self.rejections += usize::from(error.is_some());
             let verdict = Verdict {
-                scope: Some(scope()),
+                scope: Some(self.scope.clone()),
                 proxy: "w-1.x".into(),
-                ty: ResourceType::Listener,
+                ty: self.resource.0,
                 accepted: if error.is_some() { self.accepted.clone() } else { Some(sent.clone()) },
                 sent: sent.clone(),
                 blank: self.blank,
@@ -128,7 +135,7 @@ impl World {
             if told {
                 self.commit();
             }
-            if !told && (error.is_some() || Self::listener(&sent) == Self::listener(&self.views)) {
+            if !told && (error.is_some() || self.told(&sent) == self.told(&self.views)) {
                 return;
             }
         }
@@ -137,7 +144,8 @@ impl World {
 
     /// The objects that something is said of.
     fn said(&mut self) -> Option<BTreeSet<String>> {
-        let names = |all: BTreeMap<Object, String>| all.into_keys().map(|(kind, key)| format!("{kind:?} {key}")).collect();
+        let names =
+            |all: BTreeMap<Object, String>| all.into_keys().map(|(kind, key)| format!("{kind:?} {key}")).collect();
         self.translation.rejections().news().map(names)
     }
 }
@@ -177,6 +185,47 @@ fn a_bad_change_keeps_what_was_accepted_and_others_go_on() {
     assert!(!world.translation.rejections().open());
 }
 
+/// The hosts of a gateway's port are in one route configuration.
+#[test]
+fn a_bad_host_of_a_gateway_is_held_back_alone() {
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: x}\n\
+                   spec: {servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}\n---\n";
+    let answers = |name: &str, text: &str| {
+        answers(name, text).replace(&format!("hosts: [{name}]"), &format!("gateways: [gw], hosts: [{name}.com]"))
+    };
+    for words in [Words::Vague, Words::Quoting] {
+        let scope = Scope::Gateway(GatewayScope {
+            namespace: "x".into(),
+            capabilities: Capabilities::STOCK,
+            families: Families::V4,
+            loopback: None,
+            unprivileged: false,
+            place: Place::default(),
+            address: None,
+            listed_by: [].into(),
+        });
+        let mut world = World::of(words, scope, (ResourceType::Routes, "http.80"));
+        let hosts = (1..=8).map(|number| answers(&format!("s{number}"), "good"));
+        world.apply(&(gateway.to_owned() + &hosts.collect::<String>()));
+        world.settle();
+        let hosts = (1..=8).map(|number| answers(&format!("s{number}"), if number == 3 { "poison" } else { "better" }));
+        world.apply(&(hosts.collect::<String>() + &answers("new", "poison")));
+        world.settle();
+        assert!(!world.has("poison") && world.has("better") && world.rejections <= 8, "{}", world.rejections);
+        assert!(world.has("good"), "what was accepted of it goes on");
+        assert!(world.has("new.com"), "nobody answers in its place");
+        let mut blamed = BTreeSet::new();
+        while let Some(more) = world.said() {
+            blamed = more;
+        }
+        assert_eq!(Some(blamed), said(&["VirtualService x/v-new", "VirtualService x/v-s3"]));
+        world.apply(&(answers("s3", "mended") + &answers("new", "mended")));
+        world.settle();
+        assert!(world.has("mended") && !world.has("good"));
+        assert_eq!(world.said(), said(&[]));
+    }
+}
+
 #[test]
 fn a_new_service_that_is_bad_is_closed() {
     let mut world = world(Words::Vague, 2);
@@ -184,7 +233,10 @@ fn a_new_service_that_is_bad_is_closed() {
     world.apply(&(service("new", 9) + &answers("new", "poison")));
     world.settle();
     assert_eq!(world.rejections, 1);
-    assert!(world.has("quarantined|80|x/new.x.svc.cluster.local") && world.has("10.0.1.9"), "its address leads nowhere");
+    assert!(
+        world.has("quarantined|80|x/new.x.svc.cluster.local") && world.has("10.0.1.9"),
+        "its address leads nowhere"
+    );
     let expected = ["VirtualService x/v-new"];
     assert_eq!(world.said(), said(&expected));
     world.translation.apply(Change::Delete(Kind::VirtualService, ObjectKey::new("x", "v-new")));
@@ -199,14 +251,13 @@ fn the_bad_ones_among_many_are_found() {
     for words in [Words::Vague, Words::Quoting] {
         let mut world = world(words, 32);
         world.settle();
-        let all = (1..=32).map(|number| {
-            answers(&format!("s{number}"), if matches!(number, 7 | 20) { "poison" } else { "good" })
-        });
+        let all = (1..=32)
+            .map(|number| answers(&format!("s{number}"), if matches!(number, 7 | 20) { "poison" } else { "good" }));
         world.apply(&all.collect::<String>());
         world.settle();
         assert!(world.rejections <= 16, "{}", world.rejections);
         assert!(!world.has("poison"));
-        let good = Arc::from(World::listener(&world.views));
+        let good = Arc::from(world.told(&world.views));
         let count = |good: &Arc<[u8]>| memchr::memmem::find_iter(good, "good").count();
         assert_eq!(count(&good), 30, "all the others have what they should");
         let mut blamed = BTreeSet::new();

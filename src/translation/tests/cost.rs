@@ -132,7 +132,13 @@ fn a_route_of_a_gateway_costs_its_host() {
         *count -= before[name];
         *count > 0 && name.starts_with("gateway_")
     });
-    let once = ["gateway_route_configurations", "gateway_route_references", "gateway_routes", "gateway_virtual_hosts"];
+    let once = [
+        "gateway_parts",
+        "gateway_route_configurations",
+        "gateway_route_references",
+        "gateway_routes",
+        "gateway_virtual_hosts",
+    ];
     assert_eq!(ran, once.map(|name| (name, 1)).into());
     let (mut new, mut all) = (0, 0);
     for frame in frames(&world) {
