@@ -15,8 +15,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tonic::body::Body;
+
+use crate::accept::each_connection;
 
 /// How many questions are remembered: more than any test asks.
 const KEPT: usize = 1000;
@@ -73,18 +75,8 @@ impl Authorizer {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let of_task = asked.clone();
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    Ok((stream, _)) = listener.accept() => {
-                        connections.spawn(serve(stream, of_task.clone()));
-                    }
-                    Some(_) = connections.join_next() => {}
-                }
-            }
-        });
-        Self { asked, task }
+        let serve = move |stream| serve(stream, of_task.clone());
+        Self { asked, task: tokio::spawn(each_connection(listener, serve)) }
     }
 
     /// The paths it was asked about, in order.

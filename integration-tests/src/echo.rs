@@ -19,8 +19,8 @@ use openssl::ssl::SslAcceptor;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
+use crate::accept::each_connection;
 use crate::tls;
 
 /// How many requests are remembered: more than any test counts.
@@ -188,21 +188,7 @@ impl Backend {
         serve: impl Fn(tokio::net::TcpStream) -> F + Send + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => {
-                        if let Ok((stream, _)) = accepted {
-                            let _ = stream.set_nodelay(true);
-                            connections.spawn(serve(stream));
-                        }
-                    }
-                    Some(_) = connections.join_next() => {}
-                }
-            }
-        });
-        Self { task }
+        Self { task: tokio::spawn(each_connection(listener, serve)) }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod certificate;
 pub mod identity;
 pub mod authorizer;
 pub mod tls;
+pub mod accept;
 pub mod echo;
 pub mod hbone;
 pub mod proxy;

@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::network::{INBOUND_HBONE, INBOUND_PLAIN, OUTBOUND, PodNetwork};
+use crate::accept::each_connection;
 use crate::hbone::{Asked, Carry, Client, serve};
 use crate::identity::Identity;
 use crate::ztunnel::table::Table;
@@ -150,20 +151,7 @@ fn accept<F: Future<Output = ()> + Send + 'static>(
     take: impl Fn(Arc<Pod>, TcpStream) -> F + Send + 'static,
 ) {
     let pod = pod.clone();
-    tasks.spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => {
-                    if let Ok((stream, _)) = accepted {
-                        let _ = stream.set_nodelay(true);
-                        connections.spawn(take(pod.clone(), stream));
-                    }
-                }
-                Some(_) = connections.join_next() => {}
-            }
-        }
-    });
+    tasks.spawn(each_connection(listener, move |stream| take(pod.clone(), stream)));
 }
 
 /// A captured pod.
