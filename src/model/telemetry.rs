@@ -9,28 +9,13 @@
 
 use std::sync::Arc;
 
-use crate::api::istio::PolicyTargetRef;
+use crate::api::ObjectKey;
 use crate::api::telemetry::Telemetry;
-use crate::api::{Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
 use super::Scope;
 use super::service::Service;
-use super::waypoint_policy::{Attachable, AttachedPolicies};
-
-impl Attachable for Telemetry {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    fn target_ref(&self) -> Option<&PolicyTargetRef> {
-        self.spec.target_ref.as_ref()
-    }
-
-    fn target_refs(&self) -> &[PolicyTargetRef] {
-        &self.spec.target_refs
-    }
-}
+use super::waypoint_policy::AttachedPolicies;
 
 /// Telemetry by namespace and by what it is attached to.
 #[derive(Clone, Copy)]

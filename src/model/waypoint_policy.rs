@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::api::istio::{AuthorizationPolicy, PolicyTargetRef};
 use crate::api::request_authentication::RequestAuthentication;
+use crate::api::telemetry::Telemetry;
 use crate::api::{Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index, Value};
 
@@ -54,33 +55,25 @@ pub trait Attachable: Value {
     fn target_refs(&self) -> &[PolicyTargetRef];
 }
 
-impl Attachable for AuthorizationPolicy {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
+macro_rules! attachable {
+    ($($kind:ty),+) => { $(
+        impl Attachable for $kind {
+            fn meta(&self) -> &Meta {
+                &self.meta
+            }
 
-    fn target_ref(&self) -> Option<&PolicyTargetRef> {
-        self.spec.target_ref.as_ref()
-    }
+            fn target_ref(&self) -> Option<&PolicyTargetRef> {
+                self.spec.target_ref.as_ref()
+            }
 
-    fn target_refs(&self) -> &[PolicyTargetRef] {
-        &self.spec.target_refs
-    }
+            fn target_refs(&self) -> &[PolicyTargetRef] {
+                &self.spec.target_refs
+            }
+        }
+    )+ };
 }
 
-impl Attachable for RequestAuthentication {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    fn target_ref(&self) -> Option<&PolicyTargetRef> {
-        self.spec.target_ref.as_ref()
-    }
-
-    fn target_refs(&self) -> &[PolicyTargetRef] {
-        &self.spec.target_refs
-    }
-}
+attachable!(AuthorizationPolicy, RequestAuthentication, Telemetry);
 
 /// What a policy is attached to. A reference into another namespace, or to
 /// another kind, is to nothing.
