@@ -68,6 +68,8 @@ pub struct SotwRequest {
     pub response_nonce: String,
     /// Why that response was rejected.
     pub rejection: Option<Rejection>,
+    /// Whether the client has accepted something, of this stream or of one before.
+    pub holds: bool,
 }
 
 /// The `error_detail` of a request: a NACK.
@@ -197,6 +199,8 @@ impl DeltaRequest {
 impl SotwRequest {
     fn field(&mut self, number: u32, value: &[u8]) -> Result<(), Status> {
         match number {
+            // A version, which means nothing but that there is one.
+            1 => self.holds = !value.is_empty(),
             2 => self.node = Some(node(value)?),
             3 => push_name(&mut self.resource_names, value)?,
             4 => self.type_url = text(value)?.to_owned(),

@@ -96,6 +96,7 @@ fn sotw_request_is_what_others_encode() {
     let request = sotw(&message.encode_to_vec()).unwrap();
     assert_eq!(names(&request.resource_names), ["a"]);
     assert_eq!((&*request.type_url, &*request.response_nonce), ("type", "n"));
+    assert!(request.holds && !sotw(&[]).unwrap().holds);
     // An error without text is still a rejection.
     assert_eq!(request.rejection.unwrap().message, "");
 }

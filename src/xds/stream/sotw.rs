@@ -37,6 +37,9 @@ impl Stream {
             subscription.subscribe_wildcard();
         }
         subscription.unsubscribe(&gone, !wildcard);
+        if begins && request.holds {
+            subscription.goes_on();
+        }
         if begins || (changed && !subscription.is_empty()) {
             subscription.answer();
         }

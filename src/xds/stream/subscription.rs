@@ -15,7 +15,7 @@ use tonic::Status;
 use super::{Contents, Floor, Nonce, Progress, Reply, Variant};
 use crate::proxy::Scope;
 use crate::xds::codec::request::Rejection;
-use crate::xds::resource::{Family, Resource, ResourceType};
+use crate::xds::resource::{Family, Resource, ResourceType, Version};
 use crate::xds::view::{Difference, Edits, InitialVersions, Layer, Names, Step, Views};
 
 /// How many names one type of one stream may subscribe to. A client that holds
@@ -64,6 +64,21 @@ pub(super) struct Subscription {
     outstanding: bool,
     acked: Option<Nonce>,
     error: Option<Arc<str>>,
+    /// What the client rejected and should still have. In a box, as most have
+    /// rejected nothing.
+    refused: Option<Box<Refused>>,
+}
+
+/// What a client rejected, for as long as it is not sent anything else in its
+/// place: that it accepts other resources does not mean that it has these.
+#[derive(Debug)]
+struct Refused {
+    /// Why.
+    error: Arc<str>,
+    /// The resources that the reason names.
+    resources: Vec<(Arc<str>, Version)>,
+    /// The view it had accepted before that.
+    before: Option<Arc<Views>>,
 }
 
 /// The part of a layer that a subscription by name selects.
@@ -124,6 +139,7 @@ impl Subscription {
             outstanding: false,
             acked: None,
             error: None,
+            refused: None,
         }
     }
 
@@ -136,10 +152,11 @@ impl Subscription {
         self.error.as_ref()
     }
 
-    /// What the client accepted last, what it was sent last, and whether it came
-    /// with nothing.
+    /// The last view of which the client accepted all, what it was sent last,
+    /// and whether it came with nothing.
     pub(super) fn exchange(&self) -> Option<(Option<Arc<Views>>, Arc<Views>, bool)> {
-        Some((self.applied.clone(), self.reached.clone()?, self.blank))
+        let accepted = self.refused.as_ref().map_or(&self.applied, |refused| &refused.before);
+        Some((accepted.clone(), self.reached.clone()?, self.blank))
     }
 
     /// Whether those who refer to resources of this type wait until they have
@@ -151,7 +168,8 @@ impl Subscription {
     /// The views whose resources the client may hold.
     pub(super) fn at(&self) -> impl Iterator<Item = &Option<Arc<Views>>> {
         let applied = self.strict().then_some(&self.applied);
-        [&self.completed, &self.reached].into_iter().chain(applied)
+        let before = self.refused.as_ref().map(|refused| &refused.before);
+        [&self.completed, &self.reached].into_iter().chain(applied).chain(before)
     }
 
     /// The newest view, `ceiling` at most, all of whose resources the client
@@ -204,7 +222,7 @@ impl Subscription {
             ty: self.ty,
             sent: self.nonce.map(|nonce| nonce.number),
             acked: self.acked.map(|nonce| nonce.number),
-            error: self.error.clone(),
+            error: self.error.as_ref().or(self.refused.as_ref().map(|refused| &refused.error)).cloned(),
             revision: self.reached.as_ref().map(|views| views.revision),
         }
     }
@@ -232,6 +250,7 @@ impl Subscription {
             Some(latest) => {
                 self.answering = Vec::new();
                 self.error = rejection.map(|rejection| rejection.message.into());
+                self.note_refused();
                 match &self.error {
                     Some(error) => Reply::Nack(error.clone()),
                     None => {
@@ -242,6 +261,29 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// Notes what of the latest response was rejected, and forgets what was
+    /// rejected before and has been replaced since. An Envoy takes the rest of a
+    /// response, and says which resources it did not take.
+    fn note_refused(&mut self) {
+        if !self.strict() || (self.error.is_none() && self.refused.is_none()) {
+            return;
+        }
+        let (held, applied) = (&self.held, &self.applied);
+        let known = self.refused.take().map(|refused| *refused);
+        let mut refused = match (known, &self.error) {
+            (Some(known), None) => known,
+            (Some(known), Some(error)) => Refused { error: error.clone(), ..known },
+            (None, Some(error)) => Refused { error: error.clone(), resources: Vec::new(), before: applied.clone() },
+            (None, None) => return,
+        };
+        refused.resources.retain(|(name, version)| held.get(name).is_some_and(|now| now.version() == *version));
+        if let Some(error) = &self.error {
+            let named = held.iter().filter(|resource| error.contains(resource.name()));
+            refused.resources.extend(named.map(|resource| (resource.name().into(), resource.version())));
+        }
+        self.refused = (!refused.resources.is_empty()).then(|| Box::new(refused));
     }
 
     /// Adds a name, to be answered even if it was there already: the client
@@ -298,6 +340,11 @@ impl Subscription {
     /// Makes the next response due whatever it contains.
     pub(super) fn answer(&mut self) {
         self.answer_due = true;
+    }
+
+    /// Notes that the client came with something, which it does not list.
+    pub(super) fn goes_on(&mut self) {
+        self.blank = false;
     }
 
     /// Starts from what the client says it holds. What it was sent in the same

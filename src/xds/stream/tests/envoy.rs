@@ -156,6 +156,34 @@ fn clusters_stay_while_what_uses_them_is_rejected() {
     waypoint.bench.expect(&[(Endpoints, &[], &["c2"]), (Cluster, &[], &["c2"])]);
 }
 
+/// That it takes another listener does not mean that it has the rejected one.
+#[test]
+fn clusters_stay_while_another_listener_is_accepted() {
+    let mut waypoint = Waypoint::synced(&["c1", "c2"], &["first"]);
+    let synced = waypoint.bench.views.revision;
+    waypoint.publish(&[(Listener, "first", "bad")], &[(Cluster, "c2"), (Endpoints, "c2")]);
+    waypoint.bench.expect(&[(Listener, &["first=bad"], &[])]);
+    let rejection = Some(Rejection { message: "Error adding/updating listener(s) first: no".into() });
+    let response_nonce = waypoint.bench.nonces[&Listener].clone();
+    waypoint.request(DeltaRequest { response_nonce, rejection, ..delta(Listener) });
+    waypoint.publish(&[(Listener, "second", "1")], &[]);
+    waypoint.bench.expect(&[(Listener, &["second=1"], &[])]);
+    waypoint.bench.ack(Listener);
+    waypoint.bench.expect(&[]);
+    let listeners = |waypoint: &Waypoint| {
+        let error = waypoint.bench.stream.progress().find(|progress| progress.ty == Listener).unwrap().error;
+        let verdict = waypoint.bench.stream.verdict(Listener, None).unwrap();
+        (error.is_some(), verdict.accepted.unwrap().revision)
+    };
+    assert_eq!(listeners(&waypoint), (true, synced));
+
+    waypoint.publish(&[(Listener, "first", "3")], &[]);
+    waypoint.bench.expect(&[(Listener, &["first=3"], &[])]);
+    waypoint.bench.ack(Listener);
+    waypoint.bench.expect(&[(Endpoints, &[], &["c2"]), (Cluster, &[], &["c2"])]);
+    assert_eq!(listeners(&waypoint), (false, waypoint.bench.views.revision));
+}
+
 #[test]
 fn a_changed_cluster_is_followed_by_its_endpoints() {
     let mut waypoint = Waypoint::synced(&["c1", "c2"], &["l"]);

@@ -91,3 +91,19 @@ fn rejection_is_not_answered() {
     bench.publish(&[("w1", "good")], &[]);
     bench.expect(&[(Address, &["w1=good"], &[])]);
 }
+
+#[test]
+fn a_client_may_come_with_something() {
+    for holds in [false, true] {
+        let mut bench = bench(&[("w1", "a")]);
+        bench.sotw_request(SotwRequest { holds, ..sotw(Address, &[]) });
+        bench.expect(&[(Address, &["w1=a"], &[])]);
+        // To acknowledge is not to have come with it.
+        bench.sotw_request(SotwRequest {
+            holds: true,
+            response_nonce: bench.nonces[&Address].clone(),
+            ..sotw(Address, &[])
+        });
+        assert_eq!(bench.stream.verdict(Address, None).unwrap().blank, !holds);
+    }
+}
