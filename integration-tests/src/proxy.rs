@@ -80,7 +80,7 @@ impl Proxy {
         command.args(["--envoyStatusPort", &probes.port().to_string()]);
         command.args(["--envoyPrometheusPort", &metrics.port().to_string()]);
         command.env("ISTIO_METAJSON_LABELS", labels.to_string());
-        command.env("ISTIO_META_NODE_NAME", &format!("{kind}-node"));
+        command.env("ISTIO_META_NODE_NAME", format!("{kind}-node"));
         command.env("POD_NAME", format!("{account}-1")).env("POD_NAMESPACE", namespace);
         command.env("SERVICE_ACCOUNT", account).env("INSTANCE_IP", ip.to_string());
         command.env("PROXY_CONFIG", "{terminationDrainDuration: 100ms}").env_remove("RUST_LOG");

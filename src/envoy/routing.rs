@@ -16,9 +16,13 @@ use envoy_types::pb::envoy::r#type::v3::HashPolicy;
 use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 
 use crate::api::destination_rule::HashKey;
-use crate::api::route::{BackendRef, GRPCRoute, HTTPRoute, ParentReference};
-use crate::api::virtual_service::{Destination as ApiDestination, RouteDestination, VirtualService};
-use crate::api::{Meta, ObjectKey};
+use crate::api::istio::Unknown;
+use crate::api::route::{BackendRef, GRPCRoute, HTTPRoute, ParentReference, TCPRoute, TLSRoute};
+use crate::api::virtual_service::{
+    Destination as ApiDestination, L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute,
+    VirtualService,
+};
+use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::Ctx;
 use crate::model::by_host::resolve;
 use crate::model::destination_rule::{Client, Rule};
@@ -34,6 +38,46 @@ use super::name::{self, Handling};
 use super::route::gateway_api::{self, Backends, references};
 use super::route::{self, Clients, ClusterRef, Problem, RouteRequest, Semantics, UNKNOWN_SERVICE, delegate, session};
 use super::{Scoped, client, gateway};
+
+/// What rules for TLS and for TCP match by.
+pub(super) struct Attributes<'a> {
+    /// Server names; none of a rule for TCP.
+    pub(super) sni_hosts: Option<&'a [Arc<str>]>,
+    pub(super) destination_subnets: &'a [Arc<str>],
+    pub(super) port: u32,
+    pub(super) source_labels: &'a Labels,
+    pub(super) source_namespace: &'a str,
+    pub(super) gateways: &'a [Arc<str>],
+    pub(super) unknown: &'a Unknown,
+}
+
+impl<'a> From<&'a TlsMatchAttributes> for Attributes<'a> {
+    fn from(one: &'a TlsMatchAttributes) -> Self {
+        Self {
+            sni_hosts: Some(&one.sni_hosts),
+            destination_subnets: &one.destination_subnets,
+            port: one.port,
+            source_labels: &one.source_labels,
+            source_namespace: &one.source_namespace,
+            gateways: &one.gateways,
+            unknown: &one.unknown,
+        }
+    }
+}
+
+impl<'a> From<&'a L4MatchAttributes> for Attributes<'a> {
+    fn from(one: &'a L4MatchAttributes) -> Self {
+        Self {
+            sni_hosts: None,
+            destination_subnets: &one.destination_subnets,
+            port: one.port,
+            source_labels: &one.source_labels,
+            source_namespace: &one.source_namespace,
+            gateways: &one.gateways,
+            unknown: &one.unknown,
+        }
+    }
+}
 
 /// The routes of one place are worked out here.
 #[derive(Clone, Copy)]
@@ -257,7 +301,25 @@ impl Routing<'_> {
         routes
     }
 
-    pub(super) fn backends<T>(
+    /// The rule of a TLSRoute; what is wrong with it is said.
+    pub(super) fn of_tls_route(&self, route: &TLSRoute) -> Option<TlsRoute> {
+        let TLSRoute { meta, spec } = route;
+        let (rule, problems) =
+            self.backends("TLSRoute", (meta, &spec.parent_refs), |backends| gateway_api::tls_rule(route, backends));
+        problems.iter().for_each(|found| self.say("TLSRoute", meta, found, "spec.rules"));
+        rule
+    }
+
+    /// The rule of a TCPRoute; what is wrong with it is said.
+    pub(super) fn of_tcp_route(&self, route: &TCPRoute) -> Option<TcpRoute> {
+        let TCPRoute { meta, spec } = route;
+        let (rule, problems) =
+            self.backends("TCPRoute", (meta, &spec.parent_refs), |backends| gateway_api::tcp_rule(route, backends));
+        problems.iter().for_each(|found| self.say("TCPRoute", meta, found, "spec.rules"));
+        rule
+    }
+
+    fn backends<T>(
         &self,
         kind: &str,
         (meta, parents): (&Meta, &[ParentReference]),

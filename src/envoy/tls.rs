@@ -117,13 +117,17 @@ pub fn named<M: Message + Name>(name: &str, config: &M) -> TransportSocket {
     TransportSocket { name: name.into(), config_type: Some(ConfigType::TypedConfig(any(config))) }
 }
 
-/// The TLS of HBONE, of either side: the workload's own certificate, and a
-/// peer whose SPIFFE identity begins with one of these. Only matchers with a
-/// type are given; Envoy looks at no others once there is one.
-fn hbone(identities: impl IntoIterator<Item = String>) -> CommonTlsContext {
-    let matchers = identities.into_iter().map(|prefix| SubjectAltNameMatcher {
+/// The TLS of the mesh, of either side: the workload's own certificate, and a
+/// peer whose SPIFFE identity is one of these. Only matchers with a type are
+/// given; Envoy looks at no others once there is one.
+fn of_mesh(
+    identities: impl IntoIterator<Item = MatchPattern>,
+    protocols: &[&str],
+    minimum: TlsProtocol,
+) -> CommonTlsContext {
+    let matchers = identities.into_iter().map(|identity| SubjectAltNameMatcher {
         san_type: SanType::Uri.into(),
-        matcher: Some(StringMatcher { match_pattern: Some(MatchPattern::Prefix(prefix)), ..Default::default() }),
+        matcher: Some(StringMatcher { match_pattern: Some(identity), ..Default::default() }),
         ..Default::default()
     });
     let validation = CombinedCertificateValidationContext {
@@ -135,9 +139,9 @@ fn hbone(identities: impl IntoIterator<Item = String>) -> CommonTlsContext {
         ..Default::default()
     };
     CommonTlsContext {
-        alpn_protocols: vec!["h2".into()],
+        alpn_protocols: protocols.iter().map(ToString::to_string).collect(),
         tls_params: Some(TlsParameters {
-            tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
+            tls_minimum_protocol_version: minimum.into(),
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
             ..Default::default()
         }),
@@ -147,11 +151,16 @@ fn hbone(identities: impl IntoIterator<Item = String>) -> CommonTlsContext {
     }
 }
 
+/// That of HBONE, with whoever proves to be of one of these trust domains.
+fn hbone(trust_domains: &[&str]) -> CommonTlsContext {
+    let identities = trust_domains.iter().map(|domain| MatchPattern::Prefix(format!("spiffe://{domain}/")));
+    of_mesh(identities, &["h2"], TlsProtocol::TlSv13)
+}
+
 /// Takes HBONE from whoever proves to be of one of these trust domains.
 pub fn downstream_hbone(trust_domains: &[&str]) -> TransportSocket {
-    let identities = trust_domains.iter().map(|domain| format!("spiffe://{domain}/"));
     let context = DownstreamTlsContext {
-        common_tls_context: Some(hbone(identities)),
+        common_tls_context: Some(hbone(trust_domains)),
         require_client_certificate: boolean(true),
         ..Default::default()
     };
@@ -160,42 +169,16 @@ pub fn downstream_hbone(trust_domains: &[&str]) -> TransportSocket {
 
 /// Opens HBONE to whoever proves to be of one of these trust domains.
 pub fn upstream_hbone(trust_domains: &[&str]) -> TransportSocket {
-    let identities = trust_domains.iter().map(|domain| format!("spiffe://{domain}/"));
-    let context = UpstreamTlsContext { common_tls_context: Some(hbone(identities)), ..Default::default() };
+    let context = UpstreamTlsContext { common_tls_context: Some(hbone(trust_domains)), ..Default::default() };
     named("tls", &context)
 }
 
 /// Opens the mutual TLS of sidecars, to whoever proves to be one of these.
 /// Without any it is anybody of the mesh, as in Istio.
 pub fn upstream_mutual(sni: &str, identities: &[String], http2: bool) -> TransportSocket {
-    let matchers = identities.iter().map(|identity| SubjectAltNameMatcher {
-        san_type: SanType::Uri.into(),
-        matcher: Some(StringMatcher {
-            match_pattern: Some(MatchPattern::Exact(identity.clone())),
-            ..Default::default()
-        }),
-        ..Default::default()
-    });
-    let validation = CombinedCertificateValidationContext {
-        default_validation_context: Some(CertificateValidationContext {
-            match_typed_subject_alt_names: matchers.collect(),
-            ..Default::default()
-        }),
-        validation_context_sds_secret_config: Some(secret("ROOTCA")),
-        ..Default::default()
-    };
     let protocols: &[&str] = if http2 { &["istio", "h2"] } else { &["istio"] };
-    let common = CommonTlsContext {
-        alpn_protocols: protocols.iter().map(ToString::to_string).collect(),
-        tls_params: Some(TlsParameters {
-            tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
-            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
-            ..Default::default()
-        }),
-        tls_certificate_sds_secret_configs: vec![secret("default")],
-        validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
-        ..Default::default()
-    };
+    let identities = identities.iter().cloned().map(MatchPattern::Exact);
+    let common = of_mesh(identities, protocols, TlsProtocol::TlSv12);
     let context = UpstreamTlsContext { common_tls_context: Some(common), sni: sni.into(), ..Default::default() };
     named("envoy.transport_sockets.tls", &context)
 }

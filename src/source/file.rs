@@ -1,10 +1,11 @@
 //! A folder of YAML as a source.
 //!
 //! Files that are announced to have changed are read again, or the folder if
-//! more is, and compared with what was in them before. Files may be replaced by renaming, and the folder
-//! may be a mounted ConfigMap, whose files are links into a hidden directory
-//! that is swapped. A file that cannot be read, or a document in it, keeps its
-//! last good objects; a file that is gone takes its objects with it.
+//! more is, and compared with what was in them before. Files may be replaced by
+//! renaming, and the folder may be a mounted ConfigMap, whose files are links
+//! into a hidden directory that is swapped. A file that cannot be read, or a
+//! document in it, keeps its last good objects; a file that is gone takes its
+//! objects with it.
 //!
 //! The first reading says objects as they are found, so that a large folder
 //! passes through and is never here as a whole. Later ones say all that changed

@@ -17,6 +17,7 @@ pub mod endpoints;
 pub mod changes;
 pub mod rejected;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -80,7 +81,10 @@ fn network() -> u8 {
     let start = (std::process::id() % 100) as u8;
     let mut candidates = (0..100).map(|next| 100 + (start + next) % 100);
     let free = |network: &u8| std::net::TcpListener::bind((Ipv4Addr::new(127, *network, 0, 1), PORT)).is_ok();
-    candidates.find(free).expect("no free network in 127.0.0.0/8")
+    // Nobody listens yet in what another test has been given.
+    static GIVEN: std::sync::Mutex<BTreeSet<u8>> = std::sync::Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
+    candidates.find(|network| free(network) && given.insert(*network)).expect("no free network in 127.0.0.0/8")
 }
 
 impl World {

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 
-use crate::api::istio::Unknown;
-use crate::api::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
-use crate::api::{Labels, Meta};
+use crate::api::Meta;
+use crate::api::virtual_service::{RouteDestination, VirtualService};
 use crate::envoy::destination::Destination;
-use crate::envoy::route::{Clients, Problem, UNKNOWN_SERVICE, gateway_api};
-use crate::envoy::routing::{At, Connections, Routing, prefix};
+use crate::envoy::route::{Clients, Problem, UNKNOWN_SERVICE};
+use crate::envoy::routing::{At, Attributes, Connections, Routing, prefix};
 use crate::model::gateway::{RouteKey, RouteKind, Server};
 
 use super::chains::Common;
@@ -25,60 +24,6 @@ use super::services::admits;
 /// in common.
 type BoundHere<'g> = (&'g RouteKey, Vec<Arc<str>>);
 
-/// What rules for TLS and for TCP match by, besides names.
-struct Attributes<'a> {
-    destination_subnets: &'a [Arc<str>],
-    port: u32,
-    source_labels: &'a Labels,
-    source_namespace: &'a str,
-    gateways: &'a [Arc<str>],
-    unknown: &'a Unknown,
-}
-
-impl<'a> From<&'a TlsMatchAttributes> for Attributes<'a> {
-    fn from(one: &'a TlsMatchAttributes) -> Self {
-        Self {
-            destination_subnets: &one.destination_subnets,
-            port: one.port,
-            source_labels: &one.source_labels,
-            source_namespace: &one.source_namespace,
-            gateways: &one.gateways,
-            unknown: &one.unknown,
-        }
-    }
-}
-
-impl<'a> From<&'a L4MatchAttributes> for Attributes<'a> {
-    fn from(one: &'a L4MatchAttributes) -> Self {
-        Self {
-            destination_subnets: &one.destination_subnets,
-            port: one.port,
-            source_labels: &one.source_labels,
-            source_namespace: &one.source_namespace,
-            gateways: &one.gateways,
-            unknown: &one.unknown,
-        }
-    }
-}
-
-impl Attributes<'_> {
-    /// Whether a rule is for connections of some clients to a port. What a
-    /// gateway cannot tell costs the match, which must not become wider.
-    fn matches(&self, clients: &Clients<'_>, port: u16) -> Result<bool, (String, &'static str, String)> {
-        if !clients.named(self.gateways) || (self.port != 0 && self.port != u32::from(port)) {
-            return Ok(false);
-        }
-        if let Some(name) = self.unknown.names().next() {
-            return Err((name.to_owned(), "UnknownField", "this version does not know the condition".into()));
-        }
-        if !self.destination_subnets.is_empty() {
-            let message = "at a gateway all connections are for its own address";
-            return Err(("destinationSubnets".into(), "UnsupportedValue", message.into()));
-        }
-        Ok(clients.have(self.source_labels, self.source_namespace))
-    }
-}
-
 /// Where the connections to a server without names go: the first rule that is
 /// for them decides.
 pub(super) fn of_tcp(common: &Common<'_>, one: &Merging) -> Option<TcpProxy> {
@@ -89,20 +34,14 @@ pub(super) fn of_tcp(common: &Common<'_>, one: &Merging) -> Option<TcpProxy> {
                 let one = common.cx.get(common.model.inputs.virtual_services, &key.object);
                 one.and_then(|one| of_virtual_service(&routing, one))
             }
-            RouteKind::TCPRoute => common.cx.get(common.model.inputs.tcp_routes, &key.object).and_then(|route| {
-                let parents = (&route.meta, &*route.spec.parent_refs);
-                let (rule, problems) =
-                    routing.backends("TCPRoute", parents, |backends| gateway_api::tcp_rule(route, backends));
-                problems.iter().for_each(|found| routing.say("TCPRoute", &route.meta, found, "spec.rules"));
-                rule.map(|rule| proxy(&routing, &route.meta, &rule.route))
-            }),
-            RouteKind::TLSRoute => common.cx.get(common.model.inputs.tls_routes, &key.object).and_then(|route| {
-                let parents = (&route.meta, &*route.spec.parent_refs);
-                let (rule, problems) =
-                    routing.backends("TLSRoute", parents, |backends| gateway_api::tls_rule(route, backends));
-                problems.iter().for_each(|found| routing.say("TLSRoute", &route.meta, found, "spec.rules"));
-                rule.map(|rule| proxy(&routing, &route.meta, &rule.route))
-            }),
+            RouteKind::TCPRoute => common
+                .cx
+                .get(common.model.inputs.tcp_routes, &key.object)
+                .and_then(|route| Some(proxy(&routing, &route.meta, &routing.of_tcp_route(route)?.route))),
+            RouteKind::TLSRoute => common
+                .cx
+                .get(common.model.inputs.tls_routes, &key.object)
+                .and_then(|route| Some(proxy(&routing, &route.meta, &routing.of_tls_route(route)?.route))),
             RouteKind::HTTPRoute | RouteKind::GRPCRoute | RouteKind::Ingress => None,
         };
         if found.is_some() {
@@ -130,10 +69,7 @@ pub(super) fn of_tls(
             }
             RouteKind::TLSRoute => {
                 let Some(route) = common.cx.get(common.model.inputs.tls_routes, &key.object) else { continue };
-                let parents = (&route.meta, &*route.spec.parent_refs);
-                let (rule, problems) =
-                    routing.backends("TLSRoute", parents, |backends| gateway_api::tls_rule(route, backends));
-                problems.iter().for_each(|found| routing.say("TLSRoute", &route.meta, found, "spec.rules"));
+                let rule = routing.of_tls_route(route);
                 let free = hosts.iter().filter(|host| claimed.insert(host.to_string()));
                 let names: BTreeSet<_> = free.map(ToString::to_string).collect();
                 if let Some(rule) = rule.filter(|_| !names.is_empty()) {
@@ -237,7 +173,7 @@ fn concerns(
     (rules, rule, at): (&str, usize, usize),
     attributes: &Attributes<'_>,
 ) -> bool {
-    match attributes.matches(&routing.clients(&of.meta.namespace), routing.at.port()) {
+    match is_for(attributes, &routing.clients(&of.meta.namespace), routing.at.port()) {
         Ok(matches) => matches,
         Err((field, reason, message)) => {
             let field = format!("match[{at}].{field}");
@@ -246,6 +182,22 @@ fn concerns(
             false
         }
     }
+}
+
+/// Whether a match is for connections of some clients to a port. What a gateway
+/// cannot tell costs the match, which must not become wider.
+fn is_for(one: &Attributes<'_>, clients: &Clients<'_>, port: u16) -> Result<bool, (String, &'static str, String)> {
+    if !clients.named(one.gateways) || (one.port != 0 && one.port != u32::from(port)) {
+        return Ok(false);
+    }
+    if let Some(name) = one.unknown.names().next() {
+        return Err((name.to_owned(), "UnknownField", "this version does not know the condition".into()));
+    }
+    if !one.destination_subnets.is_empty() {
+        let message = "at a gateway all connections are for its own address";
+        return Err(("destinationSubnets".into(), "UnsupportedValue", message.into()));
+    }
+    Ok(clients.have(one.source_labels, one.source_namespace))
 }
 
 fn proxy(routing: &Routing<'_>, meta: &Meta, route: &[RouteDestination]) -> TcpProxy {

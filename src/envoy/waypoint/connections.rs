@@ -13,15 +13,12 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use ipnet::IpNet;
 
-use crate::api::Labels;
-use crate::api::istio::Unknown;
-use crate::api::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
+use crate::api::virtual_service::{RouteDestination, VirtualService};
 use crate::envoy::authorization::{PEER_PRINCIPAL, caller_of};
 use crate::envoy::listener::tcp_proxy;
 use crate::envoy::matcher::Condition;
 use crate::envoy::route::Problem;
-use crate::envoy::route::gateway_api;
-use crate::envoy::routing::{self, prefix};
+use crate::envoy::routing::{self, Attributes, prefix};
 use crate::model::problem;
 use crate::model::service::{Protocol, parse_range};
 
@@ -52,46 +49,6 @@ struct Rule {
     /// The object, in statistics.
     prefix: String,
     route: Vec<RouteDestination>,
-}
-
-/// What rules for TLS and for TCP match by.
-struct Attributes<'a> {
-    /// Server names; none of a rule for TCP.
-    sni_hosts: Option<&'a [Arc<str>]>,
-    destination_subnets: &'a [Arc<str>],
-    port: u32,
-    source_labels: &'a Labels,
-    source_namespace: &'a str,
-    gateways: &'a [Arc<str>],
-    unknown: &'a Unknown,
-}
-
-impl<'a> From<&'a TlsMatchAttributes> for Attributes<'a> {
-    fn from(one: &'a TlsMatchAttributes) -> Self {
-        Self {
-            sni_hosts: Some(&one.sni_hosts),
-            destination_subnets: &one.destination_subnets,
-            port: one.port,
-            source_labels: &one.source_labels,
-            source_namespace: &one.source_namespace,
-            gateways: &one.gateways,
-            unknown: &one.unknown,
-        }
-    }
-}
-
-impl<'a> From<&'a L4MatchAttributes> for Attributes<'a> {
-    fn from(one: &'a L4MatchAttributes) -> Self {
-        Self {
-            sni_hosts: None,
-            destination_subnets: &one.destination_subnets,
-            port: one.port,
-            source_labels: &one.source_labels,
-            source_namespace: &one.source_namespace,
-            gateways: &one.gateways,
-            unknown: &one.unknown,
-        }
-    }
 }
 
 impl Routing<'_> {
@@ -137,11 +94,7 @@ impl Routing<'_> {
         }
         let mut named = Vec::new();
         for route in model.routes.tls(cx, model.scope(), self.place()) {
-            let (rule, problems) =
-                self.rules().backends("TLSRoute", (&route.meta, &route.spec.parent_refs), |backends| {
-                    gateway_api::tls_rule(route, backends)
-                });
-            problems.iter().for_each(|found| self.rules().say("TLSRoute", &route.meta, found, "spec.rules"));
+            let rule = self.rules().of_tls_route(route);
             let Some(rule) = rule else { continue };
             for (index, host) in rule.matches.iter().flat_map(|one| &*one.sni_hosts).enumerate() {
                 let when = match server_name(host) {
@@ -174,11 +127,7 @@ impl Routing<'_> {
             }
         }
         for route in model.routes.tcp(cx, model.scope(), self.place()) {
-            let (rule, problems) =
-                self.rules().backends("TCPRoute", (&route.meta, &route.spec.parent_refs), |backends| {
-                    gateway_api::tcp_rule(route, backends)
-                });
-            problems.iter().for_each(|found| self.rules().say("TCPRoute", &route.meta, found, "spec.rules"));
+            let rule = self.rules().of_tcp_route(route);
             let (namespace, prefix) = (route.meta.namespace.clone(), prefix(&route.meta));
             rules.extend(rule.map(|rule| Rule { when: When::Always, namespace, prefix, route: rule.route }));
         }
