@@ -43,7 +43,7 @@ use crate::xds::resource::{Body, Resource, ResourceType};
 use crate::xds::view::{Config, Draft, LayerKind, Parts, Scopes};
 
 use place::Places;
-pub use quarantine::{HeldBack, Quarantine};
+pub use quarantine::{HeldBack, Quarantine, is_trial};
 
 /// The configurations of all scopes, as the graph makes them.
 pub struct Configs {

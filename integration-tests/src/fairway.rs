@@ -73,25 +73,38 @@ pub struct Fairway {
     pub http: SocketAddr,
     /// Metrics and debug pages.
     pub monitoring: SocketAddr,
+    /// All of them.
+    addresses: [SocketAddr; 5],
     child: Child,
 }
 
 impl Fairway {
     /// Starts one without waiting for it.
     pub fn launch(options: &Options) -> Self {
+        Self::launch_at(options, std::array::from_fn(|_| free_address()))
+    }
+
+    /// Starts one in the place of one that has ended, and waits until it is ready.
+    pub async fn start_again(&self, options: &Options) -> Self {
+        let fairway = Self::launch_at(options, self.addresses);
+        fairway.until_ready().await;
+        fairway
+    }
+
+    fn launch_at(options: &Options, addresses: [SocketAddr; 5]) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let [grpc, secure_grpc, http, https, monitoring] = std::array::from_fn(|_| free_address());
+        let [grpc, secure_grpc, http, https, monitoring] = addresses;
         let mut command = Command::new(binary());
         command.arg("discovery").args(&options.source);
-        let addresses = [
+        let flags = [
             ("--grpcAddr", grpc),
             ("--secureGRPCAddr", secure_grpc),
             ("--httpAddr", http),
             ("--httpsAddr", https),
             ("--monitoringAddr", monitoring),
         ];
-        for (flag, address) in addresses {
+        for (flag, address) in flags {
             command.args([flag, &address.to_string()]);
         }
         command.args(["--domain", "cluster.local"]).args(&options.flags).envs(&options.environment);
@@ -99,7 +112,8 @@ impl Fairway {
         command.env_remove("KUBECONFIG").env_remove("RUST_LOG");
         let log = runner::folder().join(format!("fairway-{number}.log"));
         runner::show_on_failure("fairway", log.clone());
-        Self { grpc, secure_grpc, http, monitoring, child: Child::start("fairway", &mut command, &log) }
+        let child = Child::start("fairway", &mut command, &log);
+        Self { grpc, secure_grpc, http, monitoring, addresses, child }
     }
 
     /// Starts one and waits until it is ready.

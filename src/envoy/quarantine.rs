@@ -7,17 +7,22 @@
 //! In its place there is what the proxy accepted of the part before. If nothing
 //! was, there is nothing that could be enforced: connections to the service end,
 //! and requests for the host are answered with a 404.
+//!
+//! Where it is not known which part is to blame, a proxy can be asked about some
+//! of them: they are in one more listener then, to which nothing leads.
 
 use std::sync::Arc;
 
+use rapidhash::v3::rapidhash_v3;
+
 use crate::graph::{Collection, Graph, Key, Provenance};
 use crate::proxy::Scope;
-use crate::xds::resource::ResourceType;
+use crate::xds::resource::{Piece, ResourceType};
 use crate::xds::view::Part;
 
-use super::Scoped;
 use super::gateway::routes::Hosted;
 use super::waypoint::chain::Chains;
+use super::{Configs, Scoped};
 
 /// A part of a resource.
 pub(super) trait Content: PartialEq + Send + Sync + 'static {
@@ -31,6 +36,9 @@ pub(super) trait Content: PartialEq + Send + Sync + 'static {
     fn closed(&self, key: &Self::Key) -> Self;
     /// The key of the part of a name.
     fn key(scope: &Scope, name: &str) -> Option<Self::Key>;
+    /// A listener to which nothing leads, with all of some parts that an Envoy
+    /// might reject.
+    fn trial(listener: &str, parts: &[(Self::Key, &Self)]) -> Vec<Piece>;
 }
 
 /// Parts of one kind, and which of them are held back.
@@ -38,6 +46,40 @@ pub(super) struct Ward<C: Content> {
     held: Collection<C::Key, Held<C>>,
     wanted: Collection<C::Key, Arc<C>>,
     parts: Collection<C::Key, Arc<C>>,
+    /// What proxies are asked about.
+    asked: Collection<Scope, Asked>,
+}
+
+/// Parts that a proxy is asked about.
+#[derive(Clone, Debug, PartialEq)]
+struct Asked {
+    listener: Arc<str>,
+    names: Vec<Arc<str>>,
+}
+
+/// The listener that they are in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Trial {
+    scope: Scope,
+    listener: Arc<str>,
+}
+
+impl Scoped for Trial {
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn name(&self) -> String {
+        self.listener.to_string()
+    }
+}
+
+/// What the names of such listeners begin with.
+const TRIAL: &str = "trial_";
+
+/// Whether a listener is one of those.
+pub fn is_trial(listener: &str) -> bool {
+    listener.starts_with(TRIAL)
 }
 
 /// What is held back of a part.
@@ -67,7 +109,7 @@ impl<C: Content> Ward<C> {
     /// Declares the parts that are told, given those there should be.
     pub(super) fn new(
         graph: &mut Graph,
-        [input, table]: [&'static str; 2],
+        [input, table, asked]: [&'static str; 3],
         wanted: Collection<C::Key, Arc<C>>,
     ) -> Self {
         let held = graph.input(input);
@@ -80,7 +122,34 @@ impl<C: Content> Ward<C> {
             };
             [(key.clone(), part)]
         });
-        Self { held, wanted, parts }
+        Self { held, wanted, parts, asked: graph.input(asked) }
+    }
+
+    /// Adds the listeners of parts that the proxies of scopes are asked about.
+    pub(super) fn add_trials(
+        &self,
+        graph: &mut Graph,
+        scopes: Collection<Scope, ()>,
+        [table, listeners]: [&'static str; 2],
+        to: &mut Configs,
+    ) {
+        let Self { asked, wanted, .. } = *self;
+        let trials = graph.derive(table, scopes, move |cx, scope: &Scope, ()| {
+            let Asked { listener, names } = cx.get(asked, scope)?;
+            Some((Trial { scope: scope.clone(), listener: listener.clone() }, names.clone()))
+        });
+        to.add(graph, listeners, ResourceType::Listener, trials, move |cx, key, names| {
+            let keys = names.iter().filter_map(|name| C::key(&key.scope, name));
+            let parts: Vec<_> = keys.filter_map(|key| Some((key.clone(), &**cx.get(wanted, &key)?))).collect();
+            Some(C::trial(&key.listener, &parts))
+        });
+    }
+
+    fn ask(&self, graph: &mut Graph, scope: &Scope, asked: Option<Asked>) {
+        match asked {
+            Some(asked) => graph.put(self.asked, scope.clone(), asked),
+            None => graph.delete(self.asked, scope.clone()),
+        }
     }
 
     /// The parts that are told.
@@ -171,6 +240,21 @@ impl Quarantine {
             Scope::Waypoint(_) => self.services.hold(graph, scope, name, held),
             Scope::Gateway(_) => self.hosts.hold(graph, scope, name, held),
         }
+    }
+
+    /// Has the proxies of a scope asked about parts with these names and contents,
+    /// from the next commit on; about none if there are none. Returns the name of
+    /// the listener that they are in.
+    pub fn ask(&self, graph: &mut Graph, scope: &Scope, parts: &[(Arc<str>, u64)]) -> Arc<str> {
+        let texts: Vec<_> = parts.iter().map(|(name, print)| format!("{name} {print};")).collect();
+        let listener: Arc<str> = format!("{TRIAL}{:016x}", rapidhash_v3(texts.concat().as_bytes())).into();
+        let names: Vec<_> = parts.iter().map(|(name, _)| name.clone()).collect();
+        let asked = (!names.is_empty()).then(|| Asked { listener: listener.clone(), names });
+        match scope {
+            Scope::Waypoint(_) => self.services.ask(graph, scope, asked),
+            Scope::Gateway(_) => self.hosts.ask(graph, scope, asked),
+        }
+        listener
     }
 
     /// The hash of what there should be of a part.

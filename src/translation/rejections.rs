@@ -6,10 +6,13 @@
 //! for, and held back while the others go on: the one that Envoy's message is
 //! about, else the one that is new since the proxy last accepted something. If
 //! there are several, all of them are held back and tried again, half by half.
+//! Of a proxy that goes on with something of which nothing is known here, nothing
+//! is held back before it is known to be at fault ([`search`]).
 //!
 //! This is the one place that remembers something about proxies; what is held
 //! back enters the graph as a fact.
 
+mod search;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +22,14 @@ use std::sync::Arc;
 use crate::api::{Kind, ObjectKey};
 use crate::envoy::cluster::MAIN_INTERNAL;
 use crate::envoy::listener::INSPECTED;
-use crate::envoy::{Configs, HeldBack, Quarantine};
+use crate::envoy::{Configs, HeldBack, Quarantine, is_trial};
 use crate::graph::{Graph, Provenance};
 use crate::proxy::Scope;
 use crate::status::{ROWS, Row, Says};
 use crate::xds::resource::ResourceType;
 use crate::xds::verdict::Verdict;
-use crate::xds::view::{Config, Parts, Views};
+use crate::xds::view::{Config, Part, Parts, Views};
+use search::Search;
 
 /// How many commits are remembered with the objects they changed.
 const REMEMBERED: usize = 256;
@@ -51,6 +55,11 @@ struct Case {
     held: BTreeMap<Arc<str>, u64>,
     /// Parts to be tried again, the next one last.
     trials: Vec<Vec<Arc<str>>>,
+    /// The search for parts of which nothing is held back yet.
+    inquiry: Option<Inquiry>,
+    /// Parts that turned out to be innocent, with the hashes of their contents,
+    /// for as long as what they are in is rejected.
+    cleared: BTreeMap<Arc<str>, u64>,
     /// What is known to be rejected.
     rejected: BTreeMap<(ResourceType, Arc<str>), Rejected>,
 }
@@ -62,6 +71,20 @@ struct Rejected {
     /// The version that was, to tell it from the next one.
     version: Option<u64>,
 }
+
+/// A search among the parts of what was sent.
+struct Inquiry {
+    search: Search,
+    /// The resources that were rejected.
+    of: Versions,
+    /// The view that they were in.
+    revision: u64,
+    /// The listener that the parts asked about are in.
+    listener: Arc<str>,
+}
+
+/// The versions of the resources that are put together from parts.
+type Versions = Vec<(String, u64)>;
 
 impl Rejections {
     /// Whether anything is to be heard of acceptances.
@@ -98,9 +121,14 @@ impl Rejections {
             return;
         }
         let works_out = |scope: &Option<Scope>| scope.as_ref().is_none_or(|scope| configs.works_out(graph, scope));
-        let gone = self.cases.extract_if(.., |scope, _| !works_out(scope)).count();
-        self.changed |= gone > 0;
+        let gone: Vec<_> = self.cases.extract_if(.., |scope, _| !works_out(scope)).collect();
+        self.changed |= !gone.is_empty();
         let Some(quarantine) = configs.quarantine() else { return };
+        for (scope, case) in gone {
+            let Some(scope) = scope else { continue };
+            case.held.keys().for_each(|name| quarantine.hold(graph, &scope, name, None));
+            quarantine.ask(graph, &scope, &[]);
+        }
         for (scope, case) in &mut self.cases {
             let Some(scope) = scope else { continue };
             // What has changed is told again by itself.
@@ -122,10 +150,65 @@ impl Rejections {
                 None => return false,
             },
         };
-        match &verdict.error {
-            Some(error) => self.rejected(graph, configs, (verdict, &scope), error),
-            None => self.accepted(graph, configs, (verdict, &scope)),
+        let answered = self.answered(graph, configs, (verdict, &scope));
+        answered
+            | match &verdict.error {
+                Some(error) => self.rejected(graph, configs, (verdict, &scope), error),
+                None => self.accepted(graph, configs, (verdict, &scope)),
+            }
+    }
+
+    /// Takes what a proxy says of parts that it was asked about.
+    fn answered(&mut self, graph: &mut Graph, configs: &Configs, (verdict, scope): (&Verdict, &Option<Scope>)) -> bool {
+        let (Some(scope), Some(quarantine)) = (scope, configs.quarantine()) else { return false };
+        let Some(case) = self.cases.get_mut(&Some(scope.clone())) else { return false };
+        let of_parts = Quarantine::resource_type(scope);
+        let tells = verdict.ty == of_parts || verdict.ty == ResourceType::Listener;
+        let Some(inquiry) = case.inquiry.as_mut().filter(|_| tells) else { return false };
+        if versions(&verdict.sent, verdict, scope) != inquiry.of {
+            // What is newer is judged anew, and what is older is of no interest.
+            let newer = verdict.sent.revision > inquiry.revision;
+            if newer {
+                case.inquiry = None;
+                quarantine.ask(graph, scope, &[]);
+            }
+            return newer;
         }
+        // Who takes all of it has nothing to say of parts.
+        let takes = |views: &Arc<Views>| versions(views, verdict, scope) == inquiry.of;
+        let takes_it = verdict.ty == of_parts && verdict.accepted.as_ref().is_some_and(takes);
+        let listeners = verdict.sent.layer(ResourceType::Listener, verdict.scope.as_ref());
+        if verdict.ty != ResourceType::Listener || takes_it || !listeners.contains(&inquiry.listener) {
+            return false;
+        }
+        let sent = config(&verdict.sent, verdict).map(Config::parts);
+        let rejection = verdict.error.as_deref().filter(|error| error.contains(&*inquiry.listener));
+        if rejection.is_none() {
+            let innocent = inquiry.search.asked().iter();
+            case.cleared.extend(innocent.filter_map(|name| Some((name.clone(), sent?.get(name)?.print))));
+        }
+        inquiry.search.answered(rejection);
+        if inquiry.search.asked().is_empty() {
+            return self.end_inquiry(graph, quarantine, (verdict, scope));
+        }
+        inquiry.listener = ask(graph, quarantine, scope, &inquiry.search, sent);
+        true
+    }
+
+    /// Holds back what a search has found.
+    fn end_inquiry(
+        &mut self,
+        graph: &mut Graph,
+        quarantine: &Quarantine,
+        (verdict, scope): (&Verdict, &Scope),
+    ) -> bool {
+        let Some(case) = self.cases.get_mut(&Some(scope.clone())) else { return false };
+        let Some(Inquiry { search, .. }) = case.inquiry.take() else { return false };
+        quarantine.ask(graph, scope, &[]);
+        for (name, error) in search.found() {
+            self.blame(graph, quarantine, (verdict, scope), name, error);
+        }
+        true
     }
 
     fn rejected(
@@ -135,53 +218,75 @@ impl Rejections {
         (verdict, scope): (&Verdict, &Option<Scope>),
         error: &str,
     ) -> bool {
-        let sent = config(&verdict.sent, verdict);
-        let before = verdict.accepted.as_ref().and_then(|views| config(views, verdict));
+        let sent = config(&verdict.sent, verdict).map(Config::parts);
         let case = self.cases.entry(scope.clone()).or_default();
         if let (Some(sent), Some(scope), Some(quarantine), true) =
             (sent, scope, configs.quarantine(), is_about_parts(verdict, error))
         {
-            let none = Parts::default();
-            let before = before.map_or(&none, Config::parts);
-            let mut suspects: Vec<Arc<str>> = Vec::new();
-            for (name, part) in sent.parts() {
-                let same = before.get(name).is_some_and(|before| before.print == part.print);
+            if case.inquiry.is_some() {
+                // Another proxy of the kind, or one that is late.
+                return false;
+            }
+            let before = accepted(verdict);
+            let suspect = |(name, part): (&Arc<str>, &Part)| {
+                let same = before.is_some_and(|before| before.get(name).is_some_and(|old| old.print == part.print));
                 // In place of what is held back there is something harmless.
-                if !same && !case.held.contains_key(name) {
-                    suspects.push(name.clone());
+                let known = case.held.contains_key(name) || case.cleared.get(name) == Some(&part.print);
+                (!same && !known).then(|| name.clone())
+            };
+            let suspects: Vec<Arc<str>> = sent.iter().filter_map(suspect).collect();
+            // Where nothing was accepted before, it may be none of them.
+            let known = verdict.accepted.is_some() || verdict.blank;
+            let guilty = guilty(scope, error, &suspects, sent, known);
+            let told = !suspects.is_empty();
+            if !guilty.is_empty() {
+                for name in &guilty {
+                    self.blame(graph, quarantine, (verdict, scope), name, error);
                 }
-            }
-            let guilty = guilty(scope, error, &suspects, sent.parts());
-            let search = guilty.is_empty() && !suspects.is_empty() && (verdict.accepted.is_some() || verdict.blank);
-            for name in if search { &suspects } else { &guilty } {
-                let Some(part) = sent.parts().get(name) else { continue };
-                case.held.insert(name.clone(), part.print);
-                let instead = before.get(name).cloned();
-                quarantine.hold(graph, scope, name, Some(HeldBack { print: part.print, instead }));
-            }
-            if search {
+            } else if known && told {
+                for name in &suspects {
+                    case.hold(graph, quarantine, (verdict, scope), name);
+                }
                 let (first, second) = suspects.split_at(suspects.len() / 2);
                 case.trials.extend([first.to_vec(), second.to_vec()]);
+            } else if told {
+                let search = Search::new(suspects);
+                let listener = ask(graph, quarantine, scope, &search, Some(sent));
+                let of = versions(&verdict.sent, verdict, scope);
+                case.inquiry = Some(Inquiry { search, of, revision: verdict.sent.revision, listener });
             }
-            for name in &guilty {
-                let provenance = quarantine.provenance(graph, scope, name);
-                let objects = blamed(&self.recent, &provenance, verdict);
-                let (what, without) = Quarantine::words(scope);
-                let instead =
-                    if before.contains_key(name) { "it goes on with what it accepted before" } else { without };
-                let message =
-                    format!("{} rejects what it is told about {what} {name}: {error}; {instead}", verdict.proxy);
-                let version = sent.parts().get(name).map(|part| part.print);
-                case.rejected.insert((verdict.ty, name.clone()), Rejected { message, objects, version });
-                self.changed = true;
-            }
-            if search || !guilty.is_empty() {
+            if told {
+                let case = self.cases.entry(Some(scope.clone())).or_default();
                 case.next_trial(graph, quarantine, scope);
                 return true;
             }
         }
         self.of_resources(graph, configs, (verdict, scope), error);
         false
+    }
+
+    /// Holds back a part that is to blame, and has that told.
+    fn blame(
+        &mut self,
+        graph: &mut Graph,
+        quarantine: &Quarantine,
+        (verdict, scope): (&Verdict, &Scope),
+        name: &Arc<str>,
+        error: &str,
+    ) {
+        let case = self.cases.entry(Some(scope.clone())).or_default();
+        let Some(version) = case.hold(graph, quarantine, (verdict, scope), name) else { return };
+        let provenance = quarantine.provenance(graph, scope, name);
+        let objects = blamed(&self.recent, &provenance, verdict);
+        let (what, without) = Quarantine::words(scope);
+        let instead = match accepted(verdict).is_some_and(|before| before.contains_key(name)) {
+            true => "it goes on with what it accepted before",
+            false => without,
+        };
+        let message = format!("{} rejects what it is told about {what} {name}: {error}; {instead}", verdict.proxy);
+        let rejected = Rejected { message, objects, version: Some(version) };
+        case.rejected.insert((Quarantine::resource_type(scope), name.clone()), rejected);
+        self.changed = true;
     }
 
     /// Notes the resources that a message names.
@@ -195,7 +300,7 @@ impl Rejections {
         let case = self.cases.entry(scope.clone()).or_default();
         let layer = verdict.sent.layer(verdict.ty, verdict.scope.as_ref());
         // Everything is behind the listeners of all services.
-        let named = |name: &str| name != MAIN_INTERNAL && name != INSPECTED && error.contains(name);
+        let named = |name: &str| !is_of_services(name) && !is_trial(name) && error.contains(name);
         for resource in layer.iter().filter(|resource| named(resource.name())) {
             let name: Arc<str> = resource.name().into();
             let Some(provenance) = configs.provenance(graph, verdict.ty, &name) else { continue };
@@ -228,8 +333,12 @@ impl Rejections {
             && verdict.ty == Quarantine::resource_type(scope)
         {
             told = case.next_trial(graph, quarantine, scope);
+            let takes = |views: &Arc<Views>| versions(views, verdict, scope) == versions(&verdict.sent, verdict, scope);
+            if case.inquiry.is_none() && verdict.accepted.as_ref().is_some_and(takes) {
+                case.cleared.clear();
+            }
         }
-        if case.rejected.is_empty() && case.held.is_empty() && case.trials.is_empty() {
+        if case.is_over() {
             self.cases.remove(scope);
         }
         told
@@ -237,6 +346,27 @@ impl Rejections {
 }
 
 impl Case {
+    fn is_over(&self) -> bool {
+        let Self { held, trials, inquiry, cleared, rejected } = self;
+        rejected.is_empty() && held.is_empty() && trials.is_empty() && inquiry.is_none() && cleared.is_empty()
+    }
+
+    /// Has a part of what was sent held back, for what was accepted before.
+    /// Returns the hash of what is.
+    fn hold(
+        &mut self,
+        graph: &mut Graph,
+        quarantine: &Quarantine,
+        (verdict, scope): (&Verdict, &Scope),
+        name: &Arc<str>,
+    ) -> Option<u64> {
+        let print = config(&verdict.sent, verdict)?.parts().get(name)?.print;
+        let instead = accepted(verdict).and_then(|before| before.get(name).cloned());
+        self.held.insert(name.clone(), print);
+        quarantine.hold(graph, scope, name, Some(HeldBack { print, instead }));
+        Some(print)
+    }
+
     /// Has the next of the parts told again that may be innocent.
     fn next_trial(&mut self, graph: &mut Graph, quarantine: &Quarantine, scope: &Scope) -> bool {
         let mut told = false;
@@ -265,19 +395,48 @@ fn is_about_parts(verdict: &Verdict, error: &str) -> bool {
         return true;
     }
     let layer = verdict.sent.layer(ResourceType::Listener, verdict.scope.as_ref());
-    let of_services = |name: &str| name == MAIN_INTERNAL || name == INSPECTED;
-    let names = |wanted: bool| layer.iter().any(|one| of_services(one.name()) == wanted && error.contains(one.name()));
+    let names =
+        |wanted: bool| layer.iter().any(|one| is_of_services(one.name()) == wanted && error.contains(one.name()));
     names(true) || !names(false)
+}
+
+/// Whether a listener is put together from services.
+fn is_of_services(name: &str) -> bool {
+    name == MAIN_INTERNAL || name == INSPECTED
+}
+
+/// The versions of what of a view is put together from parts, by name.
+fn versions(views: &Views, verdict: &Verdict, scope: &Scope) -> Versions {
+    let ty = Quarantine::resource_type(scope);
+    let layer = views.layer(ty, verdict.scope.as_ref()).iter();
+    let of_parts = layer.filter(|one| ty == ResourceType::Routes || is_of_services(one.name()));
+    let mut versions: Versions = of_parts.map(|one| (one.name().to_owned(), one.version().number())).collect();
+    versions.sort_unstable();
+    versions
+}
+
+/// The parts that a proxy accepted before, if that is known.
+fn accepted(verdict: &Verdict) -> Option<&Parts> {
+    config(verdict.accepted.as_ref()?, verdict).map(Config::parts)
+}
+
+/// Has a proxy asked about parts of what it was sent. Returns the name of the
+/// listener that they are in.
+fn ask(graph: &mut Graph, quarantine: &Quarantine, scope: &Scope, search: &Search, sent: Option<&Parts>) -> Arc<str> {
+    let part = |name: &Arc<str>| Some((name.clone(), sent?.get(name)?.print));
+    let parts: Vec<_> = search.asked().iter().filter_map(part).collect();
+    quarantine.ask(graph, scope, &parts)
 }
 
 fn config<'a>(views: &'a Views, verdict: &Verdict) -> Option<&'a Config> {
     views.scopes.get(verdict.scope.as_ref()?).map(|config| &**config)
 }
 
-/// Of the parts that may be to blame, the only one; or those that a message is
-/// about: because it names their filter chains, or quotes what is in them alone.
-fn guilty(scope: &Scope, error: &str, suspects: &[Arc<str>], parts: &Parts) -> Vec<Arc<str>> {
-    if let [_] = suspects {
+/// Of the parts that may be to blame, the only one, if one of them is known to
+/// be; or those that a message is about: because it names their filter chains,
+/// or quotes what is in them alone.
+fn guilty(scope: &Scope, error: &str, suspects: &[Arc<str>], parts: &Parts, known: bool) -> Vec<Arc<str>> {
+    if known && suspects.len() == 1 {
         return suspects.to_vec();
     }
     let named = suspects.iter().filter(|name| {

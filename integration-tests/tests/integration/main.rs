@@ -67,7 +67,7 @@ fn run() -> ExitCode {
         deployment(""): roll, namespace_deleted;
         encoding(""): protobuf_is_json;
         waypoint_changes(""): under_load;
-        waypoint_rejected(""): others_go_on;
+        waypoint_rejected(""): others_go_on, after_a_restart;
         waypoint_routes(""): weights, none, matches, actions, timeout, retries, mirror, no_such_subset, bad_rules;
         waypoint_requests(""): conditions, answers, cors, shares, attempts, delegates;
         waypoint_connections(""): weights, matches, names, gateway_api;

@@ -38,6 +38,8 @@ pub struct World {
     /// A gateway of the same mesh, for the tests that are about it.
     gateway: OnceCell<Proxy>,
     pub state: PathBuf,
+    /// How the control plane was started.
+    pub options: Options,
     config: PathBuf,
     /// The second number of all addresses.
     network: u8,
@@ -141,10 +143,11 @@ data:
             access_log().display()
         );
         std::fs::write(config.join("mesh.yaml"), mesh).unwrap();
-        let fairway = Fairway::start(&Options::folder(&config, &state)).await;
+        let options = Options::folder(&config, &state);
+        let fairway = Fairway::start(&options).await;
         let address = IpAddr::from([127, network, 0, 1]);
         let waypoint = Waypoint::start(&fairway, &state, NAMESPACE, "waypoint", address).await;
-        Self { fairway, waypoint, gateway: OnceCell::new(), state, config, network }
+        Self { fairway, waypoint, gateway: OnceCell::new(), state, options, config, network }
     }
 
     /// The address of the gateway.
@@ -242,7 +245,7 @@ impl Scene {
 
     /// Makes this all that the test adds. Returns what the waypoint has to have in
     /// a listener then.
-    fn write(&self, yaml: &str) -> String {
+    pub fn write(&self, yaml: &str) -> String {
         let revision = self.revision.fetch_add(1, Ordering::Relaxed);
         let marker = format!("{} {revision};", self.name);
         // A service of which nothing is used but its place in the listener.

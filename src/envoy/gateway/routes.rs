@@ -8,18 +8,21 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
+
+use prost::Message;
 
 use crate::api::mesh::MeshConfig;
 use crate::envoy::destination::{Destination, declared};
 use crate::envoy::encode::{self, boolean, uint32};
 use crate::envoy::quarantine::{Content, Ward};
 use crate::envoy::routing::{At, Routing};
-use crate::envoy::{Configs, Scoped, route};
+use crate::envoy::{Configs, Scoped, listener, route};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
 use crate::model::by_host::{covers, exported};
@@ -131,6 +134,30 @@ impl Content for Hosted {
         let table = Table { scope: scope.clone(), name: table.into() };
         Some(HostKey { table, host: host.into() })
     }
+
+    /// Each route configuration is in a chain, as none is sent that no listener
+    /// refers to.
+    fn trial(listener: &str, parts: &[(HostKey, &Self)]) -> Vec<Piece> {
+        let mut tables: BTreeMap<&Arc<str>, Vec<(&Arc<str>, &Self)>> = BTreeMap::new();
+        for (key, hosted) in parts {
+            tables.entry(&key.table.name).or_default().push((&key.host, hosted));
+        }
+        let chain = |(number, (name, hosts)): (u32, (&Arc<str>, Vec<_>))| {
+            let bytes: Vec<u8> =
+                configuration(name, 0, hosts).iter().flat_map(|piece| piece.bytes().to_vec()).collect();
+            let routes = RouteConfiguration::decode(&*bytes).unwrap_or_default();
+            let manager = listener::connection_manager(listener.into(), routes, vec![listener::router(true)]);
+            // Two chains may not match alike.
+            let matches = FilterChainMatch { destination_port: uint32(number), ..Default::default() };
+            FilterChain { filter_chain_match: Some(matches), ..listener::http_chain(name, Vec::new(), &manager) }
+        };
+        let listener = Listener {
+            name: listener.into(),
+            filter_chains: (1..).zip(tables).map(chain).collect(),
+            ..listener::inspected()
+        };
+        vec![Piece::new(encode::bytes(&listener))]
+    }
 }
 
 /// `RouteConfiguration.virtual_hosts`.
@@ -188,7 +215,8 @@ pub(super) fn add(
         let parts: Vec<_> = cx.fetch(by_host, key).collect();
         hosted(cx, &model_of, key, parts).map(Arc::new)
     });
-    let quarantine = Ward::new(graph, ["gateway_quarantine", "gateway_parts"], hosts);
+    let quarantine = Ward::new(graph, ["gateway_quarantine", "gateway_parts", "gateway_parts_asked"], hosts);
+    quarantine.add_trials(graph, to.gateways, ["gateway_trials", "gateway_trial_listeners"], to);
     let hosts = quarantine.parts();
     let by_table = graph.index(hosts, |key: &HostKey, _: &Arc<Hosted>, keys| keys.push(key.table.clone()));
     let tables = graph.derive("gateway_route_tables", merged, |_, scope: &Scope, merged: &Arc<Merged>| {

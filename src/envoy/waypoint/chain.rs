@@ -105,6 +105,15 @@ impl Content for Chains {
         let service = ServiceKey { namespace: namespace.into(), hostname: hostname.into() };
         Some(Served { scope: scope.clone(), service })
     }
+
+    fn trial(listener: &str, parts: &[(Served, &Self)]) -> Vec<Piece> {
+        let services: Vec<_> = parts.iter().map(|(_, chains)| *chains).collect();
+        let listener = Listener { name: listener.into(), ..listener::inspected() };
+        let mut pieces = vec![Piece::new(encode::bytes(&listener))];
+        let matchers = put_services(&mut pieces, &services, |_| Part::Own);
+        pieces.push(Piece::field(FILTER_CHAIN_MATCHER, &matcher::destination(matchers)));
+        pieces
+    }
 }
 
 /// A port's part of the listener.
@@ -145,7 +154,8 @@ pub(super) fn add_main_internal(
         let service = cx.get(model_of.services, &key.service)?;
         Some((key.clone(), Arc::new(chains(cx, &model_of, key, service))))
     });
-    let quarantine = Ward::new(graph, ["quarantine", "waypoint_parts"], chains);
+    let quarantine = Ward::new(graph, ["quarantine", "waypoint_parts", "waypoint_parts_asked"], chains);
+    quarantine.add_trials(graph, to.waypoints, ["waypoint_trials", "waypoint_trial_listeners"], to);
     let chains = quarantine.parts();
     let model_of = model.clone();
     let referenced = graph.derive("waypoint_references", chains, move |cx, _, chains: &Arc<Chains>| {

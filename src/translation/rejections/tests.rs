@@ -63,12 +63,24 @@ struct World {
     /// The resource that is put together from parts.
     resource: (ResourceType, &'static str),
     views: Arc<Views>,
-    /// What the Envoy accepted.
-    accepted: Option<Arc<Views>>,
+    /// What the Envoy was told, by type.
+    told: BTreeMap<ResourceType, Told>,
     words: Words,
     blank: bool,
     /// How often it rejected something.
     rejections: usize,
+    /// How often the word `good` has been in what it was told, at least.
+    good: usize,
+}
+
+/// What an Envoy was told of a type.
+#[derive(Default)]
+struct Told {
+    versions: BTreeMap<String, u64>,
+    /// What of it was rejected.
+    refused: BTreeSet<String>,
+    /// The last views of which all was accepted.
+    accepted: Option<Arc<Views>>,
 }
 
 impl World {
@@ -80,7 +92,8 @@ impl World {
         let mut translation = Translation::new(Arc::<Settings>::default());
         translation.want([scope.clone()]);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
-        Self { translation, scope, resource, views, accepted: None, words, blank: true, rejections: 0 }
+        let told = BTreeMap::new();
+        Self { translation, scope, resource, views, told, words, blank: true, rejections: 0, good: usize::MAX }
     }
 
     fn apply(&mut self, yaml: &str) {
@@ -101,45 +114,82 @@ impl World {
         self.translation.graph.settle();
     }
 
-    fn told(&self, views: &Views) -> Vec<u8> {
+    fn resource(&self) -> Vec<u8> {
         let (ty, name) = self.resource;
-        views.layer(ty, Some(&self.scope)).get(name).expect("it is there").message(ty).to_vec()
+        self.views.layer(ty, Some(&self.scope)).get(name).expect("it is there").message(ty).to_vec()
     }
 
     fn has(&self, text: &str) -> bool {
-        memchr::memmem::find(&self.told(&self.views), text.as_bytes()).is_some()
+        self.count(text) > 0
+    }
+
+    fn count(&self, text: &str) -> usize {
+        memchr::memmem::find_iter(&self.resource(), text.as_bytes()).count()
+    }
+
+    /// The listeners, but those that every proxy has.
+    fn listeners(&self) -> Vec<String> {
+        let layer = self.views.layer(ResourceType::Listener, Some(&self.scope));
+        layer.iter().map(|one| one.name().to_owned()).filter(|name| !name.starts_with("connect_")).collect()
     }
 
     /// The Envoy takes what there is, until nothing changes any more.
     fn settle(&mut self) {
-        for _ in 0..64 {
-            let sent = self.views.clone();
-            let error = self.has("poison").then(|| match self.words {
-                Words::Vague => format!("Error adding/updating {}: no", self.resource.1),
-                Words::Quoting => format!("Error adding/updating {}: bad value 'poison'", self.resource.1),
-            });
-            self.rejections += usize::from(error.is_some());
-            let verdict = Verdict {
-                scope: Some(self.scope.clone()),
-                proxy: "w-1.x".into(),
-                ty: self.resource.0,
-                accepted: if error.is_some() { self.accepted.clone() } else { Some(sent.clone()) },
-                sent: sent.clone(),
-                blank: self.blank,
-                error: error.clone().map(Into::into),
-            };
-            if error.is_none() {
-                self.accepted = Some(sent.clone());
-            }
-            let told = self.translation.judge(&verdict);
-            if told {
+        for _ in 0..128 {
+            self.good = self.good.min(self.count("good"));
+            let types = [ResourceType::Routes, ResourceType::Listener];
+            let Some(verdict) = types.into_iter().find_map(|ty| self.verdict(ty)) else { return };
+            if self.translation.judge(&verdict) {
                 self.commit();
-            }
-            if !told && (error.is_some() || self.told(&sent) == self.told(&self.views)) {
-                return;
             }
         }
         panic!("it does not come to an end");
+    }
+
+    /// What the Envoy says of what is new to it; nothing if nothing is.
+    fn verdict(&mut self, ty: ResourceType) -> Option<Verdict> {
+        let layer = self.views.layer(ty, Some(&self.scope));
+        let all: BTreeMap<String, u64> =
+            layer.iter().map(|one| (one.name().to_owned(), one.version().number())).collect();
+        let told = self.told.entry(ty).or_default();
+        if all == told.versions {
+            return None;
+        }
+        let mut errors = Vec::new();
+        for (name, _) in all.iter().filter(|(name, version)| told.versions.get(*name) != Some(*version)) {
+            let message = layer.get(name).expect("it is there").message(ty);
+            if memchr::memmem::find(&message, b"poison").is_some() {
+                let why = if self.words == Words::Vague { "no" } else { "bad value 'poison'" };
+                errors.push(format!("{name}: {why}"));
+                told.refused.insert(name.clone());
+            } else {
+                told.refused.remove(name);
+            }
+        }
+        told.refused.retain(|name| all.contains_key(name));
+        told.versions = all;
+        if told.refused.is_empty() {
+            told.accepted = Some(self.views.clone());
+        }
+        self.rejections += usize::from(!errors.is_empty());
+        Some(Verdict {
+            scope: Some(self.scope.clone()),
+            proxy: "w-1.x".into(),
+            ty,
+            accepted: told.accepted.clone(),
+            sent: self.views.clone(),
+            blank: self.blank,
+            error: (!errors.is_empty()).then(|| format!("Error adding/updating {}", errors.join(", ")).into()),
+        })
+    }
+
+    /// The objects that something is said of, after all of what is new.
+    fn blamed(&mut self) -> BTreeSet<String> {
+        let mut blamed = BTreeSet::new();
+        while let Some(more) = self.said() {
+            blamed = more;
+        }
+        blamed
     }
 
     /// The objects that something is said of.
@@ -185,28 +235,38 @@ fn a_bad_change_keeps_what_was_accepted_and_others_go_on() {
     assert!(!world.translation.rejections().open());
 }
 
+/// A gateway with one port.
+fn at_gateway(words: Words) -> World {
+    let scope = Scope::Gateway(GatewayScope {
+        namespace: "x".into(),
+        capabilities: Capabilities::STOCK,
+        families: Families::V4,
+        loopback: None,
+        unprivileged: false,
+        place: Place::default(),
+        address: None,
+        listed_by: [].into(),
+    });
+    let mut world = World::of(words, scope, (ResourceType::Routes, "http.80"));
+    world.apply(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: x}\n\
+         spec: {servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}\n",
+    );
+    world
+}
+
+/// A virtual service of that gateway which answers with a text.
+fn answers_at_gateway(name: &str, text: &str) -> String {
+    answers(name, text).replace(&format!("hosts: [{name}]"), &format!("gateways: [gw], hosts: [{name}.com]"))
+}
+
 /// The hosts of a gateway's port are in one route configuration.
 #[test]
 fn a_bad_host_of_a_gateway_is_held_back_alone() {
-    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: x}\n\
-                   spec: {servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}\n---\n";
-    let answers = |name: &str, text: &str| {
-        answers(name, text).replace(&format!("hosts: [{name}]"), &format!("gateways: [gw], hosts: [{name}.com]"))
-    };
+    let answers = answers_at_gateway;
     for words in [Words::Vague, Words::Quoting] {
-        let scope = Scope::Gateway(GatewayScope {
-            namespace: "x".into(),
-            capabilities: Capabilities::STOCK,
-            families: Families::V4,
-            loopback: None,
-            unprivileged: false,
-            place: Place::default(),
-            address: None,
-            listed_by: [].into(),
-        });
-        let mut world = World::of(words, scope, (ResourceType::Routes, "http.80"));
-        let hosts = (1..=8).map(|number| answers(&format!("s{number}"), "good"));
-        world.apply(&(gateway.to_owned() + &hosts.collect::<String>()));
+        let mut world = at_gateway(words);
+        world.apply(&(1..=8).map(|number| answers(&format!("s{number}"), "good")).collect::<String>());
         world.settle();
         let hosts = (1..=8).map(|number| answers(&format!("s{number}"), if number == 3 { "poison" } else { "better" }));
         world.apply(&(hosts.collect::<String>() + &answers("new", "poison")));
@@ -214,11 +274,7 @@ fn a_bad_host_of_a_gateway_is_held_back_alone() {
         assert!(!world.has("poison") && world.has("better") && world.rejections <= 8, "{}", world.rejections);
         assert!(world.has("good"), "what was accepted of it goes on");
         assert!(world.has("new.com"), "nobody answers in its place");
-        let mut blamed = BTreeSet::new();
-        while let Some(more) = world.said() {
-            blamed = more;
-        }
-        assert_eq!(Some(blamed), said(&["VirtualService x/v-new", "VirtualService x/v-s3"]));
+        assert_eq!(Some(world.blamed()), said(&["VirtualService x/v-new", "VirtualService x/v-s3"]));
         world.apply(&(answers("s3", "mended") + &answers("new", "mended")));
         world.settle();
         assert!(world.has("mended") && !world.has("good"));
@@ -257,14 +313,8 @@ fn the_bad_ones_among_many_are_found() {
         world.settle();
         assert!(world.rejections <= 16, "{}", world.rejections);
         assert!(!world.has("poison"));
-        let good = Arc::from(world.told(&world.views));
-        let count = |good: &Arc<[u8]>| memchr::memmem::find_iter(good, "good").count();
-        assert_eq!(count(&good), 30, "all the others have what they should");
-        let mut blamed = BTreeSet::new();
-        while let Some(more) = world.said() {
-            blamed = more;
-        }
-        assert_eq!(Some(blamed), said(&["VirtualService x/v-s20", "VirtualService x/v-s7"]));
+        assert_eq!(world.count("good"), 30, "all the others have what they should");
+        assert_eq!(Some(world.blamed()), said(&["VirtualService x/v-s20", "VirtualService x/v-s7"]));
     }
 }
 
@@ -275,17 +325,107 @@ fn a_waypoint_that_begins_with_something_bad() {
     world.settle();
     assert!(world.has("good") && !world.has("poison"));
     assert!(world.has("quarantined|80|x/s3.x.svc.cluster.local") && !world.has("quarantined|80|x/s4"));
+}
 
-    // One that has something to go on with is not experimented with, unless
-    // what it says makes it clear.
-    for (words, held) in [(Words::Vague, false), (Words::Quoting, true)] {
-        let mut world = self::world(words, 4);
-        world.blank = false;
-        world.apply(&(answers("s3", "poison") + &answers("s4", "good")));
-        world.settle();
-        assert_eq!(world.has("quarantined|80|x/s3.x.svc.cluster.local"), held);
-        assert!(!world.has("quarantined|80|x/s4"));
+/// As after a restart of the control plane.
+#[test]
+fn of_a_waypoint_that_goes_on_with_what_only_it_knows_the_innocent_lose_nothing() {
+    for words in [Words::Vague, Words::Quoting] {
+        for bad in [&[3][..], &[1, 32], &[9, 10, 20]] {
+            let mut world = self::world(words, 32);
+            world.blank = false;
+            let text = |number| if bad.contains(&number) { "poison" } else { "good" };
+            world.apply(&(1..=32).map(|number| answers(&format!("s{number}"), text(number))).collect::<String>());
+            world.settle();
+            assert!(!world.has("poison"));
+            assert_eq!(world.good, 32 - bad.len(), "nobody else was held back at any time");
+            assert_eq!(world.listeners(), [MAIN_INTERNAL], "nothing is left of the search");
+            let objects = bad.iter().map(|one| format!("VirtualService x/v-s{one}")).collect();
+            assert_eq!(world.blamed(), objects);
+            // What is mended is told again.
+            world.apply(&bad.iter().map(|one| answers(&format!("s{one}"), "mended")).collect::<String>());
+            world.settle();
+            assert!(world.has("mended") && !world.has("quarantined|"));
+            assert_eq!(world.said(), said(&[]));
+            assert!(!world.translation.rejections().open());
+        }
     }
+}
+
+/// The same for hosts of a gateway.
+#[test]
+fn of_a_gateway_that_goes_on_with_what_only_it_knows_the_innocent_lose_nothing() {
+    let all = |text: &dyn Fn(usize) -> &'static str| {
+        (1..=8).map(|number| answers_at_gateway(&format!("s{number}"), text(number))).collect::<String>()
+    };
+    for words in [Words::Vague, Words::Quoting] {
+        let mut world = at_gateway(words);
+        world.blank = false;
+        world.apply(&all(&|number| if number == 3 { "poison" } else { "good" }));
+        world.settle();
+        assert!(!world.has("poison"));
+        assert_eq!(world.good, 7);
+        assert!(world.listeners().iter().all(|name| !is_trial(name)), "{:?}", world.listeners());
+        assert_eq!(Some(world.blamed()), said(&["VirtualService x/v-s3"]));
+        world.apply(&all(&|_| "good"));
+        world.settle();
+        assert_eq!((world.count("good"), world.said()), (8, said(&[])));
+    }
+}
+
+/// A waypoint that goes on with something, of whose services `s5` is bad, and
+/// that has been asked about some of them.
+fn asked() -> World {
+    let mut world = world(Words::Vague, 16);
+    world.blank = false;
+    world.apply(&answers("s5", "poison"));
+    let verdict = world.verdict(ResourceType::Listener).expect("something is new");
+    assert!(world.translation.judge(&verdict));
+    world.commit();
+    assert_eq!(world.listeners().len(), 2);
+    world
+}
+
+#[test]
+fn others_may_change_during_a_search() {
+    let mut world = asked();
+    world.apply(&answers("s6", "second"));
+    world.settle();
+    assert!(world.has("second") && !world.has("poison"));
+    assert_eq!(world.count("quarantined|80|x/s"), 2, "one service: its chain, and what leads there");
+    assert_eq!(world.listeners(), [MAIN_INTERNAL]);
+}
+
+#[test]
+fn a_search_ends_with_the_proxy() {
+    let mut world = asked();
+    world.translation.want([]);
+    world.commit();
+    assert!(!world.translation.rejections().open());
+    // One that comes with nothing is told everything.
+    world.translation.want([scope()]);
+    world.commit();
+    assert_eq!(world.listeners(), [MAIN_INTERNAL]);
+}
+
+#[test]
+fn a_waypoint_stays_as_it_is_if_what_all_have_is_rejected() {
+    let config = |path: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
+             data: {{mesh: 'accessLogFile: {path}'}}\n"
+        )
+    };
+    let mut world = world(Words::Vague, 16);
+    world.blank = false;
+    world.apply(&config("/poison"));
+    world.settle();
+    assert!(!world.has("quarantined|"));
+    assert_eq!(world.listeners(), [MAIN_INTERNAL]);
+    world.apply(&config("/mended"));
+    world.settle();
+    assert!(world.told[&ResourceType::Listener].refused.is_empty());
+    assert!(!world.translation.rejections().open());
 }
 
 #[test]
@@ -297,7 +437,7 @@ fn another_listener_is_not_the_services_fault() {
         scope: Some(scope()),
         proxy: "w-1.x".into(),
         ty: ResourceType::Listener,
-        accepted: world.accepted.clone(),
+        accepted: world.told[&ResourceType::Listener].accepted.clone(),
         sent: world.views.clone(),
         blank: true,
         error: Some("Error adding/updating listener(s) connect_terminate: no".into()),
