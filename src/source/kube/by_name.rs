@@ -3,11 +3,13 @@
 //!
 //! Of a kind of which anything is wanted, the *metadata* of all objects is
 //! watched, and what is in an object is fetched when that one is wanted and has
-//! changed. So a private key that nothing refers to never enters this process;
-//! a mesh that refers to none has no Secret looked at in any way; and thousands
-//! of credentials cost one connection. To watch each by its name, as kubelets
-//! do, would cost a connection for each: the client speaks HTTP/1.1. To watch
-//! all of them as istiod does would have every key of the cluster in memory.
+//! changed. So what is in a Secret that nothing refers to is not asked for; a
+//! mesh that refers to none has no Secret looked at in any way; and thousands of
+//! credentials cost one connection. Of the metadata, annotations of others are
+//! dropped while they are read: `kubectl apply` leaves a copy of the whole object
+//! in one. To watch each by its name, as kubelets do, would cost a connection for
+//! each: the client speaks HTTP/1.1. To watch all of them as istiod does would
+//! have every key of the cluster in memory.
 //!
 //! Whoever may not watch is told of changes by looking again, now and then.
 
