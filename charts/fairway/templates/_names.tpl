@@ -119,6 +119,6 @@ trafficDistribution: {{ . }}
 {{- if .autoscaleEnabled -}}
 {{- .autoscaleMin | default 1 | int -}}
 {{- else -}}
-{{- .replicaCount | default 1 | int -}}
+{{- hasKey . "replicaCount" | ternary (get . "replicaCount") 1 | int -}}
 {{- end -}}
 {{- end -}}
