@@ -244,10 +244,12 @@ impl Quarantine {
 
     /// Has the proxies of a scope asked about parts with these names and contents,
     /// from the next commit on; about none if there are none. Returns the name of
-    /// the listener that they are in.
+    /// the listener that they are in, which is another one whenever it is asked:
+    /// a proxy says nothing of what it has already.
     pub fn ask(&self, graph: &mut Graph, scope: &Scope, parts: &[(Arc<str>, u64)]) -> Arc<str> {
         let texts: Vec<_> = parts.iter().map(|(name, print)| format!("{name} {print};")).collect();
-        let listener: Arc<str> = format!("{TRIAL}{:016x}", rapidhash_v3(texts.concat().as_bytes())).into();
+        let question = format!("{} {}", graph.revision(), texts.concat());
+        let listener: Arc<str> = format!("{TRIAL}{:016x}", rapidhash_v3(question.as_bytes())).into();
         let names: Vec<_> = parts.iter().map(|(name, _)| name.clone()).collect();
         let asked = (!names.is_empty()).then(|| Asked { listener: listener.clone(), names });
         match scope {

@@ -182,7 +182,9 @@ impl Rejections {
             return false;
         }
         let sent = config(&verdict.sent, verdict).map(Config::parts);
-        let rejection = verdict.error.as_deref().filter(|error| error.contains(&*inquiry.listener));
+        // What follows the name of the listener is why it is not taken.
+        let rejection = verdict.error.as_deref().and_then(|error| error.split_once(&*inquiry.listener));
+        let rejection = rejection.map(|(_, why)| why.trim_start_matches(':').trim());
         if rejection.is_none() {
             let innocent = inquiry.search.asked().iter();
             case.cleared.extend(innocent.filter_map(|name| Some((name.clone(), sent?.get(name)?.print))));
@@ -205,8 +207,10 @@ impl Rejections {
         let Some(case) = self.cases.get_mut(&Some(scope.clone())) else { return false };
         let Some(Inquiry { search, .. }) = case.inquiry.take() else { return false };
         quarantine.ask(graph, scope, &[]);
+        // What was accepted says nothing of parts, of which nothing is known.
+        let verdict = Verdict { accepted: None, ..verdict.clone() };
         for (name, error) in search.found() {
-            self.blame(graph, quarantine, (verdict, scope), name, error);
+            self.blame(graph, quarantine, (&verdict, scope), name, error);
         }
         true
     }
@@ -441,7 +445,7 @@ fn guilty(scope: &Scope, error: &str, suspects: &[Arc<str>], parts: &Parts, know
     }
     let named = suspects.iter().filter(|name| {
         let mark = Quarantine::mark(scope, name);
-        mark.len() >= TELLING && error.contains(&mark)
+        mark.len() >= TELLING && mentions(error, &mark)
     });
     let named: Vec<_> = named.cloned().collect();
     if !named.is_empty() {
@@ -455,6 +459,22 @@ fn guilty(scope: &Scope, error: &str, suspects: &[Arc<str>], parts: &Parts, know
         }
     }
     Vec::new()
+}
+
+/// Whether a text has a name in it that is not a part of another: `shop.com` is
+/// not in `myshop.com`, nor in `shop.com.example`.
+fn mentions(text: &str, name: &str) -> bool {
+    let of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'*');
+    let ends = |rest: &[u8]| match rest {
+        // The end of a sentence.
+        [b'.', next, ..] => !of_name(next),
+        [next, ..] => !of_name(next),
+        [] => true,
+    };
+    let begins = |before: &[u8]| before.last().is_none_or(|last| *last != b'.' && !of_name(last));
+    let (text, separate) = (text.as_bytes(), !name.as_bytes().first().is_some_and(of_name));
+    memchr::memmem::find_iter(text, name.as_bytes())
+        .any(|at| (separate || begins(&text[..at])) && ends(&text[at + name.len()..]))
 }
 
 /// The objects behind something that was rejected: those that have changed

@@ -391,8 +391,10 @@ fn others_may_change_during_a_search() {
     let mut world = asked();
     world.apply(&answers("s6", "second"));
     world.settle();
-    assert!(world.has("second") && !world.has("poison"));
-    assert_eq!(world.count("quarantined|80|x/s"), 2, "one service: its chain, and what leads there");
+    assert!(world.has("second"));
+    assert!(!world.has("poison"));
+    assert!(world.has("quarantined|80|x/s5."));
+    assert_eq!(world.count("quarantined|80|x/s"), world.count("quarantined|80|x/s5."), "no other");
     assert_eq!(world.listeners(), [MAIN_INTERNAL]);
 }
 
@@ -426,6 +428,24 @@ fn a_waypoint_stays_as_it_is_if_what_all_have_is_rejected() {
     world.settle();
     assert!(world.told[&ResourceType::Listener].refused.is_empty());
     assert!(!world.translation.rejections().open());
+}
+
+#[test]
+fn a_name_is_not_a_part_of_another() {
+    let cases = [
+        ("duplicate domain shop.com", "shop.com", true),
+        ("domain 'shop.com'.", "shop.com", true),
+        ("It is shop.com. And so on", "shop.com", true),
+        ("domain myshop.com", "shop.com", false),
+        ("domain my.shop.com", "shop.com", false),
+        ("domain shop.com.example", "shop.com", false),
+        ("domain shop.community, then shop.com", "shop.com", true),
+        ("chain inbound-vip|80|http|a.x.svc", "|a.x.svc", true),
+        ("chain inbound-vip|80|http|a.x.svc2", "|a.x.svc", false),
+    ];
+    for (text, name, expected) in cases {
+        assert_eq!(mentions(text, name), expected, "{text}: {name}");
+    }
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use fairway_integration_tests::child::free_address;
 use fairway_integration_tests::echo::{Backend, Echo};
 use fairway_integration_tests::hbone::{Client, Server};
-use fairway_integration_tests::runner;
 use fairway_integration_tests::tls::Authority;
 use fairway_integration_tests::waypoint::PORT;
+use fairway_integration_tests::{eventually, runner};
 
 use super::protocols::{line, lines};
 use super::{Scene, count, get, get_with, pod};
@@ -233,12 +233,29 @@ spec: {{host: $name.example.com, trafficPolicy: {{tls: {{caCertificates: {}, {tl
     assert_eq!(ask(&client, "other.example.com").await.who(), "outside");
     scene.apply(&mesh(11, "mode: SIMPLE, subjectAltNames: [inside.example.com]")).await;
     assert_eq!(ask(&client, "outside.example.com").await.status, 503);
+    scene.apply(&mesh(11, "mode: SIMPLE, credentialName: secret")).await;
+    assert_eq!(ask(&client, "outside.example.com").await.status, 503, "what cannot be done is not left out");
+
     scene.apply(&mesh(12, "mode: SIMPLE, insecureSkipVerify: true")).await;
     assert_eq!(ask(&client, "outside.example.com").await.status, 503, "it wants to know who calls");
     let (certificate, key) = (own.certificate_file.display(), own.key_file.display());
     let mutual = format!("mode: MUTUAL, clientCertificate: {certificate}, privateKey: {key}");
     scene.apply(&mesh(12, &mutual)).await;
     assert_eq!(ask(&client, "outside.example.com").await.who(), "outside");
+
+    // The same from a Secret, which comes when it is asked for.
+    let secret = super::super::credentials::secret("$name", &own, Some(&authority));
+    let by_name = mesh(12, "mode: MUTUAL, credentialName: $name");
+    scene.apply(&by_name).await;
+    assert_eq!(ask(&client, "outside.example.com").await.status, 503, "it is not there");
+    scene.apply(&[&*by_name, &secret].concat()).await;
+    eventually("the Secret", || async {
+        match ask(&client, "outside.example.com").await.status.as_u16() {
+            200 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
     scene.end().await;
 }
 
