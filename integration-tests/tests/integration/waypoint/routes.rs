@@ -249,6 +249,8 @@ spec:
   - match: [{uri: {regex: '/a(?=b).*'}}]
     directResponse: {status: 420}
   - match: [{uri: {prefix: /none}}]
+    route: [{destination: {host: $name}, weight: 0}, {destination: {host: $name-b}, weight: 0}]
+  - match: [{uri: {prefix: /only}}]
     route: [{destination: {host: $name}, weight: 0}]
   - match: [{uri: {prefix: /negative}}]
     route: [{destination: {host: $name}, weight: -1}, {destination: {host: $name}, weight: 101}]
@@ -260,6 +262,8 @@ spec:
         (1, "/good", 200),
         (1, "/ab", 404),
         (1, "/none", 404),
+        // A weight is nothing where there is one destination.
+        (1, "/only", 200),
         (1, "/negative", 404),
         // The older one counts for what both are about; the other adds to it.
         (1, "/newer", 419),
