@@ -7,7 +7,7 @@
 //! about, else the one that is new since the proxy last accepted something. If
 //! there are several, all of them are held back and tried again, half by half.
 //! Of a proxy that goes on with something of which nothing is known here, nothing
-//! is held back before it is known to be at fault ([`search`]).
+//! is held back before it is known to be at fault (`search`).
 //!
 //! This is the one place that remembers something about proxies; what is held
 //! back enters the graph as a fact.
