@@ -326,6 +326,10 @@ impl Routing<'_> {
         then: impl FnOnce(&Backends<'_>) -> T,
     ) -> T {
         let there = |host: &_| self.service_of(host, &meta.namespace).is_some();
+        let parents: &[ParentReference] = match self.at {
+            At::Service { .. } => parents,
+            At::Server { .. } => &[],
+        };
         let valid = |backend: &BackendRef, to: &ApiDestination| {
             references::check(self.cx, self.model, (kind, &meta.namespace, parents), (backend, to), there)
         };

@@ -117,12 +117,13 @@ fn about<R>(
     let name = kubernetes::listener::name(kind);
     let there = |host: &_| super::service_of(cx, model, &meta.namespace, host).is_some();
     let backends = RefCell::new(BTreeSet::new());
+    let consumed: &[ParentReference] = if attached.is_empty() { &spec.parent_refs } else { &[] };
     let valid = |backend: &BackendRef, to: &Destination| {
         if !attached.is_empty() && (&*backend.group, &*backend.kind) == ("", "Service") {
             let namespace = if backend.namespace.is_empty() { &meta.namespace } else { &backend.namespace };
             backends.borrow_mut().insert(ObjectKey { namespace: namespace.clone(), name: backend.name.clone() });
         }
-        references::check(cx, model, (name, &meta.namespace, &spec.parent_refs), (backend, to), there)
+        references::check(cx, model, (name, &meta.namespace, consumed), (backend, to), there)
     };
     let lowering = Backends { namespace: &meta.namespace, domain: &model.settings.domain, valid: &valid };
     for found in lower(&lowering) {
