@@ -18,21 +18,24 @@ STOP_SECONDS = 10
 
 
 class Fairway:
-    """`fairway discovery` in file mode, started on entry and ended on exit."""
+    """`fairway discovery`, started on entry and ended on exit: in file mode, or
+    on the Kubernetes API of a kubeconfig."""
 
-    def __init__(self, binary, config, work):
+    def __init__(self, binary, config, work, kubeconfig=None):
         import cluster  # scripts/cluster.py
 
         self.binary, self.config, self.state = binary, config, work / "state"
+        self._kubeconfig = kubeconfig
         self._log_path = work / "fairway.log"
         addresses = [f"127.0.0.1:{port}" for port in cluster.free_ports(5)]
         self.grpc, self.secure_grpc, self.http, self.https, self.monitoring = addresses
 
     def __enter__(self):
+        source = ["--kubeconfig", self._kubeconfig]
+        if not self._kubeconfig:
+            source = ["--configDir", self.config, "--stateDir", self.state]
         command = [
-            self.binary, "discovery",
-            "--configDir", self.config,
-            "--stateDir", self.state,
+            self.binary, "discovery", *source,
             "--grpcAddr", self.grpc,
             "--secureGRPCAddr", self.secure_grpc,
             "--httpAddr", self.http,

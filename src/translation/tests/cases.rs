@@ -1,5 +1,5 @@
 //! Cases that were checked on istiod: objects in, where calls go out. They are
-//! beside the repository, if at all; `FAIRWAY_CASES` says where.
+//! beside the repository, if at all; `FAIRWAY_CASES` names their folder.
 
 use super::simulation::{Call, Told};
 use super::*;
@@ -8,8 +8,8 @@ use super::*;
 const SUITES: [&str; 3] = ["TestDisablePortTranslation", "TestHTTPGateway", "TestGatewayConflicts"];
 
 fn file() -> Option<String> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/cases/route-simulation.jsonl");
-    let path = std::env::var("FAIRWAY_CASES").unwrap_or_else(|_| beside.to_owned());
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/cases");
+    let path = std::env::var("FAIRWAY_CASES").unwrap_or_else(|_| beside.to_owned()) + "/route-simulation.jsonl";
     match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
         Err(error) => {
