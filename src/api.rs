@@ -16,6 +16,7 @@ pub mod destination_rule;
 pub mod duration;
 pub mod extension_provider;
 pub mod gateway;
+pub mod ingress;
 mod intern;
 pub mod istio;
 pub mod istio_gateway;

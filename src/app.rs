@@ -157,6 +157,7 @@ async fn start(
         credentials_by_name: flags.config_dir.is_none(),
         persistent_sessions: environment.persistent_sessions,
         gateways_in_own_namespace: environment.gateways_in_own_namespace,
+        ingress_namespace: environment.ingress_namespace.as_str().into(),
         all_services_at_gateways: !environment.filter_gateway_clusters,
     });
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);

@@ -46,6 +46,7 @@ use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
 use endpoint_slice::Slices;
 use gateway::Gateways;
+use gateway::ingress::{self, Ingresses};
 use gateway::kubernetes::GatewayApi;
 use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub persistent_sessions: bool,
     /// Whether Istio's Gateways select proxies of their own namespace alone.
     pub gateways_in_own_namespace: bool,
+    /// The namespace of the proxies that Ingresses are for: `istio-system`.
+    pub ingress_namespace: Arc<str>,
     /// Whether gateways are told of all services, not of those alone that their
     /// routes lead to.
     pub all_services_at_gateways: bool,
@@ -104,6 +107,7 @@ impl Default for Settings {
             credentials_by_name: false,
             persistent_sessions: false,
             gateways_in_own_namespace: false,
+            ingress_namespace: "istio-system".into(),
             all_services_at_gateways: false,
         }
     }
@@ -152,6 +156,8 @@ pub struct Model {
     pub gateways: Gateways,
     /// The gateways of the Gateway API, checked.
     pub gateway_api: GatewayApi,
+    /// The Ingresses that are for the mesh.
+    pub ingresses: Ingresses,
     /// What may be referred to from other namespaces.
     pub reference_grants: ReferenceGrants,
     /// Policies that are attached to waypoints and what they serve.
@@ -197,6 +203,7 @@ impl Model {
         let reference_grants = reference_grant::reference_grants(graph, &scope);
         let references = gateway::kubernetes::credentials::references(graph, &scope, reference_grants);
         let credentials = Credentials::new(graph, &scope, references);
+        let ingresses = ingress::ingresses(graph, &scope);
         let gateway_api = gateway::kubernetes::gateway_api(graph, &scope, reference_grants, credentials);
         Self {
             inputs,
@@ -214,8 +221,9 @@ impl Model {
             service_canaries: canary::of_services(graph, &scope, waypoints, services, service_waypoints),
             destination_rules: destination_rule::destination_rules(graph, &scope, services),
             routes: virtual_service::routes(graph, &scope),
-            gateways: gateway::gateways(graph, &scope, [gateway_api.source]),
+            gateways: gateway::gateways(graph, &scope, [gateway_api.source, ingresses.source]),
             gateway_api,
+            ingresses,
             reference_grants,
             attached_policies,
             attached_authentications,

@@ -15,6 +15,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::api::compact::Uid;
+use crate::api::core::LoadBalancerIngress;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
 use crate::api::{Kind, ObjectKey};
@@ -47,7 +48,8 @@ pub struct Status {
     pub conditions: Conditions,
 }
 
-/// Conditions, of the object or of each of its parents.
+/// Conditions, of the object or of each of its parents, or what else a status
+/// has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conditions {
     /// Of the object.
@@ -56,6 +58,8 @@ pub enum Conditions {
     OfParents(Vec<(ParentReference, Vec<Condition>)>),
     /// Of what a policy has an effect on.
     OfAncestors(Vec<Ancestor>),
+    /// There is no place for any; where the object is reached instead.
+    Addresses(Vec<LoadBalancerIngress>),
 }
 
 /// What a policy has an effect on, and what is said of it there.
@@ -95,6 +99,8 @@ pub enum Form {
     Parents,
     /// In `status.ancestors`, which is one value too.
     Ancestors,
+    /// Nowhere: all there is are addresses in `status.loadBalancer`.
+    LoadBalancer,
 }
 
 /// When there is something to say.
@@ -138,6 +144,7 @@ pub const ROWS: &[Row] = &[
     row(Kind::GRPCRoute, Form::Parents, Says::Always),
     row(Kind::TCPRoute, Form::Parents, Says::Always),
     row(Kind::TLSRoute, Form::Parents, Says::Always),
+    row(Kind::Ingress, Form::LoadBalancer, Says::Always),
     row(Kind::BackendTLSPolicy, Form::Ancestors, Says::Always),
 ];
 

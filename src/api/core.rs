@@ -168,6 +168,9 @@ pub struct Service {
     /// What it selects and how it is reached.
     #[serde(deserialize_with = "nullable")]
     pub spec: ServiceSpec,
+    /// How it is reached from outside.
+    #[serde(deserialize_with = "nullable")]
+    pub status: ServiceStatus,
 }
 
 /// What of `service.spec` matters.
@@ -201,6 +204,42 @@ pub struct ServiceSpec {
     /// Whether endpoints that are not ready count.
     #[serde(deserialize_with = "nullable")]
     pub publish_not_ready_addresses: bool,
+    /// Addresses from outside that somebody else sees to.
+    #[serde(rename = "externalIPs", deserialize_with = "nullable")]
+    pub external_ips: Box<[Arc<str>]>,
+    /// The name that one of type `ExternalName` stands for.
+    #[serde(deserialize_with = "nullable")]
+    pub external_name: Arc<str>,
+}
+
+/// What of `service.status` matters.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// What balances load in front of it.
+    #[serde(deserialize_with = "nullable")]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// Where a load balancer is.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerStatus {
+    /// Its addresses.
+    #[serde(deserialize_with = "nullable")]
+    pub ingress: Box<[LoadBalancerIngress]>,
+}
+
+/// An address of a load balancer: one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerIngress {
+    /// Its name.
+    #[serde(deserialize_with = "nullable")]
+    pub hostname: Arc<str>,
+    /// Its IP address.
+    #[serde(deserialize_with = "nullable")]
+    pub ip: Arc<str>,
 }
 
 /// A port of a service.

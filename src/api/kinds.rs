@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::meta::ObjectKey;
 use super::{
-    backend_tls, core, destination_rule, gateway, istio, istio_gateway, request_authentication, route, secret,
+    backend_tls, core, destination_rule, gateway, ingress, istio, istio_gateway, request_authentication, route, secret,
     telemetry, virtual_service,
 };
 use crate::graph::{Collection, Graph};
@@ -164,6 +164,8 @@ kinds! {
     services: Service (core) = "" / ["v1"] / "services", namespaced, builtin;
     endpoint_slices: EndpointSlice (core) = "discovery.k8s.io" / ["v1"] / "endpointslices", namespaced, builtin;
     config_maps: ConfigMap (core) = "" / ["v1"] / "configmaps", namespaced, builtin, system;
+    ingresses: Ingress (ingress) = "networking.k8s.io" / ["v1"] / "ingresses", namespaced, builtin;
+    ingress_classes: IngressClass (ingress) = "networking.k8s.io" / ["v1"] / "ingressclasses", cluster, builtin;
     secrets: Secret (secret) = "" / ["v1"] / "secrets", namespaced, builtin, by_name;
     crds: CustomResourceDefinition (core) = "apiextensions.k8s.io" / ["v1"] / "customresourcedefinitions", cluster, builtin;
     service_entries: ServiceEntry (istio) = "networking.istio.io" / ["v1", "v1beta1", "v1alpha3"] / "serviceentries", namespaced;

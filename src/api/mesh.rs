@@ -100,6 +100,21 @@ pub struct MeshConfig {
     /// Who sees destination rules that do not say.
     #[serde(deserialize_with = "everyone")]
     pub default_destination_rule_export_to: Texts,
+    /// Which Ingresses are for the mesh: `OFF`, `DEFAULT` or `STRICT` (also when
+    /// empty).
+    #[serde(deserialize_with = "interned")]
+    pub ingress_controller_mode: Arc<str>,
+    /// The class of Ingresses that are for the mesh, as annotations name it.
+    #[serde(deserialize_with = "interned")]
+    pub ingress_class: Arc<str>,
+    /// The Service in front of the proxies that Ingresses are for; empty is
+    /// none.
+    #[serde(deserialize_with = "interned")]
+    pub ingress_service: Arc<str>,
+    /// The value of the label `istio` that those proxies have; empty is as the
+    /// Service is called.
+    #[serde(deserialize_with = "interned")]
+    pub ingress_selector: Arc<str>,
     /// Providers by name. Those that every mesh has come first, unless the mesh
     /// has others of their names.
     #[serde(deserialize_with = "extension_providers")]
@@ -137,6 +152,10 @@ impl Default for MeshConfig {
             default_service_export_to: vec!["*".into()],
             default_virtual_service_export_to: vec!["*".into()],
             default_destination_rule_export_to: vec!["*".into()],
+            ingress_controller_mode: "".into(),
+            ingress_class: "istio".into(),
+            ingress_service: "istio-ingressgateway".into(),
+            ingress_selector: "".into(),
             extension_providers: builtin_providers(),
             default_providers: DefaultProviders::default(),
         }

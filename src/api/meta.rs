@@ -56,7 +56,8 @@ pub struct Meta {
     pub uid: Uid,
     /// The labels.
     pub labels: Labels,
-    /// The annotations of Istio; all others are dropped.
+    /// The annotations of Istio, and the class of Ingresses; all others are
+    /// dropped.
     pub annotations: Annotations,
     /// Seconds since the epoch, up to 2106; decides who was first.
     #[serde(rename = "creationTimestamp", deserialize_with = "seconds")]
@@ -209,15 +210,21 @@ impl<'de> Deserialize<'de> for Labels {
     }
 }
 
-/// Annotations whose key is Istio's.
+/// Annotations whose key is Istio's, and the class of Ingresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations(Labels);
 
 impl<'de> Deserialize<'de> for Annotations {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_option(TextMap { keep: |key| key.contains("istio.io/") }).map(Self)
+        deserializer
+            .deserialize_option(TextMap { keep: |key| key.contains("istio.io/") || key == INGRESS_CLASS })
+            .map(Self)
     }
 }
+
+/// The class of an Ingress, before it had a field.
+/// <https://kubernetes.io/docs/concepts/services-networking/ingress/#deprecated-annotation>
+pub const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
 
 struct TextMap {
     keep: fn(&str) -> bool,

@@ -37,6 +37,8 @@ pub(super) enum Value {
     /// A number or a text.
     IntOrString,
     Message(&'static Message),
+    /// A message whose fields JSON has among those of the message around it.
+    Inline(&'static Message),
     List(&'static Value),
     /// From text to a text or bytes.
     Map(&'static Value),

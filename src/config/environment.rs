@@ -75,6 +75,8 @@ pub struct Environment {
     pub keys_fetched_by: KeysFetchedBy,
     /// `PILOT_SCOPE_GATEWAY_TO_NAMESPACE`.
     pub gateways_in_own_namespace: bool,
+    /// `K8S_INGRESS_NS`: the namespace of the proxies that Ingresses are for.
+    pub ingress_namespace: String,
     /// `PILOT_FILTER_GATEWAY_CLUSTER_CONFIG`: whether gateways are told of
     /// services only if routes lead there. On unless turned off, unlike in
     /// istiod.
@@ -195,6 +197,7 @@ impl Environment {
                 }
             },
             gateways_in_own_namespace: reader.flag("PILOT_SCOPE_GATEWAY_TO_NAMESPACE", false)?,
+            ingress_namespace: reader.text("K8S_INGRESS_NS", "istio-system"),
             filter_gateway_clusters: reader.flag("PILOT_FILTER_GATEWAY_CLUSTER_CONFIG", true)?,
             key_refresh: match reader.duration("PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", "20m")? {
                 // More often than that would be an attack on the issuer.

@@ -65,6 +65,8 @@ pub enum Resource {
     TLSRoute,
     /// `gateway.networking.k8s.io/v1/BackendTLSPolicy`.
     BackendTLSPolicy,
+    /// `networking.k8s.io/v1/Ingress`.
+    Ingress,
 }
 
 impl Resource {
@@ -85,6 +87,7 @@ impl Resource {
             Kind::TCPRoute => Self::TCPRoute,
             Kind::TLSRoute => Self::TLSRoute,
             Kind::BackendTLSPolicy => Self::BackendTLSPolicy,
+            Kind::Ingress => Self::Ingress,
             _ => return None,
         })
     }
@@ -124,6 +127,7 @@ impl Resource {
             Self::GRPCRoute => ("gateway.networking.k8s.io/v1", "GRPCRoute", "grpcroutes"),
             Self::TCPRoute => ("gateway.networking.k8s.io/v1", "TCPRoute", "tcproutes"),
             Self::TLSRoute => ("gateway.networking.k8s.io/v1", "TLSRoute", "tlsroutes"),
+            Self::Ingress => ("networking.k8s.io/v1", "Ingress", "ingresses"),
             Self::BackendTLSPolicy => ("gateway.networking.k8s.io/v1", "BackendTLSPolicy", "backendtlspolicies"),
         }
     }

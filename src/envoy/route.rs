@@ -77,6 +77,8 @@ pub enum Semantics {
     Istio,
     /// A prefix ends with a path segment; a missing cluster is a 500.
     GatewayApi,
+    /// A prefix ends with a path segment; a missing cluster is a 503.
+    Ingress,
 }
 
 /// Who asks, as far as rules of a VirtualService go by it.

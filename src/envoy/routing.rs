@@ -19,14 +19,15 @@ use crate::api::destination_rule::HashKey;
 use crate::api::istio::Unknown;
 use crate::api::route::{BackendRef, GRPCRoute, HTTPRoute, ParentReference, TCPRoute, TLSRoute};
 use crate::api::virtual_service::{
-    Destination as ApiDestination, L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute,
-    VirtualService,
+    Destination as ApiDestination, HttpRoute, L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes,
+    TlsRoute, VirtualService,
 };
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::Ctx;
 use crate::model::by_host::resolve;
 use crate::model::destination_rule::{Client, Rule};
 use crate::model::gateway::GatewayKey;
+use crate::model::gateway::ingress::IngressHost;
 use crate::model::service::{Port, Service, ServiceKey};
 use crate::model::{Model, problem};
 use crate::proxy::Scope;
@@ -220,11 +221,7 @@ impl Routing<'_> {
         let scope = model.scope();
         let find = |key: &ObjectKey| model.routes.delegate(cx, scope, key, &one.meta.namespace);
         let resolved = delegate::resolve(one, &model.settings.domain, &find);
-        let (namespace, name) = (&one.meta.namespace, &one.meta.name);
-        let config = format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{name}");
-        let (routes, problems) = self.with_request(&config, (namespace, name), Semantics::Istio, |request| {
-            route::routes(request, &resolved.http)
-        });
+        let (routes, problems) = self.of_rules(&one.meta, Semantics::Istio, &resolved.http);
         for found in resolved.problems {
             self.say("VirtualService", &one.meta, &found, "spec.http");
         }
@@ -234,6 +231,25 @@ impl Routing<'_> {
             self.say("VirtualService", &one.meta, &found, "spec.http");
         }
         routes
+    }
+
+    /// The routes of the rules that Ingresses have for one host.
+    pub(super) fn of_ingress(&self, of: &IngressHost) -> Vec<Route> {
+        let VirtualService { meta, spec } = &of.virtual_service;
+        let (routes, problems) = self.of_rules(meta, Semantics::Ingress, &spec.http);
+        for found in problems {
+            let Some((ObjectKey { namespace, name }, field)) = of.origins.get(found.rule).cloned() else { continue };
+            let meta = Meta { namespace, name, ..Meta::default() };
+            self.cx.diagnose(problem("Ingress", &meta, &*field, found.reason, found.message));
+        }
+        routes
+    }
+
+    /// The routes of the rules of a virtual service.
+    fn of_rules(&self, meta: &Meta, semantics: Semantics, http: &[HttpRoute]) -> (Vec<Route>, Vec<Problem>) {
+        let Meta { namespace, name, .. } = meta;
+        let config = format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{name}");
+        self.with_request(&config, (namespace, name), semantics, |request| route::routes(request, http))
     }
 
     pub(super) fn say(&self, kind: &'static str, meta: &Meta, found: &Problem, rules: &str) {

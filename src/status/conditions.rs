@@ -9,7 +9,9 @@ use crate::model::gateway::kubernetes::Verdict;
 use crate::model::waypoint::USE_WAYPOINT_FIELD;
 
 use super::facts::{About, Bound, Facts, Parent, Target, Waypoint};
-use super::{Ancestor, Condition, Conditions, PROGRAMMED, REJECTED, Row, Says, Status, UNREADABLE, WAYPOINT_BOUND};
+use super::{
+    Ancestor, Condition, Conditions, Form, PROGRAMMED, REJECTED, Row, Says, Status, UNREADABLE, WAYPOINT_BOUND,
+};
 
 /// How many problems a message names.
 const NAMED: usize = 8;
@@ -34,8 +36,9 @@ pub fn status(kind: Kind, facts: Option<&Facts>, found: &[Diagnostic]) -> Option
                 };
                 of(None, Conditions::OfParents(parents.iter().map(each).collect()))
             }
-            None if row.form == super::Form::Parents => None,
-            _ if row.form == super::Form::Ancestors => None,
+            Some(About::Reached(addresses)) => of(None, Conditions::Addresses(addresses.clone())),
+            None if row.form == Form::Parents => None,
+            _ if matches!(row.form, Form::Ancestors | Form::LoadBalancer) => None,
             Some(_) | None => of_object(None, vec![condition("Accepted", false, UNREADABLE, message)]),
         };
     }
@@ -66,6 +69,7 @@ pub fn status(kind: Kind, facts: Option<&Facts>, found: &[Diagnostic]) -> Option
             let problems = (kind != Kind::Service && !found.is_empty()).then(|| accepted(&found));
             of_object(facts, [Some(bound), problems].into_iter().flatten().collect())
         }
+        About::Reached(addresses) => of(facts, Conditions::Addresses(addresses.clone())),
         About::Plain => of_object(facts, vec![accepted(&found)]),
     }
 }
@@ -81,7 +85,7 @@ pub fn rejected(kind: Kind, facts: Option<&Facts>, message: &str) -> Option<Stat
             Conditions::OfParents(parents.iter().map(each).collect())
         }
         // The API has no place for more than what ancestors say.
-        About::Policy(_) => return None,
+        About::Policy(_) | About::Reached(_) => return None,
         _ => Conditions::OfObject(vec![condition]),
     };
     of(Some(facts), conditions)

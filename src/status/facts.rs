@@ -4,6 +4,7 @@
 
 mod backend_tls;
 mod gateways;
+mod ingress;
 mod policies;
 mod routes;
 mod virtual_service;
@@ -11,6 +12,7 @@ mod virtual_service;
 use std::sync::Arc;
 
 use crate::api::compact::Uid;
+use crate::api::core::LoadBalancerIngress;
 use crate::api::istio::ServiceEntry;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
@@ -61,6 +63,8 @@ pub enum About {
     Attached(Vec<Bound>),
     /// It asks for a waypoint.
     Bound(Binding),
+    /// It is reached at these addresses.
+    Reached(Vec<LoadBalancerIngress>),
 }
 
 /// A parent of a route.
@@ -176,6 +180,7 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
         ),
     ];
     all.push(virtual_service::add(graph, model));
+    all.push(ingress::add(graph, model));
     all.extend(policies::add(graph, model));
     let routes = routes::add(graph, model);
     let gateways = gateways::add(graph, model, &routes);

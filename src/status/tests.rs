@@ -75,6 +75,7 @@ impl World {
         let conditions = match self.status(kind, name).map(|status| status.conditions) {
             None => Vec::new(),
             Some(Conditions::OfObject(conditions)) => conditions,
+            Some(Conditions::Addresses(addresses)) => panic!("no conditions: {addresses:?}"),
             Some(Conditions::OfAncestors(ancestors)) => ancestors.into_iter().flat_map(|one| one.conditions).collect(),
             Some(Conditions::OfParents(parents)) => match <[_; 1]>::try_from(parents) {
                 Ok([(_, conditions)]) => conditions,
@@ -468,6 +469,7 @@ fn what_a_proxy_rejected() {
             Conditions::OfObject(conditions) => conditions,
             Conditions::OfParents(parents) => &parents[0].1,
             Conditions::OfAncestors(ancestors) => &ancestors[0].conditions,
+            Conditions::Addresses(addresses) => panic!("no conditions: {addresses:?}"),
         };
         assert_eq!(conditions.len(), 1);
         assert_eq!((conditions[0].kind, conditions[0].holds, conditions[0].reason), (PROGRAMMED, false, REJECTED));

@@ -93,8 +93,8 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
                     _ => visitor.visit_borrowed_str(field(message, 3)?.map_or(Ok(""), Self::text)?),
                 }
             }
-            Value::Message(message) => {
-                visitor.visit_map(MessageAccess { fields: Fields::new(bytes(wire)?), message, found: None })
+            Value::Message(message) | Value::Inline(message) => {
+                visitor.visit_map(MessageAccess::new(message, bytes(wire)?))
             }
             Value::List(element) => {
                 let mut run = Run { first: Some(wire), more };
@@ -139,12 +139,23 @@ struct MessageAccess<'de> {
     message: &'static Message,
     /// The field whose name was said.
     found: Option<(u32, Value, Wire<'de>)>,
+    /// A message in it whose fields count as its own.
+    inline: Option<Box<Self>>,
 }
 
-impl<'de> MapAccess<'de> for MessageAccess<'de> {
-    type Error = Error;
+impl<'de> MessageAccess<'de> {
+    fn new(message: &'static Message, bytes: &'de [u8]) -> Self {
+        Self { fields: Fields::new(bytes), message, found: None, inline: None }
+    }
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+    /// The name of the next field.
+    fn next_name(&mut self) -> Result<Option<&'static str>, Error> {
+        if let Some(inner) = &mut self.inline {
+            if let Some(name) = inner.next_name()? {
+                return Ok(Some(name));
+            }
+            self.inline = None;
+        }
         for field in &mut self.fields {
             let (number, wire) = field?;
             let Some((_, name, value)) = self.message.0.iter().find(|(other, ..)| *other == number) else { continue };
@@ -153,13 +164,28 @@ impl<'de> MapAccess<'de> for MessageAccess<'de> {
             if matches!((value, wire), (Value::Text, Wire::Bytes([]))) {
                 continue;
             }
+            if let Value::Inline(message) = value {
+                self.inline = Some(Box::new(Self::new(message, bytes(wire)?)));
+                return self.next_name();
+            }
             self.found = Some((number, *value, wire));
-            return seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some);
+            return Ok(Some(name));
         }
         Ok(None)
     }
+}
+
+impl<'de> MapAccess<'de> for MessageAccess<'de> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        self.next_name()?.map(|name| seed.deserialize(BorrowedStrDeserializer::new(name))).transpose()
+    }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        if let Some(inner) = &mut self.inline {
+            return inner.next_value_seed(seed);
+        }
         let (number, value, wire) = self.found.take().ok_or(Error::Malformed)?;
         seed.deserialize(Deserializer { value, wire, more: Some((&mut self.fields, number)) })
     }

@@ -2,7 +2,7 @@
 //! <https://github.com/kubernetes/api>, the `generated.proto` of each group.
 
 use super::Message;
-use super::Value::{Bool, Bytes, Int, IntOrString, List, Map, Message as Nested, Text, Time};
+use super::Value::{Bool, Bytes, Inline, Int, IntOrString, List, Map, Message as Nested, Text, Time};
 use crate::api::Kind;
 
 /// The message of a kind.
@@ -15,6 +15,8 @@ pub(super) fn of(kind: Kind) -> Option<&'static Message> {
         Kind::EndpointSlice => Some(&ENDPOINT_SLICE),
         Kind::ConfigMap => Some(&CONFIG_MAP),
         Kind::Secret => Some(&SECRET),
+        Kind::Ingress => Some(&INGRESS),
+        Kind::IngressClass => Some(&INGRESS_CLASS),
         Kind::ServiceEntry
         | Kind::WorkloadEntry
         | Kind::AuthorizationPolicy
@@ -73,12 +75,21 @@ static POD_STATUS: Message = Message(&[
 static CONDITION: Message = Message(&[(1, "type", Text), (2, "status", Text)]);
 static POD_IP: Message = Message(&[(1, "ip", Text)]);
 
-static SERVICE: Message = Message(&[(1, "metadata", Nested(&META)), (2, "spec", Nested(&SERVICE_SPEC))]);
+static SERVICE: Message = Message(&[
+    (1, "metadata", Nested(&META)),
+    (2, "spec", Nested(&SERVICE_SPEC)),
+    (3, "status", Nested(&SERVICE_STATUS)),
+]);
+static SERVICE_STATUS: Message = Message(&[(1, "loadBalancer", Nested(&LOAD_BALANCER))]);
+static LOAD_BALANCER: Message = Message(&[(1, "ingress", List(&Nested(&LOAD_BALANCER_INGRESS)))]);
+static LOAD_BALANCER_INGRESS: Message = Message(&[(1, "ip", Text), (2, "hostname", Text)]);
 static SERVICE_SPEC: Message = Message(&[
     (1, "ports", List(&Nested(&SERVICE_PORT))),
     (2, "selector", Map(&Text)),
     (3, "clusterIP", Text),
     (4, "type", Text),
+    (5, "externalIPs", List(&Text)),
+    (10, "externalName", Text),
     (13, "publishNotReadyAddresses", Bool),
     (18, "clusterIPs", List(&Text)),
     (19, "ipFamilies", List(&Text)),
@@ -117,6 +128,27 @@ static SECRET: Message = Message(&[
     // Never in what an API server sends, but it is part of the message.
     (4, "stringData", Map(&Text)),
 ]);
+
+static INGRESS: Message = Message(&[(1, "metadata", Nested(&META)), (2, "spec", Nested(&INGRESS_SPEC))]);
+static INGRESS_SPEC: Message = Message(&[
+    (1, "defaultBackend", Nested(&INGRESS_BACKEND)),
+    (2, "tls", List(&Nested(&INGRESS_TLS))),
+    (3, "rules", List(&Nested(&INGRESS_RULE))),
+    (4, "ingressClassName", Text),
+]);
+static INGRESS_TLS: Message = Message(&[(1, "hosts", List(&Text)), (2, "secretName", Text)]);
+static INGRESS_RULE: Message = Message(&[(1, "host", Text), (2, "", Inline(&INGRESS_RULE_VALUE))]);
+static INGRESS_RULE_VALUE: Message = Message(&[(1, "http", Nested(&INGRESS_HTTP))]);
+static INGRESS_HTTP: Message = Message(&[(1, "paths", List(&Nested(&INGRESS_PATH)))]);
+static INGRESS_PATH: Message =
+    Message(&[(1, "path", Text), (2, "backend", Nested(&INGRESS_BACKEND)), (3, "pathType", Text)]);
+static INGRESS_BACKEND: Message =
+    Message(&[(3, "resource", Nested(&INGRESS_RESOURCE)), (4, "service", Nested(&INGRESS_SERVICE))]);
+static INGRESS_RESOURCE: Message = Message(&[(2, "kind", Text), (3, "name", Text)]);
+static INGRESS_SERVICE: Message = Message(&[(1, "name", Text), (2, "port", Nested(&INGRESS_PORT))]);
+static INGRESS_PORT: Message = Message(&[(1, "name", Text), (2, "number", Int)]);
+static INGRESS_CLASS: Message = Message(&[(1, "metadata", Nested(&META)), (2, "spec", Nested(&INGRESS_CLASS_SPEC))]);
+static INGRESS_CLASS_SPEC: Message = Message(&[(1, "controller", Text)]);
 
 pub(super) static LIST_META: Message = Message(&[(2, "resourceVersion", Text), (3, "continue", Text)]);
 pub(super) static STATUS: Message =

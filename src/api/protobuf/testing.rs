@@ -50,6 +50,10 @@ fn encode(message: &Message, object: &Json) -> Vec<u8> {
     for (number, name, value) in message.0 {
         // A field nobody reads, of a type nobody knows.
         put_number(&mut out, 1000 + number, 7);
+        if let Value::Inline(message) = value {
+            put_bytes(&mut out, *number, &encode(message, object));
+            continue;
+        }
         match object.get(*name) {
             Some(json) => put(&mut out, *number, *value, json),
             // As Kubernetes does.
@@ -85,7 +89,7 @@ fn put(out: &mut Vec<u8>, number: u32, value: Value, json: &Json) {
             put_bytes(&mut message, 3, json.as_str().unwrap_or("").as_bytes());
             put_bytes(out, number, &message);
         }
-        Value::Message(message) => put_bytes(out, number, &encode(message, json)),
+        Value::Message(message) | Value::Inline(message) => put_bytes(out, number, &encode(message, json)),
         Value::List(element) => {
             json.as_array().expect("a list").iter().for_each(|json| put(out, number, *element, json));
         }

@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use proptest::prelude::any;
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -44,7 +46,9 @@ fn objects() -> Vec<(Kind, Json)> {
             ],
             "selector": {"app": "x"}, "ipFamilies": ["IPv4", "IPv6"], "internalTrafficPolicy": "Local",
             "trafficDistribution": "PreferClose", "publishNotReadyAddresses": true,
+            "externalIPs": ["192.0.2.1", "192.0.2.2"], "externalName": "example.com",
         },
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.3"}, {"hostname": "lb.example.com"}]}},
     });
     let slice = json!({
         "metadata": meta, "addressType": "IPv4",
@@ -59,6 +63,23 @@ fn objects() -> Vec<(Kind, Json)> {
     });
     let map = json!({"metadata": meta, "data": {"mesh": "trustDomain: td", "root-cert.pem": "PEM", "other": ""}});
     let secret = json!({"metadata": meta, "type": "kubernetes.io/tls", "data": {"tls.key": "aP8A/w==", "other": ""}});
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let ingress = json!({
+        "metadata": meta,
+        "spec": {
+            "ingressClassName": "istio", "defaultBackend": {"resource": {"kind": "Bucket", "name": "b"}},
+            "tls": [{"hosts": ["a.example.com", "b.example.com"], "secretName": "s"}, {}],
+            "rules": [
+                {"host": "a.example.com", "http": {"paths": [
+                    {"path": "/", "pathType": "Prefix", "backend": backend},
+                    {"backend": {"service": {"name": "web", "port": {"name": "http"}}}},
+                ]}},
+                {"host": "b.example.com"},
+                {"http": {"paths": [{"path": "/c", "pathType": "Exact", "backend": backend}]}},
+            ],
+        },
+    });
+    let class = json!({"metadata": meta, "spec": {"controller": "istio.io/ingress-controller"}});
     let bare = json!({"metadata": meta});
     vec![
         (Kind::Pod, pod),
@@ -66,6 +87,8 @@ fn objects() -> Vec<(Kind, Json)> {
         (Kind::EndpointSlice, slice),
         (Kind::ConfigMap, map),
         (Kind::Secret, secret),
+        (Kind::Ingress, ingress),
+        (Kind::IngressClass, class),
         (Kind::Node, bare.clone()),
         (Kind::Namespace, bare.clone()),
         (Kind::CustomResourceDefinition, bare),
@@ -151,21 +174,22 @@ impl<'de> serde::Deserializer<'de> for Probe {
             Value::Text | Value::Bytes | Value::IntOrString => visitor.visit_borrowed_str(""),
             Value::Int | Value::Time => visitor.visit_i64(1),
             Value::Bool => visitor.visit_bool(true),
-            Value::Message(message) => visitor.visit_map(Each(message.0.iter(), None)),
+            Value::Message(message) | Value::Inline(message) => visitor.visit_map(Each(fields(message).into(), None)),
             Value::List(element) => visitor.visit_seq(Once(Some(*element))),
-            Value::Map(_) => visitor.visit_map(Each([].iter(), None)),
+            Value::Map(_) => visitor.visit_map(Each(VecDeque::new(), None)),
         }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
-        fields: &'static [&'static str],
+        read: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
         if let Value::Message(message) = self.0 {
-            for field in fields {
-                if !message.0.iter().any(|(_, known, _)| known == field) {
+            let known = fields(message);
+            for field in read {
+                if !known.iter().any(|(known, _)| known == field) {
                     return Err(Error::Model(format!("{name} reads {field}, which is not in the table")));
                 }
             }
@@ -183,14 +207,23 @@ impl<'de> serde::Deserializer<'de> for Probe {
     }
 }
 
-struct Each(std::slice::Iter<'static, (u32, &'static str, Value)>, Option<Value>);
+/// The fields of a message as JSON has them.
+fn fields(message: &'static Message) -> Vec<(&'static str, Value)> {
+    let each = |(_, name, value): &(u32, &'static str, Value)| match value {
+        Value::Inline(message) => fields(message),
+        value => vec![(*name, *value)],
+    };
+    message.0.iter().flat_map(each).collect()
+}
+
+struct Each(VecDeque<(&'static str, Value)>, Option<Value>);
 
 impl<'de> MapAccess<'de> for Each {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        let Some((_, name, value)) = self.0.next() else { return Ok(None) };
-        self.1 = Some(*value);
+        let Some((name, value)) = self.0.pop_front() else { return Ok(None) };
+        self.1 = Some(value);
         seed.deserialize(StrDeserializer::new(name)).map(Some)
     }
 

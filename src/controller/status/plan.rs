@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::Kind;
 use crate::api::compact::Uid;
+use crate::api::core::LoadBalancerIngress;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
 use crate::controller::resource::{Manner, Reference, Resource, Write};
@@ -62,7 +63,7 @@ pub fn plan(part: &Part, row: &Row, live: &Value, status: Option<&Status>, now: 
         (Form::Map | Form::List, wanted) => {
             let wanted = match wanted {
                 Some(Conditions::OfObject(wanted)) => &wanted[..],
-                Some(Conditions::OfParents(_) | Conditions::OfAncestors(_)) | None => &[],
+                Some(_) | None => &[],
             };
             let known = live["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
             let conditions = merged(known, wanted, &made, &kept);
@@ -79,7 +80,7 @@ pub fn plan(part: &Part, row: &Row, live: &Value, status: Option<&Status>, now: 
                     .iter()
                     .map(|Ancestor { reference, controller, conditions }| Wanted { reference, controller, conditions })
                     .collect(),
-                Some(Conditions::OfObject(_)) | None => Vec::new(),
+                Some(Conditions::OfObject(_) | Conditions::Addresses(_)) | None => Vec::new(),
             };
             let known = live["status"][of.list].as_array().map(Vec::as_slice).unwrap_or_default();
             let entries = entries(part, of, live, wanted, &made, &kept);
@@ -90,6 +91,34 @@ pub fn plan(part: &Part, row: &Row, live: &Value, status: Option<&Status>, now: 
             status[of.list] = json!(entries);
             apply(part, row, live, status, true)
         }
+        // Addresses are what an object is, not what a proxy says.
+        (Form::LoadBalancer, _) if !part.parents => Plan::Nothing,
+        (Form::LoadBalancer, Some(Conditions::Addresses(wanted))) => of_addresses(part, row, live, wanted),
+        (Form::LoadBalancer, _) => given_up(part, row, live),
+    }
+}
+
+/// Says where an object is reached.
+fn of_addresses(part: &Part, row: &Row, live: &Value, wanted: &[LoadBalancerIngress]) -> Plan {
+    let address = |one: &LoadBalancerIngress| match one.ip.is_empty() {
+        true => json!({ "hostname": &*one.hostname }),
+        false => json!({ "ip": &*one.ip }),
+    };
+    let wanted: Vec<_> = wanted.iter().map(address).collect();
+    let known = live["status"]["loadBalancer"]["ingress"].as_array().map(Vec::as_slice).unwrap_or_default();
+    match known == wanted {
+        true => Plan::Nothing,
+        false => apply(part, row, live, json!({ "loadBalancer": { "ingress": wanted } }), false),
+    }
+}
+
+/// Takes back what we have said of an object that is somebody else's now, and
+/// nothing else.
+fn given_up(part: &Part, row: &Row, live: &Value) -> Plan {
+    let mut owners = live["metadata"]["managedFields"].as_array().into_iter().flatten();
+    match owners.any(|owner| owner["manager"] == part.manager && owner["subresource"] == "status") {
+        true => apply(part, row, live, json!({}), false),
+        false => Plan::Nothing,
     }
 }
 

@@ -254,7 +254,7 @@ async fn complain(
         Some(Conditions::OfObject(conditions)) => conditions.iter().collect::<Vec<_>>(),
         Some(Conditions::OfParents(parents)) => parents.iter().flat_map(|(_, conditions)| conditions).collect(),
         Some(Conditions::OfAncestors(ancestors)) => ancestors.iter().flat_map(|one| &one.conditions).collect(),
-        None => Vec::new(),
+        Some(Conditions::Addresses(_)) | None => Vec::new(),
     };
     let Some(rejection) = rejections.into_iter().find(|one| one.kind == PROGRAMMED) else { return };
     let complaint = Complaint { object, live, reason: rejection.reason, message: &rejection.message };

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::Kind;
+use crate::api::core::LoadBalancerIngress;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
 use crate::controller::resource::Manner;
@@ -47,7 +48,8 @@ fn applied(part: &Part, kind: Kind, live: &Value, status: Option<&Status>) -> Va
             let metadata = &write.body["metadata"];
             assert_eq!((&metadata["name"], &metadata["namespace"]), (&json!("a"), &json!("x")));
             // Where others' conditions are written too, nobody may come between.
-            assert_eq!(metadata["resourceVersion"].is_string(), kind != Kind::Service, "{write:?}");
+            let guarded = !matches!(kind, Kind::Service | Kind::Ingress);
+            assert_eq!(metadata["resourceVersion"].is_string(), guarded, "{write:?}");
             write.body["status"].clone()
         }
         other => panic!("{other:?}"),
@@ -207,4 +209,32 @@ fn what_a_proxy_says_is_beside_what_the_object_says() {
         applied(&OF_PROXIES, Kind::HTTPRoute, &both, None),
         json!({ "parents": [entry("a", OURS, json!([good]))] })
     );
+}
+
+#[test]
+fn addresses_are_written_while_the_object_is_ours() {
+    let address = |ip: &str, hostname: &str| LoadBalancerIngress { ip: ip.into(), hostname: hostname.into() };
+    let reached = |addresses: &[LoadBalancerIngress]| Status {
+        uid: "u".into(),
+        generation: Some(Generation::of(3)),
+        conditions: Conditions::Addresses(addresses.to_vec()),
+    };
+    let both = reached(&[address("192.0.2.1", ""), address("", "lb.example.com")]);
+    let written = json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.1" }, { "hostname": "lb.example.com" }] } });
+    let kind = Kind::Ingress;
+    let bare = object("Ingress", json!({ "loadBalancer": {} }));
+    assert_eq!(applied(&OF_OBJECTS, kind, &bare, Some(&both)), written);
+    let mut live = object("Ingress", written);
+    assert_eq!(planned(&OF_OBJECTS, kind, &live, Some(&both)), Plan::Nothing);
+    assert_eq!(applied(&OF_OBJECTS, kind, &live, Some(&reached(&[]))), json!({ "loadBalancer": { "ingress": [] } }));
+    assert_eq!(planned(&OF_OBJECTS, kind, &bare, Some(&reached(&[]))), Plan::Nothing);
+    // What somebody else says of an Ingress of theirs stays.
+    assert_eq!(planned(&OF_OBJECTS, kind, &live, None), Plan::Nothing);
+    live["metadata"]["managedFields"] = json!([
+        { "manager": "nginx", "operation": "Update", "subresource": "status" },
+        { "manager": OF_OBJECTS.manager, "operation": "Apply", "subresource": "status" },
+    ]);
+    assert_eq!(applied(&OF_OBJECTS, kind, &live, None), json!({}));
+    // No proxy says where an object is reached.
+    assert_eq!(planned(&OF_PROXIES, kind, &live, None), Plan::Nothing);
 }

@@ -78,7 +78,10 @@ impl Listened {
 
     /// Whether a further server goes with those that are there; if not, why.
     fn admits(&self, server: &Server) -> Result<(), String> {
-        let other = |of: &Merging| format!("{} of {}", of.server().field, of.gateway);
+        let other = |of: &Merging| {
+            let (kind, meta) = (of.gateway.declared.kind(), &of.of.meta);
+            format!("{} of {kind} {}", of.server().field, meta.key())
+        };
         let Some(first) = self.servers().first() else { return Ok(()) };
         match self {
             Self::Http { .. } if server.protocol == ServerProtocol::Http => Ok(()),

@@ -307,11 +307,16 @@ fn hosted(cx: &Ctx<'_>, model: &Model, key: &HostKey, parts: Vec<(&PartKey, &Par
         let object = key.route.as_ref().map(|route| (&route.object.name, &route.object.namespace, route.kind));
         (key.position, part.created, object)
     });
+    // Whatever paths an Ingress has for a wider host are for other requests.
+    let closest = parts.iter().filter_map(|(key, _)| closeness(key)).max();
+    parts.retain(|(key, _)| closeness(key).is_none() || closeness(key) == closest);
     let (_, first) = parts.iter().find(|(key, _)| key.route.is_some()).or(parts.first())?;
     let references = RefCell::default();
     let mut routes = Vec::new();
-    // One gateway may have two servers with a host in common.
-    let mut done: BTreeSet<(&GatewayKey, u16, &RouteKey)> = BTreeSet::new();
+    // One gateway may have two servers with a host in common. Whose an Ingress's
+    // rules are does not depend on the gateway.
+    let mut done: BTreeSet<(Option<&GatewayKey>, u16, &RouteKey)> = BTreeSet::new();
+    let by = |route: &RouteKey, gateway| (route.kind != RouteKind::Ingress).then_some(gateway);
     let mut joins = true;
     // Rules that could not be made into routes still have the host to
     // themselves: nothing else is to answer in their place.
@@ -319,24 +324,33 @@ fn hosted(cx: &Ctx<'_>, model: &Model, key: &HostKey, parts: Vec<(&PartKey, &Par
     for (at, (part_key, part)) in parts.iter().enumerate() {
         let (gateway, port, tls) = (&part_key.gateway, part.port, part.tls);
         let Some(route) = &part_key.route else { continue };
-        if !done.insert((gateway, port, route)) {
+        if !done.insert((by(route, gateway), port, route)) {
             continue;
         }
         let at_server = At::Server { gateway, port, tls };
         let routing = Routing { cx, model, scope: &key.table.scope, at: at_server, references: &references };
-        if route.kind == RouteKind::VirtualService {
-            let found = cx.get(model.inputs.virtual_services, &route.object);
-            if let Some(one) = found.filter(|one| routing.applies(one)) {
-                any = true;
-                routes.extend(routing.of_virtual_service(one));
+        match route.kind {
+            RouteKind::VirtualService => {
+                let found = cx.get(model.inputs.virtual_services, &route.object);
+                if let Some(one) = found.filter(|one| routing.applies(one)) {
+                    any = true;
+                    routes.extend(routing.of_virtual_service(one));
+                }
+                continue;
             }
-            continue;
+            RouteKind::Ingress => {
+                any = true;
+                let found = cx.get(model.ingresses.hosts, &route.object.name);
+                routes.extend(found.map(|of| routing.of_ingress(of)).unwrap_or_default());
+                continue;
+            }
+            RouteKind::HTTPRoute | RouteKind::GRPCRoute | RouteKind::TLSRoute | RouteKind::TCPRoute => {}
         }
         // Those of the Gateway API at one server are put together.
         (joins, any) = (false, true);
         let together = parts[at..].iter().filter(|(other, _)| other.position == part_key.position);
         let keys: Vec<_> = together.filter_map(|(other, _)| other.route.as_ref()).collect();
-        done.extend(keys.iter().map(|route| (gateway, port, *route)));
+        done.extend(keys.iter().map(|route| (Some(gateway), port, *route)));
         routes.extend(of_gateway_api(&routing, &keys, &key.host));
     }
     if !any {
@@ -355,6 +369,12 @@ fn hosted(cx: &Ctx<'_>, model: &Model, key: &HostKey, parts: Vec<(&PartKey, &Par
     };
     let name = format!("{}:{}", key.host, first.port);
     Some(Hosted { name, rest: Piece::new(encode::bytes(&body)), joins, references: references.into_inner() })
+}
+
+/// How close the host of an Ingress's rules is to those that it stands for.
+fn closeness(key: &PartKey) -> Option<(bool, usize)> {
+    let route = key.route.as_ref().filter(|route| route.kind == RouteKind::Ingress)?;
+    Some((!route.object.name.starts_with('*'), route.object.name.len()))
 }
 
 fn of_gateway_api(routing: &Routing<'_>, keys: &[&RouteKey], host: &str) -> Vec<Route> {

@@ -218,7 +218,9 @@ fn cluster(request: &RouteRequest<'_>, destination: &Destination) -> Checked<Clu
     if destination.host.is_empty() {
         return match request.semantics {
             Semantics::GatewayApi => Ok(ClusterRef { name: UNKNOWN_SERVICE.into(), ..ClusterRef::default() }),
-            Semantics::Istio => refuse("destination.host", "InvalidValue", "empty; the rule is left out"),
+            Semantics::Istio | Semantics::Ingress => {
+                refuse("destination.host", "InvalidValue", "empty; the rule is left out")
+            }
         };
     }
     let cluster = (request.cluster_of)(destination);

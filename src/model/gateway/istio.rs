@@ -188,7 +188,7 @@ fn protocol(name: &str) -> Option<ServerProtocol> {
 
 /// `host`, `namespace/host`, `./host` of the gateway's own namespace, or
 /// `*/host`.
-fn server_host(text: &str, own: &Arc<str>) -> Option<ServerHost> {
+pub(super) fn server_host(text: &str, own: &Arc<str>) -> Option<ServerHost> {
     let (namespace, host) = match text.split_once('/') {
         None | Some(("*", _)) => (None, text.rsplit('/').next()?),
         Some((".", host)) => (Some(own.clone()), host),

@@ -5,7 +5,7 @@ use super::simulation::{Call, Told};
 use super::*;
 
 /// The suites that are about what is served; all of their checks must pass.
-const SUITES: [&str; 3] = ["TestDisablePortTranslation", "TestHTTPGateway", "TestGatewayConflicts"];
+const SUITES: [&str; 4] = ["TestDisablePortTranslation", "TestHTTPGateway", "TestGatewayConflicts", "TestIngress"];
 
 fn file() -> Option<String> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/cases");
@@ -105,7 +105,8 @@ fn calls_go_where_istiod_sends_them() {
         let proxy = case_proxy(&case["proxy"]);
         let given = Given { proxy: Some(proxy.clone()), ..Given::new("") };
         let mut world = World::new(&given);
-        world.apply(case_objects(case["config"].as_str().unwrap_or_default()).into_iter().map(Change::Put));
+        let texts = ["config", "kube_config"].map(|field| case[field].as_str().unwrap_or_default());
+        world.apply(texts.into_iter().flat_map(case_objects).map(Change::Put));
         let told = Told::of(&world.views, &proxy);
         for call in case["calls"].as_array().into_iter().flatten() {
             checks += 1;
