@@ -147,6 +147,16 @@ apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: reviews, namespace: shop}
 spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: istio-ingressgateway, namespace: istio-system}
+spec: {selector: {istio: ingressgateway}, externalIPs: [192.0.2.1], ports: [{name: http, port: 80}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: reviews, namespace: shop, annotations: {kubernetes.io/ingress.class: istio}}
+spec: {defaultBackend: {service: {name: reviews, port: {number: 80}}}}
 """
 
 
@@ -180,7 +190,7 @@ def test_the_control_plane_can_live_with_its_rights(cluster, binary, tmp_path):
             "get", "deployment", "waypoint", "--namespace=shop", "--ignore-not-found"))
         for kind, name in [
             ("gatewayclass", "istio-waypoint"), ("gateway", "waypoint"), ("authorizationpolicy", "refused"),
-            ("virtualservice", "reviews"), ("service", "reviews"),
+            ("virtualservice", "reviews"), ("service", "reviews"), ("ingress", "reviews"),
         ]:
             writers = '--output=jsonpath={.metadata.managedFields[?(@.subresource=="status")].manager}'
             get_writers = ["get", kind, name, "--namespace=shop", "--show-managed-fields", writers]

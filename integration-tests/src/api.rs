@@ -43,6 +43,8 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("Gateway", "gateways", true),
     ("GatewayClass", "gatewayclasses", false),
     ("ListenerSet", "listenersets", true),
+    ("Ingress", "ingresses", true),
+    ("IngressClass", "ingressclasses", false),
     ("BackendTLSPolicy", "backendtlspolicies", true),
 ];
 

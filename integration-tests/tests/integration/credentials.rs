@@ -70,11 +70,22 @@ spec:
 
 /// Who answers to a request over TLS with a server of this authority.
 async fn ask(scene: &Scene, authority: &Authority, own: Option<&Certificate>) -> Result<String, String> {
+    ask_at(scene, PORT, "/", authority, own).await
+}
+
+/// The same at a port, for a path.
+pub async fn ask_at(
+    scene: &Scene,
+    port: u16,
+    path: &str,
+    authority: &Authority,
+    own: Option<&Certificate>,
+) -> Result<String, String> {
     let host = format!("{}.example.com", scene.name);
     let asking = async {
-        let stream = TcpStream::connect(scene.world.edge(PORT)).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(scene.world.edge(port)).await.map_err(|error| error.to_string())?;
         let stream = authority.connect(&host, stream, own).await?;
-        let answer = Http::over(stream).await?.send(request("GET", "/", &[("host", &host)])).await?;
+        let answer = Http::over(stream).await?.send(request("GET", path, &[("host", &host)])).await?;
         match answer.status.as_u16() {
             200 => Ok(answer.who()),
             other => Err(format!("{other}: {}", answer.body)),
@@ -83,7 +94,7 @@ async fn ask(scene: &Scene, authority: &Authority, own: Option<&Certificate>) ->
     tokio::time::timeout(std::time::Duration::from_secs(10), asking).await.unwrap_or_else(|_| Err("no answer".into()))
 }
 
-fn authority(scene: &Scene, name: &str) -> (Authority, Certificate) {
+pub fn authority(scene: &Scene, name: &str) -> (Authority, Certificate) {
     let authority = Authority::new(&runner::folder().join(&scene.name).join(name));
     let server = authority.issue(&[&format!("{}.example.com", scene.name)]);
     (authority, server)

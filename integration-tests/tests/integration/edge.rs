@@ -42,13 +42,22 @@ spec:
 
 /// The answer to a request for `$name.example.com`, or for a host below it.
 async fn ask(scene: &Scene, port: u16, below: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let answer = asked(scene, port, below, path, headers).await;
+    answer.unwrap_or_else(|error| panic!("GET {below}{}.example.com:{port}{path}: {error}", scene.name))
+}
+
+/// The same, if there is one.
+pub async fn asked(
+    scene: &Scene,
+    port: u16,
+    below: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<Answer, String> {
     let host = format!("{below}{}.example.com", scene.name);
     let headers: Vec<_> = headers.iter().copied().chain([("host", &*host)]).collect();
-    let answer = async {
-        let stream = TcpStream::connect(scene.world.edge(port)).await.map_err(|error| error.to_string())?;
-        Http::over(stream).await?.send(request("GET", path, &headers)).await
-    };
-    answer.await.unwrap_or_else(|error| panic!("GET {host}:{port}{path}: {error}"))
+    let stream = TcpStream::connect(scene.world.edge(port)).await.map_err(|error| error.to_string())?;
+    Http::over(stream).await?.send(request("GET", path, &headers)).await
 }
 
 async fn count(scene: &Scene, requests: usize) -> BTreeMap<String, usize> {

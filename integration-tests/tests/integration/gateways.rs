@@ -26,6 +26,7 @@ fn version(kind: &str) -> &'static str {
         "PodDisruptionBudget" => "policy/v1",
         "Gateway" | "GatewayClass" | "ListenerSet" | "HTTPRoute" | "BackendTLSPolicy" => GATEWAY,
         "ServiceEntry" | "VirtualService" | "DestinationRule" => "networking.istio.io/v1",
+        "Ingress" => "networking.k8s.io/v1",
         "AuthorizationPolicy" => "security.istio.io/v1",
         _ => "v1",
     }

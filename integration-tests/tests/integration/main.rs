@@ -24,6 +24,7 @@ mod soak;
 mod waypoint;
 mod credentials;
 mod edge;
+mod ingress;
 mod demo;
 mod stage;
 
@@ -61,7 +62,7 @@ fn run() -> ExitCode {
         status("spare"): with_the_rights_of_the_chart;
         gateways(""): classes, waypoint, overlays, of_others, bound;
         listeners(""): life, routes, listener_sets, backend_tls;
-        status(""): bad_objects;
+        status(""): bad_objects, ingresses;
         replica(""): versions_agree, restart_resends_nothing;
         root(""): config_maps, new_root, continued_root;
         deployment(""): roll, namespace_deleted;
@@ -79,6 +80,7 @@ fn run() -> ExitCode {
         waypoint_endpoints(""): listed_and_selected, names, as_it_came, slices, workloads, tls, proxy_protocol, near;
         waypoint_protocols(""): tcp, sniffed, server_first, unready, captured;
         edge(""): hosts_and_paths, weights, captured, names_of_tls, redirected, client_addresses, policies, changes;
+        ingress(""): hosts_and_paths, certificates;
         credentials(""): served, rotated, clients;
         demo(""): ends_well;
         envoy(""): starts, refuses_what_it_does_not_know, takes_expressions;

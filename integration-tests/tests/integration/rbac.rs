@@ -26,6 +26,7 @@ fn role(without: &str) -> Value {
         ("security.istio.io", "*"),
         ("telemetry.istio.io", "*"),
         ("gateway.networking.k8s.io", "*"),
+        ("networking.k8s.io", "*"),
     ];
     let kinds = kinds.into_iter().filter(|(_, kind)| *kind != without);
     let mut rules: Vec<_> = kinds

@@ -67,6 +67,46 @@ pub fn route_is(route: &Value, kind: &str, status: &str, reason: &str) -> bool {
 
 const OURS: &str = "istio.io/gateway-controller";
 
+/// An Ingress says where it is reached while it is ours; what others say of
+/// theirs is left alone.
+pub async fn ingresses() {
+    let mesh = shared().await;
+    let ns = mesh.namespace("ingresses").await;
+    let front = mesh
+        .api()
+        .apply(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "istio-ingressgateway", "namespace": "istio-system" },
+            "spec": {
+                "type": "LoadBalancer", "selector": { "istio": "ingressgateway" }, "externalIPs": ["192.0.2.7"],
+                "ports": [{ "name": "http", "port": 80 }],
+            },
+        }))
+        .await;
+    let addresses = |hosts: Value| json!({ "loadBalancer": { "ingress": hosts } });
+    let balancer = json!([{ "ip": "192.0.2.8" }, { "hostname": "lb.example.com" }]);
+    mesh.api().patch_status(&front, addresses(balancer)).await.unwrap();
+    let ingress = |name: &str, class: &str| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": { "name": name, "annotations": { "kubernetes.io/ingress.class": class } },
+            "spec": { "defaultBackend": { "service": { "name": "a", "port": { "number": 80 } } } },
+        })
+    };
+    let theirs = ns.apply(ingress("theirs", "nginx")).await;
+    let elsewhere = addresses(json!([{ "ip": "192.0.2.1" }]));
+    ns.api.patch_status(&theirs, elsewhere.clone()).await.unwrap();
+    ns.apply(ingress("ours", "istio")).await;
+    let reached = addresses(json!([{ "ip": "192.0.2.7" }, { "ip": "192.0.2.8" }, { "hostname": "lb.example.com" }]));
+    ns.until("Ingress", "ours", "says where it is reached", |one| one["status"] == reached).await;
+    mesh.api().patch_status(&front, addresses(json!([{ "ip": "192.0.2.9" }]))).await.unwrap();
+    let moved = addresses(json!([{ "ip": "192.0.2.7" }, { "ip": "192.0.2.9" }]));
+    ns.until("Ingress", "ours", "has moved", |one| one["status"] == moved).await;
+    ns.apply(ingress("ours", "nginx")).await;
+    ns.until("Ingress", "ours", "is somebody else's", |one| one["status"]["loadBalancer"] == json!({})).await;
+    ns.until("Ingress", "theirs", "is left alone", |one| one["status"] == elsewhere).await;
+}
+
 /// Bad objects and their neighbours, then all of them mended.
 pub async fn bad_objects() {
     let mesh = shared().await;
