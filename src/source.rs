@@ -77,6 +77,11 @@ impl Problems {
         }
     }
 
+    /// Whether there is a problem under a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
     /// Keeps, of the problems whose key begins with `prefix`, those in `keys`.
     pub fn retain(&self, prefix: &str, keys: &[String]) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

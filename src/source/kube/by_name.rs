@@ -31,7 +31,7 @@ use super::reflector::Reflector;
 use super::requests::{NOT_READ, Place as Served, Selection};
 use super::{Options, Server};
 use crate::api::{Change, Kind, Object, ObjectKey};
-use crate::credential::{Place, Store};
+use crate::credential::{Place, Store, is_name};
 use crate::source::{Event, Problem, Problems, Receiver, Sender, channel};
 
 /// What is wanted.
@@ -44,12 +44,22 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// One object that is wanted.
 struct Sought {
+    /// Tells it from what was wanted by the same name before: an answer to that
+    /// may come late.
+    number: u64,
     /// When it is to be fetched; `None` while there is no reason to.
     due: Option<Instant>,
     /// Whether it is being fetched.
     fetching: bool,
     /// Whether it has changed since.
     again: bool,
+    /// The newest version that was told of since.
+    told: u64,
+    /// Whether it was told of at all, so that its end will be.
+    known: bool,
+    /// Whether it is being fetched although it was not there when all were
+    /// listed.
+    unlisted: bool,
     /// Whether it has been said what is there.
     said: bool,
     /// The newest version that was said.
@@ -58,9 +68,41 @@ struct Sought {
 }
 
 impl Sought {
-    fn new() -> Self {
-        let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(60));
-        Self { due: Some(Instant::now()), fetching: false, again: false, said: false, version: 0, backoff }
+    fn new(number: u64) -> Self {
+        Self {
+            number,
+            due: Some(Instant::now()),
+            fetching: false,
+            again: false,
+            told: 0,
+            known: false,
+            unlisted: false,
+            said: false,
+            version: 0,
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(60)),
+        }
+    }
+
+    /// It is there in a version, or in one that is not known.
+    fn put(&mut self, version: u64) {
+        self.known = true;
+        match self.fetching {
+            _ if version == 0 => self.changed(),
+            true => self.told = self.told.max(version),
+            false if version > self.version => self.changed(),
+            false => {}
+        }
+    }
+
+    /// All that is there has been told of. What was fetched before and is gone
+    /// since is not: nobody tells of its end.
+    fn listed(&mut self) {
+        match self.fetching {
+            _ if self.known => {}
+            true => self.unlisted = true,
+            false if self.version != 0 => self.changed(),
+            false => {}
+        }
     }
 
     fn changed(&mut self) {
@@ -101,6 +143,7 @@ pub async fn run(
         sought: BTreeMap::new(),
         watching: BTreeMap::new(),
         fetches: JoinSet::new(),
+        wanted_so_far: 0,
         changes,
     };
     let sender = seeker.sender.clone();
@@ -117,7 +160,9 @@ struct Seeker {
     problems: Problems,
     sought: BTreeMap<Place, Sought>,
     watching: BTreeMap<Store, Watching>,
-    fetches: JoinSet<(Place, Result<Option<Object>, Failure>)>,
+    fetches: JoinSet<(Place, u64, Result<Option<Object>, Failure>)>,
+    /// How many places have been wanted, for their numbers.
+    wanted_so_far: u64,
     /// Where reflectors tell of changes.
     changes: Sender,
 }
@@ -140,12 +185,13 @@ impl Seeker {
                     self.want(&wanted).await;
                 }
                 Some(event) = changed.recv() => self.heard(event).await,
-                Some(Ok((place, result))) = self.fetches.join_next() => self.fetched(place, result).await,
+                Some(Ok((place, number, result))) = self.fetches.join_next() => {
+                    self.fetched(place, number, result).await;
+                }
                 _ = look_again.tick() => {
-                    let blind = |place: &Place, watching: &BTreeMap<Store, Watching>| {
-                        watching.get(&place.store).is_some_and(|watching| !watching.listed)
-                    };
-                    let unseen = self.sought.iter_mut().filter(|(place, one)| one.said && blind(place, &self.watching));
+                    let blind: BTreeSet<_> = self.watching.keys().copied().filter(|store| self.is_blind(*store)).collect();
+                    let here = |place: &Place| blind.contains(&place.store) && is_looked_at(&self.options, place);
+                    let unseen = self.sought.iter_mut().filter(|(place, one)| one.said && here(place));
                     unseen.for_each(|(_, one)| one.changed());
                 }
                 () = at(due) => {}
@@ -167,13 +213,15 @@ impl Seeker {
             if self.sought.contains_key(place) {
                 continue;
             }
+            self.wanted_so_far += 1;
+            let number = self.wanted_so_far;
+            // The namespace of the control plane is read as a whole.
             if !self.fetches_of(place) {
-                // The namespace of the control plane is read as a whole.
-                self.sought.insert(place.clone(), Sought { due: None, said: true, ..Sought::new() });
+                self.sought.insert(place.clone(), Sought { due: None, said: true, ..Sought::new(number) });
                 self.say(Vec::new(), place.clone(), true).await;
                 continue;
             }
-            self.sought.insert(place.clone(), Sought::new());
+            self.sought.insert(place.clone(), Sought::new(number));
             self.watch(place.store);
         }
         let needed: BTreeSet<_> =
@@ -181,9 +229,15 @@ impl Seeker {
         self.watching.retain(|store, _| needed.contains(store));
     }
 
-    /// Whether a place is looked at here, and not by whoever reads its kind.
+    /// Whether a place is looked at here.
     fn fetches_of(&self, place: &Place) -> bool {
-        !(kind(place.store).info().system_only && *place.namespace == *self.options.system_namespace)
+        is_looked_at(&self.options, place)
+    }
+
+    /// Whether nobody tells of changes of a kind now.
+    fn is_blind(&self, store: Store) -> bool {
+        let listed = self.watching.get(&store).is_some_and(|watching| watching.listed);
+        !listed || self.problems.has(&Reflector::problem(&Selection::metadata_of(kind(store))))
     }
 
     /// What is known of an object, if it is wanted and looked at here.
@@ -211,8 +265,7 @@ impl Seeker {
                         Change::Put(object) => {
                             let newest = object.meta().resource_version.0;
                             let one = self.fetched_of(object.kind(), &object.meta().key());
-                            let news = one.filter(|one| newest == 0 || newest > one.version);
-                            news.into_iter().for_each(Sought::changed);
+                            one.into_iter().for_each(|one| one.put(newest));
                         }
                         Change::Delete(kind, key) => {
                             self.fetched_of(kind, &key).into_iter().for_each(Sought::changed);
@@ -225,30 +278,45 @@ impl Seeker {
                 for (store, watching) in &mut self.watching {
                     watching.listed |= kinds.contains(&kind(*store));
                 }
+                let here = |place: &Place| kinds.contains(&kind(place.store)) && is_looked_at(&self.options, place);
+                self.sought.iter_mut().filter(|(place, _)| here(place)).for_each(|(_, one)| one.listed());
             }
             Event::Sought(_) => {}
         }
     }
 
-    /// Fetches what is due.
+    /// Fetches what is due, what has been for the longest time first: whoever
+    /// wants much has everybody else's wait no longer than it takes.
     fn fetch(&mut self) {
         let now = Instant::now();
         let room = AT_ONCE.saturating_sub(self.fetches.len());
-        let due = self.sought.iter_mut().filter(|(_, one)| !one.fetching && one.due.is_some_and(|due| due <= now));
-        for (place, one) in due.take(room) {
-            (one.due, one.fetching, one.again) = (None, true, false);
-            let (client, place) = (self.server.client.clone(), place.clone());
+        if room == 0 {
+            return;
+        }
+        let due = self.sought.iter().filter(|(_, one)| !one.fetching);
+        let mut due: Vec<_> =
+            due.filter_map(|(place, one)| Some((one.due.filter(|due| *due <= now)?, one.number, place))).collect();
+        if due.len() > room {
+            due.select_nth_unstable(room - 1);
+            due.truncate(room);
+        }
+        due.sort_unstable();
+        let due: Vec<_> = due.into_iter().map(|(_, _, place)| place.clone()).collect();
+        for place in due {
+            let Some(one) = self.sought.get_mut(&place) else { continue };
+            (one.due, one.fetching, one.again, one.told, one.unlisted) = (None, true, false, 0, false);
+            let (client, number) = (self.server.client.clone(), one.number);
             self.fetches.spawn(async move {
                 let selection = Selection::named(kind(place.store), &place.namespace, &place.name);
                 let fetched = Served::object(&client, &selection).await;
-                (place, fetched)
+                (place, number, fetched)
             });
         }
     }
 
-    async fn fetched(&mut self, place: Place, result: Result<Option<Object>, Failure>) {
-        // It may not be wanted any more.
-        let Some(one) = self.sought.get_mut(&place) else { return };
+    async fn fetched(&mut self, place: Place, number: u64, result: Result<Option<Object>, Failure>) {
+        // It may not be wanted any more, or be wanted again and asked for anew.
+        let Some(one) = self.sought.get_mut(&place).filter(|one| one.number == number) else { return };
         one.fetching = false;
         let object = match result {
             // Those are as good as not there: nothing tells of their changes.
@@ -266,7 +334,8 @@ impl Seeker {
         one.backoff.reset();
         one.said = true;
         one.version = object.as_ref().map_or(0, |object| object.meta().resource_version.0);
-        if std::mem::take(&mut one.again) {
+        let news = one.told > one.version || (one.unlisted && one.version != 0);
+        if std::mem::take(&mut one.again) || news {
             one.due = Some(Instant::now());
         }
         self.problems.close(&problem_key(&place));
@@ -285,6 +354,13 @@ impl Seeker {
         }
         let _ = self.sender.send(Event::Sought(vec![(place, sought)])).await;
     }
+}
+
+/// Whether a place is looked at here, and not by whoever reads its kind. What is
+/// no name is that of nothing, and never becomes part of a path.
+fn is_looked_at(options: &Options, place: &Place) -> bool {
+    let elsewhere = kind(place.store).info().system_only && *place.namespace == *options.system_namespace;
+    !elsewhere && is_name(&place.namespace) && is_name(&place.name)
 }
 
 fn kind(store: Store) -> Kind {

@@ -74,19 +74,14 @@ pub struct Reflector {
 impl Reflector {
     /// A reflector that has not begun.
     pub fn new(server: Server, selection: Selection, sender: Sender, problems: Problems) -> Self {
-        let plural = selection.kind.info().plural;
-        let name = match &selection.name {
-            Some(name) => format!("kube:{plural}:{name}"),
-            None => format!("kube:{plural}"),
-        };
         Self {
             definitions: server.definitions.subscribe(),
             known: Known::new(selection.kind),
             server,
+            name: Self::problem(&selection),
             selection,
             sender,
             problems,
-            name,
             place: None,
             listed: false,
             doubtful: false,
@@ -98,6 +93,15 @@ impl Reflector {
             nameless: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             absence: Backoff::new(Duration::from_millis(250), Duration::from_secs(30)),
+        }
+    }
+
+    /// The key of the problem that a selection cannot be watched.
+    pub fn problem(selection: &Selection) -> String {
+        let plural = selection.kind.info().plural;
+        match &selection.name {
+            Some(name) => format!("kube:{plural}:{name}"),
+            None => format!("kube:{plural}"),
         }
     }
 

@@ -51,7 +51,10 @@ impl Test {
                     call.json(200, &found);
                 }
                 None if call.query.contains("watch=true") => stream = Some(call.stream()),
-                None => call.list(100, "", &[]),
+                None => {
+                    let all: Vec<_> = secrets.iter().map(|(name, version)| object(name, *version)).collect();
+                    call.list(100, "", &all);
+                }
             }
         }
         for _ in 0..secrets.len() * 2 {
@@ -323,4 +326,131 @@ async fn a_flood_of_changes_is_taken_together() {
         while test.events.try_recv().is_ok() {}
     }
     assert!(most <= AT_ONCE, "{most} at a time");
+}
+
+/// What is gone before all are listed is in no list and in no event.
+#[tokio::test(start_paused = true)]
+async fn what_is_deleted_before_the_first_list_is_missed() {
+    let mut test = Test::start().await;
+    test.want(&[Place::secret("gw", "a"), Place::secret("gw", "b")]);
+    let mut list = None;
+    for _ in 0..3 {
+        let call = test.api.next().await;
+        match call.path.rsplit('/').next() {
+            Some("secrets") => list = Some(call),
+            Some(name) => {
+                let found = object(name, 5);
+                call.json(200, &found);
+            }
+            None => panic!("{call}"),
+        }
+    }
+    for _ in 0..4 {
+        test.said().await;
+    }
+    list.expect("they are listed").list(9, "", &[object("b", 5)]);
+    let mut watch = None;
+    for _ in 0..2 {
+        let call = test.api.next().await;
+        match call.path.as_str() {
+            "/api/v1/secrets" => watch = Some(call.stream()),
+            _ => {
+                get(&call, "a");
+                call.refuse(404, "not found");
+            }
+        }
+    }
+    assert!(watch.is_some());
+    assert_eq!(test.said().await, "-Secret gw/a");
+}
+
+/// An answer to what was wanted before is not one to what is wanted now.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_is_nobodys() {
+    let (mut test, stream) = Test::watching(&[("a", 5)]).await;
+    stream.event("MODIFIED", &object("a", 110));
+    let old = test.api.next().await;
+    test.want(&[]);
+    assert_eq!(test.said().await, "-Secret gw/a");
+    assert_eq!(test.said().await, "Secret gw/a left");
+    test.want(&[Place::secret("gw", "a")]);
+    let mut new = None;
+    while new.is_none() {
+        let call = test.api.next().await;
+        match call.path.as_str() {
+            "/api/v1/secrets" if call.query.contains("watch=true") => drop(call.stream()),
+            "/api/v1/secrets" => call.list(200, "", &[object("a", 111)]),
+            _ => new = Some(call),
+        }
+    }
+    new.expect("it is asked for again").json(200, &object("a", 111));
+    assert_eq!(test.said().await, "+gw/a@111");
+    assert_eq!(test.said().await, "Secret gw/a sought");
+    old.json(200, &object("a", 110));
+    settle().await;
+    test.silent();
+}
+
+/// Whoever wants much does not come before whoever came first.
+#[tokio::test(start_paused = true)]
+async fn what_was_wanted_first_is_fetched_first() {
+    let mut test = Test::start().await;
+    let of = |namespace: &str, many: usize| {
+        (0..many).map(|number| Place::secret(namespace, format!("s{number:02}"))).collect::<Vec<_>>()
+    };
+    async fn fetch(test: &mut Test) -> Call {
+        loop {
+            let call = test.api.next().await;
+            match call.path.as_str() {
+                "/api/v1/secrets" => call.refuse(403, "no"),
+                _ => return call,
+            }
+        }
+    }
+    let mut wanted = of("mm", AT_ONCE);
+    test.want(&wanted);
+    let mut held = Vec::new();
+    for _ in 0..AT_ONCE {
+        held.push(fetch(&mut test).await);
+    }
+    for more in [of("zz", 1), of("aa", 50)] {
+        wanted.extend(more);
+        test.want(&wanted);
+        settle().await;
+    }
+    held.pop().expect("there are some").refuse(404, "not found");
+    let next = fetch(&mut test).await;
+    assert_eq!(next.path, "/api/v1/namespaces/zz/secrets/s00");
+}
+
+/// A name that cannot be one is that of nothing, and no path is made of it.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_name_is_not_asked_for() {
+    let mut test = Test::start().await;
+    test.want(&[Place::secret("gw", "?limit=500"), Place::secret("gw", "../configmaps/a")]);
+    for _ in 0..2 {
+        assert!(test.said().await.ends_with("sought"));
+    }
+    test.api.quiet(Duration::from_secs(60)).await;
+}
+
+/// A watch that has lost its rights tells of nothing.
+#[tokio::test(start_paused = true)]
+async fn whoever_may_not_watch_any_more_looks_again() {
+    let (mut test, stream) = Test::watching(&[("a", 5)]).await;
+    drop(stream);
+    let (started, mut fetched) = (Instant::now(), false);
+    while !fetched && started.elapsed() < Duration::from_secs(120) {
+        let call = test.api.next().await;
+        match call.path.as_str() {
+            "/api/v1/secrets" => call.refuse(403, "you may not watch"),
+            _ => {
+                get(&call, "a");
+                call.refuse(404, "not found");
+                fetched = true;
+            }
+        }
+    }
+    assert!(fetched);
+    assert_eq!(test.said().await, "-Secret gw/a");
 }
