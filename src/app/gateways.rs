@@ -84,7 +84,10 @@ fn proxies_of(statuses: impl Iterator<Item = Status>) -> BTreeMap<ObjectKey, Pro
         let key = ObjectKey { namespace: status.node.namespace.clone(), name: gateway.clone() };
         let proxies = table.entry(key).or_default();
         let acknowledged = |ty| status.types.iter().any(|progress| progress.ty == ty && progress.acked.is_some());
-        let error = status.types.iter().find_map(|progress| progress.error.clone());
+        // A secret that is not taken keeps nobody from listening, and what Envoy
+        // says of it is not for everybody who may read a status.
+        let judged = status.types.iter().filter(|progress| progress.ty != ResourceType::Secret);
+        let error = judged.into_iter().find_map(|progress| progress.error.clone());
         proxies.connected += 1;
         proxies.current +=
             u32::from(error.is_none() && acknowledged(ResourceType::Cluster) && acknowledged(ResourceType::Listener));

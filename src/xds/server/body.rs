@@ -221,8 +221,10 @@ impl<B: RequestBody> StreamBody<B> {
                     Reply::Stale => metrics.expired_nonce(ty),
                     Reply::Nack(error) => {
                         metrics.reject(ty);
-                        warn!(connection = %connection.id, ty = ty.label(), error = clip(error), "NACK");
-                        // A secret is its owner's alone: nothing else is made of it.
+                        // A secret is its owner's alone: nothing else is made of it,
+                        // and what is said of it may have parts of it.
+                        let error_shown = if ty == ResourceType::Secret { "of a secret" } else { clip(error) };
+                        warn!(connection = %connection.id, ty = ty.label(), error = error_shown, "NACK");
                         let verdict = self.stream.verdict(ty, Some(error.clone()));
                         let verdict = verdict.filter(|_| ty != ResourceType::Secret);
                         verdict.into_iter().for_each(|one| self.shared.verdicts.tell(one));

@@ -14,10 +14,16 @@ use tonic::Status;
 use super::subscription::MAX_NAMES;
 use super::{Contents, Stream, Variant};
 use crate::ca::identity::SpiffeId;
-use crate::credential::{Place, Want};
+use crate::credential::{Asked, Part, Place, Scheme, Want};
 use crate::xds::resource::{Resource, ResourceType};
 use crate::xds::secret::{Answer, Vault};
 use crate::xds::view::{Edits, Layer, Views};
+
+/// How many names a client may ask for without a word on whether it may: whom
+/// it trusts by Secrets of its own namespace. Each has us look at two objects.
+/// All other names are looked at only if an object refers to them, or if the
+/// client may read Secrets by itself.
+const MOST_UNREVIEWED: usize = 1000;
 
 /// What a stream knows of the secrets that it asks for.
 #[derive(Debug)]
@@ -73,7 +79,10 @@ impl Stream {
         secrets.renamed |= !new.is_empty() || !gone.is_empty();
         gone.iter().for_each(|name| _ = secrets.awaited.remove(name));
         secrets.awaited.extend(new);
-        if secrets.awaited.len() > MAX_NAMES {
+        let answered = self.subscriptions.iter().find(|one| one.ty == ResourceType::Secret);
+        let answered = || answered.into_iter().flat_map(|one| one.names().iter());
+        let all = || secrets.awaited.iter().chain(answered().filter(|name| !secrets.awaited.contains(*name)));
+        if all().count() > MAX_NAMES || all().filter(|name| is_unreviewed(name)).count() > MOST_UNREVIEWED {
             return Err(Status::resource_exhausted("too many secrets on one stream"));
         }
         Ok(())
@@ -151,6 +160,12 @@ impl Stream {
         (secrets.vault, secrets.caller, secrets.renamed) = (vault.clone(), caller.cloned(), false);
         renewed
     }
+}
+
+/// Whether a name is looked at for whoever asks.
+fn is_unreviewed(name: &str) -> bool {
+    let asked = Asked::parse(name, "any");
+    asked.is_some_and(|asked| (asked.scheme, asked.part) == (Scheme::Kubernetes, Part::Authority))
 }
 
 fn place<'a, V>(change: &imbl::ordmap::DiffItem<'a, 'a, Place, V>) -> &'a Place {

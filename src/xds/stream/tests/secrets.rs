@@ -330,6 +330,30 @@ fn a_flood_of_names_is_refused() {
     assert_eq!(refused.map_err(|status| status.code()).unwrap_err(), tonic::Code::ResourceExhausted);
 }
 
+/// Names that are looked at for whoever asks are few, whether they have been
+/// answered or not.
+#[test]
+fn names_that_need_no_right_are_few() {
+    let mut proxy = Proxy::new(Variant::Delta);
+    let names = |from: usize, to: usize| -> Vec<Arc<str>> {
+        (from..to).map(|number| format!("kubernetes://s{number}-cacert").into()).collect()
+    };
+    for number in 0..600 {
+        proxy.put(&format!("s{number}-cacert"), Content::Missing);
+        proxy.put(&format!("s{number}"), Content::Missing);
+    }
+    proxy.request(DeltaRequest { subscribe: names(0, 600), ..delta(Secret) });
+    proxy.renew();
+    let ask = |proxy: &mut Proxy, subscribe| {
+        let refused = proxy.bench.stream.on_delta_request(DeltaRequest { subscribe, ..delta(Secret) });
+        refused.err().map(|status| status.code())
+    };
+    let others = (0..2000).map(|number| format!("kubernetes://s{number}").into()).collect();
+    assert_eq!(ask(&mut proxy, others), None, "those are for who may read them");
+    assert_eq!(ask(&mut proxy, names(600, 1000)), None);
+    assert_eq!(ask(&mut proxy, names(1000, 1001)), Some(tonic::Code::ResourceExhausted));
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
 
