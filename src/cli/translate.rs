@@ -13,13 +13,14 @@ use anyhow::{Context, bail};
 use fairway_proto::describe;
 use serde_json::{Value as Json, json};
 
-use crate::api::Change;
+use crate::api::{Change, ObjectKey};
 use crate::ca::identity::SpiffeId;
 use crate::config::Translate;
 use crate::credential::{Asked, Scheme};
 use crate::graph::Provenance;
 use crate::model::Settings;
 use crate::model::gateway::GATEWAY_NAME;
+use crate::model::gateway::kubernetes::credentials::account;
 use crate::proxy::scope::Families;
 use crate::proxy::{Capabilities, GatewayScope, Place, Scope, WaypointScope};
 use crate::source::Problems;
@@ -104,7 +105,7 @@ fn secrets(views: &Views, scope: Option<&Scope>) -> Vec<String> {
 
 /// Has what a proxy would ask for looked at, as if it were connected.
 fn ask(translation: &mut Translation, secrets: &BTreeSet<String>, scope: Option<&Scope>) {
-    let Some(caller) = scope.and_then(caller) else { return };
+    let Some(caller) = scope.and_then(|scope| caller(translation, scope)) else { return };
     let asked = secrets.iter().filter_map(|name| Asked::parse(name, &caller.namespace));
     let own = asked.filter(|asked| asked.scheme == Scheme::Kubernetes).flat_map(|asked| asked.places);
     translation.ask(own.filter(|place| place.namespace == caller.namespace));
@@ -114,9 +115,10 @@ fn ask(translation: &mut Translation, secrets: &BTreeSet<String>, scope: Option<
 /// The secrets that a proxy would be given: that they are there, and no more.
 fn shown_secrets(translation: &mut Translation, secrets: &BTreeSet<String>, scope: Option<&Scope>) -> String {
     let vault = translation.vault(None).unwrap_or_else(|| translation.empty_vault());
+    let caller = scope.and_then(|scope| caller(translation, scope));
     let mut text = String::new();
     for name in secrets {
-        let content = match vault.look(scope.and_then(caller).as_ref(), name) {
+        let content = match vault.look(caller.as_ref(), name) {
             Answer::There(_) => json!("[redacted]"),
             Answer::Nothing(_) | Answer::Wait => Json::Null,
         };
@@ -127,13 +129,15 @@ fn shown_secrets(translation: &mut Translation, secrets: &BTreeSet<String>, scop
 }
 
 /// Who the proxies of a scope are, as far as a folder can say.
-fn caller(scope: &Scope) -> Option<SpiffeId> {
+fn caller(translation: &Translation, scope: &Scope) -> Option<SpiffeId> {
     let (namespace, account) = match scope {
         Scope::Waypoint(waypoint) => (&waypoint.namespace, waypoint.gateway.clone()),
         // Those that are made for a Gateway have an account that tells of it.
         Scope::Gateway(proxy) => {
-            let gateway = proxy.place.label("gateway.networking.k8s.io/gateway-name").unwrap_or("gateway");
-            (&proxy.namespace, format!("{gateway}-istio").into())
+            let gateway = proxy.place.label(GATEWAY_NAME).unwrap_or("gateway");
+            let key = ObjectKey { namespace: proxy.namespace.clone(), name: gateway.into() };
+            let account = translation.graph.get(translation.inputs.gateways, &key).and_then(|found| account(found));
+            (&proxy.namespace, account.unwrap_or_else(|| format!("{gateway}-istio").into()))
         }
     };
     SpiffeId::new("cluster.local".parse().ok()?, namespace, &account).ok()

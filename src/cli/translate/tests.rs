@@ -26,8 +26,12 @@ spec: {hosts: [echo], http: [{match: [{uri: {regex: "("}}], route: [{destination
 "#;
 
 fn shown(proxy: &str, explain: bool) -> anyhow::Result<(String, String)> {
+    shown_of(MESH, proxy, explain)
+}
+
+fn shown_of(mesh: &str, proxy: &str, explain: bool) -> anyhow::Result<(String, String)> {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("mesh.yaml"), MESH).unwrap();
+    std::fs::write(folder.path().join("mesh.yaml"), mesh).unwrap();
     let flags = Translate {
         filename: folder.path().to_owned(),
         proxy: proxy.to_owned(),
@@ -79,5 +83,35 @@ fn ztunnels_are_shown_addresses() {
 fn a_proxy_that_is_none_is_refused() {
     for proxy in ["", "waypoint", "waypoint:ns", "waypoint:/wp", "waypoint:ns/", "sidecar:ns/x"] {
         assert!(shown(proxy, false).unwrap_err().to_string().contains("--proxy"), "{proxy}");
+    }
+}
+
+/// Secrets are for the account that the proxies of a Gateway have, which its
+/// user may choose.
+#[test]
+fn a_gateway_is_shown_that_it_has_its_certificate() {
+    let (certificate, key) = crate::model::secret::testing::pair("a.example.com");
+    let encoded = |text: &str| openssl::base64::encode_block(text.as_bytes()).replace('\n', "");
+    let secret = format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s, namespace: far}}\ndata: {{tls.crt: {}, tls.key: {}}}\n",
+        encoded(&certificate),
+        encoded(&key)
+    );
+    let gateway = |class: &str, annotations: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g, namespace: edge, annotations: {{{annotations}}}}}\n\
+             spec:\n  gatewayClassName: {class}\n  listeners:\n  - {{name: l, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: s, namespace: far}}]}}}}\n"
+        )
+    };
+    let others = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: edge}\n\
+                  spec: {controllerName: istio.io/gateway-controller}\n---\napiVersion: gateway.networking.k8s.io/v1\n\
+                  kind: ReferenceGrant\nmetadata: {name: grant, namespace: far}\n\
+                  spec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: edge}], to: [{group: '', kind: Secret}]}\n";
+    for gateway in
+        [gateway("istio", ""), gateway("edge", ""), gateway("istio", "gateway.istio.io/service-account: chosen")]
+    {
+        let (text, findings) = shown_of(&(secret.clone() + &gateway + others), "router:edge/g", false).unwrap();
+        assert!(text.contains("kubernetes-gateway://far/s"), "{text}{findings}");
+        assert!(text.contains("[redacted]"), "{gateway}{findings}");
     }
 }

@@ -106,9 +106,11 @@ pub fn status(settings: &Settings, facts: &Facts<'_>, now: &str) -> Statuses {
         "conditions": conditions,
         "listeners": listeners(facts.object, &checked.listeners, &facts.checked.attached, &programmed, now),
     });
-    // An address that was given stays: a waypoint without one is none, and its
-    // traffic would go past it.
+    // An address that was given to a waypoint stays: one without is none, and
+    // its traffic would go past it. That of a load balancer may be somebody
+    // else's by now.
     let kept = known["addresses"].as_array().filter(|list| !list.is_empty());
+    let kept = kept.filter(|_| facts.template == Template::Waypoint);
     match (reached.addresses.is_empty(), kept) {
         (false, _) => status["addresses"] = json!(reached.addresses),
         (true, Some(kept)) => status["addresses"] = json!(kept),

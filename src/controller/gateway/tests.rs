@@ -778,14 +778,14 @@ fn a_gateway_is_reached_at_its_load_balancer() {
     assert_eq!(condition(&world, "Programmed"), ("True", "Programmed", message));
     assert_eq!(condition(&world, "ResolvedRefs").0, "True");
     assert!(apply(&settings, &mut world).is_empty());
-    // One that goes is no longer listed; all of them cannot go.
+    // One that goes is no longer listed, the last one neither.
     balance(&mut world, "w-istio", json!([{ "ip": "192.0.2.1" }]));
     assert_eq!(names(&apply(&settings, &mut world)), ["Gateway ns/w"]);
     let left = json!([{ "type": "IPAddress", "value": "192.0.2.1" }]);
     assert_eq!(world.gateways[&key()]["status"]["addresses"], left);
     balance(&mut world, "w-istio", json!([]));
     apply(&settings, &mut world);
-    assert_eq!(world.gateways[&key()]["status"]["addresses"], left);
+    assert_eq!(world.gateways[&key()]["status"]["addresses"], Value::Null);
     assert_eq!(condition(&world, "Programmed").1, "AddressNotAssigned");
 }
 

@@ -9,7 +9,7 @@ use crate::api::backend_tls::BackendTLSPolicy;
 use crate::api::gateway::{self, Gateway, GatewaySpec, ListenerSet, SecretReference};
 use crate::api::route::GROUP;
 use crate::api::{Meta, ObjectKey};
-use crate::credential::{Grant, Part, Place};
+use crate::credential::{Grant, Part, Place, is_name};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Scope;
 use crate::model::backend_tls;
@@ -89,19 +89,20 @@ impl Refers {
         let mut found: Vec<(Reference, Needed)> = Vec::new();
         for (part, reference) in all {
             let target = tls::target(reference, &owner.meta.namespace);
-            let ObjectKey { namespace, name } = target.clone();
-            let (kind, places) = match (&*reference.group, &*reference.kind, part) {
-                ("", "" | "Secret", Part::Certificate) => ("Secret", vec![Place::secret(namespace, name)]),
-                ("", "" | "Secret", Part::Authority) => {
-                    let beside = format!("{name}-cacert");
-                    ("Secret", vec![Place::secret(namespace.clone(), beside), Place::secret(namespace, name)])
-                }
-                ("", "ConfigMap", Part::Authority) => ("ConfigMap", vec![Place::config_map(namespace, name)]),
-                _ => continue,
-            };
-            if !grants.allow(cx, scope, from, (("", kind), &target)) {
+            if !is_name(&target.namespace) || !is_name(&target.name) {
                 continue;
             }
+            let (kind, places) = match (&*reference.group, &*reference.kind, part) {
+                ("", "" | "Secret", Part::Certificate) => {
+                    ("Secret", vec![Place::secret(target.namespace, target.name)])
+                }
+                ("", "" | "Secret", Part::Authority) => ("Secret", tls::authorities("Secret", &target).collect()),
+                ("", "ConfigMap", Part::Authority) => ("ConfigMap", tls::authorities("ConfigMap", &target).collect()),
+                _ => continue,
+            };
+            // A grant may be for one name, and does not cover what is beside it.
+            let may = |place: &Place| grants.allow(cx, scope, from, (("", kind), &tls::object(place)));
+            let places = places.into_iter().filter(may);
             let grant = Grant { namespace: gateway.meta.namespace.clone(), account: account.clone(), part };
             for place in places {
                 let (reference, grant) = (Reference { by: by.clone(), place }, grant.clone());
@@ -135,7 +136,7 @@ fn of_listener<'a>(
 /// The service account of the proxies that are made for a Gateway; nothing is
 /// known of those of others.
 /// <https://istio.io/latest/docs/tasks/traffic-management/ingress/gateway-api/#automated-deployment>
-fn account(gateway: &Gateway) -> Option<Arc<str>> {
+pub fn account(gateway: &Gateway) -> Option<Arc<str>> {
     if !placement(&gateway.spec, Role::Gateway).managed {
         return None;
     }
