@@ -88,10 +88,13 @@ fn reachable<'g>(cx: &Ctx<'g>, model: &Model, key: &Destination) -> Option<(&'g 
     if !key.subset.is_empty() && rule.subset(&key.subset).is_none() {
         return None;
     }
-    match Transport::of(&rule.policy(key.port, &key.subset), service) {
+    let policy = rule.policy(key.port, &key.subset);
+    // Of what a BackendTLSPolicy asks for its own status speaks.
+    let by_rule = !policy.tls.is_some_and(|tls| rule.backend_tls.iter().any(|(_, other)| std::ptr::eq(tls, other)));
+    match Transport::of(&policy, service) {
         Ok(transport) => {
             // Connections fail until it is mended; nobody goes without.
-            for name in transport.credentials() {
+            for name in transport.credentials().filter(|_| by_rule) {
                 if let Some(flaw) = model.credentials.flaw(cx, &name, client(&key.scope).namespace) {
                     let found = finding(&rule, "tls.credentialName", flaw.reason, &*flaw.message);
                     cx.diagnose(Diagnostic { severity: flaw.severity(), ..found });
@@ -101,7 +104,9 @@ fn reachable<'g>(cx: &Ctx<'g>, model: &Model, key: &Destination) -> Option<(&'g 
         }
         Err(refused) => {
             let message = format!("{}; the proxy does not connect rather than connect without", refused.message);
-            say(cx, &rule, refused.field, refused.reason, message);
+            if by_rule || !refused.field.starts_with("tls") {
+                say(cx, &rule, refused.field, refused.reason, message);
+            }
             None
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::api::backend_tls::{BackendTLSPolicy, BackendTarget};
 use crate::api::destination_rule::ClientTlsSettings;
 use crate::api::{Meta, ObjectKey};
-use crate::credential::{Asked, Place};
+use crate::credential::{Asked, CA_SUFFIX, Place, is_name};
 use crate::graph::{Ctx, Graph, Index};
 
 use super::Scope;
@@ -117,6 +117,10 @@ pub fn roots(policy: &BackendTLSPolicy) -> Result<String, Said> {
     match (&*validation.well_known, &*validation.ca_certificate_refs) {
         ("System", _) => Ok(String::new()),
         ("", [first, ..]) => match (&*first.group, &*first.kind) {
+            ("", "ConfigMap") if !is_name(&first.name) => {
+                let message = format!("{:?} is not the name of a ConfigMap", &*first.name);
+                Err(Said::new("InvalidCACertificateRef", message))
+            }
             ("", "ConfigMap") => Ok(format!("configmap://{}/{}", policy.meta.namespace, first.name)),
             (group, kind) => {
                 let message = format!("CA certificates are in a ConfigMap, not in a {kind} of group {group:?}");
@@ -131,7 +135,8 @@ pub fn roots(policy: &BackendTLSPolicy) -> Result<String, Said> {
 /// Where the roots of a policy are, if it has roots of its own.
 pub fn place(policy: &BackendTLSPolicy) -> Option<Place> {
     let roots = roots(policy).ok().filter(|roots| !roots.is_empty())?;
-    Asked::parse(&roots, "").and_then(|asked| asked.places.into_iter().next())
+    // By the name that proxies ask for it with.
+    Asked::parse(&(roots + CA_SUFFIX), "").and_then(|asked| asked.places.into_iter().next())
 }
 
 /// A policy as a DestinationRule has it.

@@ -250,8 +250,9 @@ fn places(rule: &DestinationRule) -> Vec<Place> {
 
 fn named(settings: &ClientTlsSettings) -> Option<Place> {
     let (name, Provider::ControlPlane) = sds_name(&settings.credential_name) else { return None };
-    // Secrets are the proxy's own in any case, and looked for when it asks.
-    let asked = Asked::parse(&name, "").filter(|asked| asked.scheme == Scheme::ConfigMap)?;
+    // Secrets are the proxy's own in any case, and looked for when it asks. It
+    // asks for whom to trust, whatever the name ends with already.
+    let asked = Asked::parse(&(name + CA_SUFFIX), "").filter(|asked| asked.scheme == Scheme::ConfigMap)?;
     asked.places.into_iter().next()
 }
 

@@ -94,3 +94,42 @@ fn gateways_that_lead_to_a_target_are_told() {
     );
     assert_eq!(said(&ignored, "p"), [""; 0]);
 }
+
+/// A route leads to the target by listeners that somebody has added.
+#[test]
+fn gateways_lead_to_a_target_by_what_is_added_to_them_too() {
+    let object = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: x}}\nspec: {{{spec}}}\n---\n"
+        )
+    };
+    let gateway = |allowed: &str| {
+        let listeners = "listeners: [{name: http, port: 80, protocol: HTTP}]";
+        object(
+            "Gateway",
+            "g",
+            &format!("gatewayClassName: istio, allowedListeners: {{namespaces: {{from: {allowed}}}}}, {listeners}"),
+        )
+    };
+    let set = object("ListenerSet", "set", "parentRef: {name: g}, listeners: [{name: more, port: 81, protocol: HTTP}]");
+    let rules = "rules: [{backendRefs: [{name: s, port: 443}]}]";
+    let route = object("HTTPRoute", "r", &format!("parentRefs: [{{kind: ListenerSet, name: set}}], {rules}"));
+    let told = |allowed: &str| said(&(gateway(allowed) + &set + &route + &policy("p", 1, ALL, SYSTEM)), "p");
+    assert_eq!(told("All"), ["Service/s fine fine", "Gateway/g fine fine"]);
+    assert_eq!(told("None"), ["Service/s fine fine"]);
+}
+
+#[test]
+fn a_rule_that_says_what_tls_there_is_counts_instead() {
+    let rule = |policy: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: rule, namespace: x}}\n\
+             spec: {{host: s, trafficPolicy: {{{policy}}}}}\n---\n"
+        )
+    };
+    let told = |rule: &str| said(&(rule.to_owned() + &policy("p", 1, ALL, SYSTEM)), "p");
+    assert_eq!(told(&rule("tls: {mode: DISABLE}")), ["Service/s Conflicted fine"]);
+    assert_eq!(told(&rule("loadBalancer: {simple: RANDOM}")), ["Service/s fine fine"]);
+    let one = "portLevelSettings: [{port: {number: 443}, tls: {mode: DISABLE}}]";
+    assert_eq!(told(&rule(one)), ["Service/s fine fine"], "the other port has it");
+}

@@ -159,7 +159,7 @@ spec:
 fn rules_refer_to_config_maps_by_name() {
     let mut world = World::new(false);
     world.apply(RULE);
-    assert_eq!(world.places(), ["ConfigMap far/more", "ConfigMap far/roots"]);
+    assert_eq!(world.places(), ["ConfigMap far/more-cacert", "ConfigMap far/roots"]);
     assert_eq!(world.look("configmap://far/roots-cacert"), Answer::Nothing(None));
     let (ca, _) = pair("ca");
     let indented = ca.lines().map(|line| format!("    {line}\n")).collect::<String>();
@@ -256,4 +256,18 @@ fn istios_gateways_give_away_what_is_their_own() {
     assert!(matches!(world.look("kubernetes-gateway://far/a"), Answer::Nothing(Some(_))));
     let other = "spiffe://cluster.local/ns/other/sa/gw".parse().unwrap();
     assert!(matches!(world.vault.look(Some(&other), "kubernetes-gateway://gw/a"), Answer::Nothing(Some(_))));
+}
+
+/// A ConfigMap whose name ends like that of what is trusted is asked for with
+/// that ending once more.
+#[test]
+fn policies_refer_to_config_maps_by_name() {
+    let mut world = World::new(false);
+    world.apply(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p, namespace: far}\n\
+         spec: {targetRefs: [{group: '', kind: Service, name: s}], validation: {hostname: a.com, \
+         caCertificateRefs: [{group: '', kind: ConfigMap, name: backend-cacert}]}}\n",
+    );
+    assert_eq!(world.places(), ["ConfigMap far/backend-cacert"]);
+    assert_eq!(world.look("configmap://far/backend-cacert-cacert"), Answer::Nothing(None));
 }

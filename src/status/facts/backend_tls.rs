@@ -10,7 +10,7 @@ use crate::api::{Kind, ObjectKey, intern};
 use crate::graph::{Collection, Ctx, Graph, Index};
 use crate::model::backend_tls::{self, roots};
 use crate::model::binding::WAYPOINT_CONTROLLER;
-use crate::model::gateway::Declared;
+use crate::model::destination_rule::Client;
 use crate::model::gateway::kubernetes::{CONTROLLER, Said, Verdict, parent};
 use crate::model::secret::Known;
 use crate::model::{Model, problem};
@@ -81,7 +81,7 @@ fn targets(cx: &Ctx<'_>, model: &Model, policy: &BackendTLSPolicy, by_backend: &
             accepted: accepted.clone(),
             resolved: resolved.clone(),
         });
-        for key in gateways_of(cx, by_backend, &own) {
+        for key in gateways_of(cx, model, by_backend, &own) {
             let namespace = key.namespace.clone();
             let reference = ParentReference { namespace, ..named(&intern(GROUP), &intern("Gateway"), &key) };
             match gateways.iter_mut().find(|known| known.reference == reference) {
@@ -119,37 +119,48 @@ fn references(cx: &Ctx<'_>, model: &Model, policy: &BackendTLSPolicy) -> (Verdic
     }
 }
 
-/// Whether a target is there, and no other policy is stronger.
+/// Whether a target is there, and nothing else is stronger.
 fn is_there(cx: &Ctx<'_>, model: &Model, policy: &BackendTLSPolicy, target: &BackendTarget) -> Verdict {
     let missing = |message: String| Err(Said::new("TargetNotFound", message));
     let Some((registry, key)) = backend_tls::service(target, &policy.meta.namespace) else {
         return missing(format!("nothing is known of kind {} of group {:?}", target.kind, &*target.group));
     };
     let kind = registry.kind();
-    let Some((_, service)) = cx.fetch(model.services_by_origin, &(registry, key.clone())).next() else {
+    let Some((service_key, service)) = cx.fetch(model.services_by_origin, &(registry, key.clone())).next() else {
         return missing(format!("there is no {kind} {key}"));
     };
     let section = &target.section_name;
     if !section.is_empty() && service.ports.iter().all(|port| port.name != *section) {
         return missing(format!("{kind} {key} has no port {section}"));
     }
+    let conflicted = |message: String| Err(Said::new("Conflicted", message));
+    // As clients in the namespace of the service have it.
+    let client = Client { namespace: &key.namespace, labels: &[] };
+    let rule = model.destination_rules.rule(cx, model.scope(), client, service_key).unwrap_or_default();
+    let own = |port: u16| {
+        let tls = rule.policy(port, "").tls;
+        tls.is_some_and(|tls| rule.backend_tls.iter().all(|(_, other)| !std::ptr::eq(tls, other)))
+    };
+    let mut ports = service.ports.iter().filter(|port| section.is_empty() || port.name == *section).peekable();
+    if ports.peek().is_some() && ports.all(|port| own(port.number)) {
+        let rule = rule.origin.clone().unwrap_or_default();
+        return conflicted(format!("DestinationRule {rule} says what TLS there is, and counts instead"));
+    }
     match model.destination_rules.backend_tls.stronger(cx, model.scope(), policy, target) {
         None => Ok(()),
-        Some(other) => {
-            let message = format!("BackendTLSPolicy {} is for the same and counts instead", other.meta.key());
-            Err(Said::new("Conflicted", message))
-        }
+        Some(other) => conflicted(format!("BackendTLSPolicy {} is for the same and counts instead", other.meta.key())),
     }
 }
 
-/// The gateways that lead to a Service.
-fn gateways_of(cx: &Ctx<'_>, by_backend: &[ByBackend], service: &ObjectKey) -> Vec<ObjectKey> {
+/// The Gateways that lead to a Service, by listeners of their own or of those
+/// that add to them.
+fn gateways_of(cx: &Ctx<'_>, model: &Model, by_backend: &[ByBackend], service: &ObjectKey) -> Vec<ObjectKey> {
     let mut gateways = Vec::new();
     for index in by_backend {
         for (route, facts) in cx.fetch(*index, service) {
             let About::Route { parents, .. } = &facts.about else { continue };
             let of_gateways = parents.iter().filter_map(|one| parent(&one.reference, &route.namespace));
-            gateways.extend(of_gateways.filter(|one| one.declared == Declared::Kubernetes).map(|one| one.object()));
+            gateways.extend(of_gateways.filter_map(|one| model.gateway_api.gateway_of(cx, &one)));
         }
     }
     gateways.sort_unstable();
