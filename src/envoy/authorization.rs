@@ -87,6 +87,9 @@ pub enum Identity {
     FilterState,
     /// In the connection's certificate.
     Certificate,
+    /// Nowhere: there may be a certificate, and anybody may have made it. Envoy
+    /// does not ask whether it was verified when it compares names.
+    Unverified,
 }
 
 /// The filters of a chain.

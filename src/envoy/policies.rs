@@ -45,6 +45,26 @@ impl Policies {
         service: Option<&Service>,
         references: &RefCell<BTreeSet<Destination>>,
     ) -> Self {
+        Self::with(cx, model, scope, (service, Identity::Certificate), references)
+    }
+
+    /// Those of a gateway, for clients with certificates by anybody.
+    pub(super) fn unverified(
+        cx: &Ctx<'_>,
+        model: &Model,
+        scope: &Scope,
+        references: &RefCell<BTreeSet<Destination>>,
+    ) -> Self {
+        Self::with(cx, model, scope, (None, Identity::Unverified), references)
+    }
+
+    fn with(
+        cx: &Ctx<'_>,
+        model: &Model,
+        scope: &Scope,
+        (service, at_gateway): (Option<&Service>, Identity),
+        references: &RefCell<BTreeSet<Destination>>,
+    ) -> Self {
         let mesh = model.scope().mesh(cx);
         let (policies, tokens, identity) = match scope {
             Scope::Waypoint(_) => {
@@ -56,7 +76,7 @@ impl Policies {
             Scope::Gateway(_) => proxy(cx, model, scope, |proxy| {
                 let policies = model.gateway_policies.of_gateway(cx, model.scope(), proxy);
                 let tokens = model.gateway_authentications.of_gateway(cx, model.scope(), proxy);
-                (policies, tokens, Identity::Certificate)
+                (policies, tokens, at_gateway)
             }),
         };
         let domains: Vec<_> = std::iter::once(&mesh.trust_domain).chain(&mesh.trust_domain_aliases).cloned().collect();

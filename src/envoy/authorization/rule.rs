@@ -195,6 +195,11 @@ impl<'a> Reader<'a> {
             })
         };
         let beyond = match attribute {
+            Who::Principal | Who::Namespace | Who::ServiceAccount | Who::TrustDomain
+                if request.identity == Identity::Unverified =>
+            {
+                Some("certificates of unknown makers are accepted, so the names in them prove nothing")
+            }
             Who::Header(_) => self.beyond(false),
             Who::RequestPrincipal | Who::Claim(_) => self.beyond(true),
             _ => None,
@@ -327,7 +332,7 @@ fn alternatives<N: Node>(alternatives: Vec<Vec<N>>, shared: &[N]) -> Vec<N> {
 /// Matches the address that the connection comes from.
 fn address_node(request: &Request<'_>, range: CidrRange) -> Result<Principal, Refusal> {
     let identifier = match (request.identity, request.knows_address) {
-        (Identity::Certificate, _) => Identifier::DirectRemoteIp(range),
+        (Identity::Certificate | Identity::Unverified, _) => Identifier::DirectRemoteIp(range),
         (Identity::FilterState, true) => {
             let CidrRange { address_prefix, prefix_len } = range;
             let ranges = vec![StateRange { address_prefix, prefix_len }];
@@ -343,7 +348,9 @@ fn address_node(request: &Request<'_>, range: CidrRange) -> Result<Principal, Re
 
 fn principal_node(identity: Identity, matcher: StringMatcher) -> Principal {
     let identifier = match identity {
-        Identity::Certificate => Identifier::Authenticated(Authenticated { principal_name: Some(matcher) }),
+        Identity::Certificate | Identity::Unverified => {
+            Identifier::Authenticated(Authenticated { principal_name: Some(matcher) })
+        }
         Identity::FilterState => Identifier::FilterState(FilterStateMatcher {
             key: PEER_PRINCIPAL.into(),
             matcher: Some(StateMatcher::StringMatch(matcher)),

@@ -294,6 +294,33 @@ fn identities_of_gateways_are_in_certificates() {
 }
 
 #[test]
+fn names_in_certificates_of_unknown_makers_prove_nothing() {
+    let request = Request {
+        trust_domains: &[],
+        identity: Identity::Unverified,
+        knows_address: false,
+        providers: &[],
+        cluster: &|_, _| None,
+    };
+    let lines = |source: &str, action: &str| {
+        let policy = policy(&named("a", &format!("action: {action}, rules: [{{from: [{{source: {{{source}}}}}]}}]")));
+        let (filters, problems) = http(&request, &[&policy]);
+        assert_eq!(problems.len(), usize::from(!source.starts_with("ip")), "{source}");
+        shown(&filters)
+    };
+    for source in
+        ["principals: ['*']", "namespaces: [a]", "notPrincipals: [a/b]", "principals: [a/b], ipBlocks: [10.0.0.0/8]"]
+    {
+        let allowed = lines(source, "ALLOW");
+        assert!(allowed.iter().all(|line| !line.contains("<-")), "{source}: {allowed:?}");
+    }
+    let denied = lines("notPrincipals: [a/b]", "DENY");
+    assert!(denied.iter().any(|line| line.ends_with("any <- any")), "{denied:?}");
+    let ranges = lines("ipBlocks: [10.0.0.0/8]", "ALLOW");
+    assert!(ranges.iter().any(|line| line.contains("<-")), "{ranges:?}");
+}
+
+#[test]
 fn problems_say_where_and_what_follows() {
     let policy = policy(&named("a", "rules: [{to: [{operation: {ports: [http]}}]}]"));
     let (_, problems) = with_request(|request| http(request, &[&policy]));
