@@ -185,7 +185,7 @@ impl Asked {
 /// Whether a text can be the name of an object: a DNS subdomain. What is not
 /// never becomes part of a path that the API server is asked for.
 /// <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>
-fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
     let end = |c: Option<&u8>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     let bytes = text.as_bytes();

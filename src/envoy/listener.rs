@@ -513,3 +513,12 @@ pub fn direct_chains(
 
 #[cfg(test)]
 mod tests;
+
+/// Whether a text can be what clients of TLS are told apart by: a name, all
+/// that end like it after a leading `*.`, or `*`. Envoy refuses the whole
+/// listener for a wildcard elsewhere.
+/// <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/listener/v3/listener_components.proto#config-listener-v3-filterchainmatch>
+pub fn is_server_name(name: &str) -> bool {
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    name == "*" || !(matches!(rest, "" | ".") || rest.contains('*'))
+}

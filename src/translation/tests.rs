@@ -10,6 +10,7 @@ mod cases;
 mod cost;
 mod gateways;
 mod simulation;
+mod tenants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -169,6 +169,13 @@ impl Vault {
         let Some(caller) = caller else { return denied("the caller has not proved who it is, over TLS") };
         let Some(asked) = Asked::parse(name, &caller.namespace) else { return Err(Answer::Nothing(None)) };
         let items = || asked.places.iter().filter_map(|place| self.items.get(place));
+        let granted = |item: &Item| {
+            item.grants.iter().any(|grant| {
+                grant.part == asked.part
+                    && grant.namespace == caller.namespace
+                    && grant.account.as_ref().is_none_or(|account| *account == caller.service_account)
+            })
+        };
         match asked.scheme {
             Scheme::Kubernetes if !own(caller, &asked) => return denied("it is in another namespace"),
             Scheme::Kubernetes if asked.part == Part::Certificate => match self.may_list(&account(caller)) {
@@ -177,21 +184,15 @@ impl Vault {
                 None => return Err(Answer::Wait),
             },
             Scheme::Kubernetes => {}
-            Scheme::Gateway => {
-                let granted = |grant: &Grant| {
-                    grant.part == asked.part
-                        && grant.namespace == caller.namespace
-                        && grant.account.as_ref().is_none_or(|account| *account == caller.service_account)
-                };
-                if !items().any(|item| item.grants.iter().any(granted)) {
-                    return denied("no Gateway of the caller may refer to it");
-                }
-            }
+            Scheme::Gateway if !items().any(granted) => return denied("no Gateway of the caller may refer to it"),
+            Scheme::Gateway => {}
             Scheme::ConfigMap if items().next().is_none() => return denied("nothing refers to it"),
             Scheme::ConfigMap => {}
         }
         for place in &asked.places {
-            match self.items.get(place).map(|item| &item.content) {
+            // What is beside it may be there for somebody else.
+            let item = self.items.get(place).filter(|item| asked.scheme != Scheme::Gateway || granted(item));
+            match item.map(|item| &item.content) {
                 Some(Content::There(sealed)) => return Ok((&**sealed, asked.part)),
                 Some(Content::Missing) => {}
                 Some(Content::Unknown) => return Err(Answer::Wait),

@@ -15,12 +15,14 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProx
 use crate::credential::Asked;
 use crate::envoy::Scoped;
 use crate::envoy::destination::Destination;
-use crate::envoy::listener::{self, connection_manager, http, tcp_proxy};
+use crate::envoy::listener::{self, connection_manager, http, is_server_name, tcp_proxy};
 use crate::envoy::name;
 use crate::envoy::policies::Policies;
+use crate::envoy::route::UNKNOWN_SERVICE;
 use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
 use crate::envoy::tls::server::{Terminated, downstream};
 use crate::graph::{Ctx, Diagnostic, Index};
+use crate::model::by_host::covers;
 use crate::model::gateway::{ClientCa, Server, ServerCertificate, ServerHost, ServerTls, TlsMode};
 use crate::model::secret::check::OTHER_HOST;
 use crate::model::secret::{Flaw, Known};
@@ -51,6 +53,8 @@ pub(super) struct Common<'a> {
     /// The name of the listener.
     pub(super) listener: &'a str,
     pub(super) policies: Policies,
+    /// Those where certificates of clients may be by anybody, if they may.
+    pub(super) unverified: Option<Policies>,
     pub(super) telemetry: Telemetry,
     /// The services that connections are passed on to.
     pub(super) passed: Index<Scope, Destination, Protocol>,
@@ -64,6 +68,8 @@ pub(super) struct Chains {
     /// Names that have a chain. Two chains for one would be refused by Envoy,
     /// and the listener with them.
     names: BTreeSet<String>,
+    /// Names of servers whose connections lead nowhere.
+    closed: BTreeSet<String>,
 }
 
 /// The protocols that sidecars ask for in mutual TLS. Whoever asks for one and
@@ -84,9 +90,27 @@ impl Chains {
                 for one in servers.iter().filter(ends).chain(servers.iter().filter(|one| !ends(one))) {
                     chains.add(common, one);
                 }
+                chains.close(common);
             }
         }
         chains
+    }
+
+    /// Keeps what is closed from a chain for wider names, which would have Envoy
+    /// take connections that ask for it: the wider one may ask nobody for a
+    /// certificate.
+    fn close(&mut self, common: &Common<'_>) {
+        let names = std::mem::take(&mut self.closed).into_iter().filter(|name| {
+            let has = |chain: &Chain| chain.names.contains(name) || (chain.names.is_empty() && name == "*");
+            let wider = |chain: &Chain| chain.names.is_empty() || chain.names.iter().any(|other| covers(other, name));
+            !self.all.iter().any(has) && self.all.iter().any(wider)
+        });
+        let names: BTreeSet<_> = names.collect();
+        if !names.is_empty() {
+            // There is nothing that a policy could let through.
+            let proxy = TcpProxy { access_log: common.access_logs(Traffic::Tcp), ..tcp_proxy(UNKNOWN_SERVICE) };
+            self.push(names, None, Some(vec![listener::filter("envoy.filters.network.tcp_proxy", &proxy)]));
+        }
     }
 
     fn add(&mut self, common: &Common<'_>, one: &Merging) {
@@ -94,7 +118,7 @@ impl Chains {
         match (&server.tls, &one.routes) {
             (None, _) => {
                 let proxy = connections::of_tcp(common, one);
-                self.push([], None, proxy.map(|proxy| common.tcp(proxy)));
+                self.push([], None, proxy.map(|proxy| common.tcp(server, proxy)));
             }
             (Some(tls), _) if tls.mode == TlsMode::AutoPassthrough => {
                 for to in connections::passed(common, server) {
@@ -110,19 +134,28 @@ impl Chains {
             }
             (Some(tls), _) if !tls.mode.terminates() => {
                 for (names, proxy) in connections::of_tls(common, one, &mut self.names) {
-                    self.push(names, None, Some(common.tcp(proxy)));
+                    self.push(names, None, Some(common.tcp(server, proxy)));
                 }
             }
-            (Some(_), routes) => {
-                let Some(socket) = common.ends_tls(one) else { return };
-                let filters = match routes {
-                    Some(routes) => Some(vec![common.http(routes, Some(server))]),
-                    None => connections::of_tcp(common, one).map(|proxy| common.tcp(proxy)),
+            (Some(tls), routes) => {
+                let socket = if tls.closed { None } else { common.ends_tls(one) };
+                let filters = match (&socket, routes) {
+                    (None, _) => None,
+                    (Some(_), Some(routes)) => Some(vec![common.http(routes, Some(server))]),
+                    (Some(socket), None) => {
+                        for (names, proxy) in connections::of_tls(common, one, &mut self.names) {
+                            self.push(names, Some(socket.clone()), Some(common.tcp(server, proxy)));
+                        }
+                        connections::of_tcp(common, one).map(|proxy| common.tcp(server, proxy))
+                    }
                 };
                 let names = server.hosts.iter().map(|host| host.host.to_string());
-                let names: BTreeSet<_> = names.filter(|name| self.names.insert(name.clone())).collect();
-                if !names.is_empty() {
-                    self.push(names, Some(socket), filters);
+                let free = names.filter(|name| is_server_name(name) && self.names.insert(name.clone()));
+                let names: BTreeSet<_> = free.collect();
+                match filters {
+                    None => self.closed.extend(names),
+                    Some(_) if names.is_empty() => {}
+                    Some(filters) => self.push(names, socket, Some(filters)),
                 }
             }
         }
@@ -149,6 +182,12 @@ impl Common<'_> {
         self.telemetry.access_logs(Counted { service: None, traffic })
     }
 
+    /// The policies that count for clients of a server.
+    fn policies(&self, server: Option<&Server>) -> &Policies {
+        let unverified = self.unverified.as_ref().filter(|_| server.is_some_and(|server| server.believes_anybody()));
+        unverified.unwrap_or(&self.policies)
+    }
+
     /// Reads HTTP, for a server if it is one with TLS.
     fn http(&self, routes: &Arc<str>, server: Option<&Server>) -> Filter {
         let mesh = self.model.scope().mesh(self.cx);
@@ -156,7 +195,7 @@ impl Common<'_> {
         // Which of the routes keep sessions is not known here.
         let mut last = self.telemetry.http_filters();
         last.push(listener::stateful_session());
-        let filters = self.policies.http_filters(last, listener::router(debug_headers));
+        let filters = self.policies(server).http_filters(last, listener::router(debug_headers));
         let exchange = self.scope.capabilities().peer_metadata.then(listener::exchange_metadata);
         let filters = exchange.into_iter().chain(filters).collect();
         let prefix = match server.map(|server| &*server.name).filter(|name| !name.is_empty()) {
@@ -174,10 +213,10 @@ impl Common<'_> {
         listener::filter("envoy.filters.network.http_connection_manager", &manager)
     }
 
-    /// Passes connections on.
-    fn tcp(&self, proxy: TcpProxy) -> Vec<Filter> {
+    /// Passes connections to a server on.
+    fn tcp(&self, server: &Server, proxy: TcpProxy) -> Vec<Filter> {
         let proxy = TcpProxy { access_log: self.access_logs(Traffic::Tcp), ..proxy };
-        let first = self.policies.network.iter().cloned().chain(self.telemetry.network_filters());
+        let first = self.policies(Some(server)).network.iter().cloned().chain(self.telemetry.network_filters());
         first.chain([listener::filter("envoy.filters.network.tcp_proxy", &proxy)]).collect()
     }
 

@@ -11,9 +11,11 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProx
 use crate::api::Meta;
 use crate::api::virtual_service::{RouteDestination, VirtualService};
 use crate::envoy::destination::Destination;
+use crate::envoy::listener::is_server_name;
 use crate::envoy::route::{Clients, Problem, UNKNOWN_SERVICE};
 use crate::envoy::routing::{At, Attributes, Connections, Routing, prefix};
 use crate::model::gateway::{RouteKey, RouteKind, Server};
+use crate::model::problem;
 
 use super::chains::Common;
 use super::merge::Merging;
@@ -24,8 +26,8 @@ use super::services::admits;
 /// in common.
 type BoundHere<'g> = (&'g RouteKey, Vec<Arc<str>>);
 
-/// Where the connections to a server without names go: the first rule that is
-/// for them decides.
+/// Where the connections to a server without names go, or those of no route's
+/// names at one that ends TLS: the first rule that is for them decides.
 pub(super) fn of_tcp(common: &Common<'_>, one: &Merging) -> Option<TcpProxy> {
     let routing = routing(common, one);
     for (key, _) in bound(common, one) {
@@ -38,11 +40,7 @@ pub(super) fn of_tcp(common: &Common<'_>, one: &Merging) -> Option<TcpProxy> {
                 .cx
                 .get(common.model.inputs.tcp_routes, &key.object)
                 .and_then(|route| Some(proxy(&routing, &route.meta, &routing.of_tcp_route(route)?.route))),
-            RouteKind::TLSRoute => common
-                .cx
-                .get(common.model.inputs.tls_routes, &key.object)
-                .and_then(|route| Some(proxy(&routing, &route.meta, &routing.of_tls_route(route)?.route))),
-            RouteKind::HTTPRoute | RouteKind::GRPCRoute | RouteKind::Ingress => None,
+            RouteKind::TLSRoute | RouteKind::HTTPRoute | RouteKind::GRPCRoute | RouteKind::Ingress => None,
         };
         if found.is_some() {
             return found;
@@ -51,17 +49,20 @@ pub(super) fn of_tcp(common: &Common<'_>, one: &Merging) -> Option<TcpProxy> {
     None
 }
 
-/// Where the connections to a server that does not end TLS go, by their names.
-/// Names that are in `claimed` have a chain already.
+/// Where the connections to a server with TLS go, by their names. Where TLS ends,
+/// only those of TLSRoutes count, as a VirtualService's are for what goes on as
+/// it is. Names that are in `claimed` have a chain already.
 pub(super) fn of_tls(
     common: &Common<'_>,
     one: &Merging,
     claimed: &mut BTreeSet<String>,
 ) -> Vec<(BTreeSet<String>, TcpProxy)> {
     let routing = routing(common, one);
+    let ends = one.server().tls.as_ref().is_some_and(|tls| tls.mode.terminates());
     let mut all = Vec::new();
     for (key, hosts) in bound(common, one) {
         match key.kind {
+            RouteKind::VirtualService if ends => {}
             RouteKind::VirtualService => {
                 if let Some(of) = common.cx.get(common.model.inputs.virtual_services, &key.object) {
                     by_name(&routing, of, &hosts, claimed, &mut all);
@@ -70,7 +71,12 @@ pub(super) fn of_tls(
             RouteKind::TLSRoute => {
                 let Some(route) = common.cx.get(common.model.inputs.tls_routes, &key.object) else { continue };
                 let rule = routing.of_tls_route(route);
-                let free = hosts.iter().filter(|host| claimed.insert(host.to_string()));
+                let (names, wrong): (Vec<_>, Vec<_>) = hosts.iter().partition(|host| is_server_name(host));
+                for name in wrong {
+                    let message = format!("{name:?} is not a host, possibly with a leading *; it is left out");
+                    common.cx.diagnose(problem("TLSRoute", &route.meta, "spec.hostnames", "InvalidValue", message));
+                }
+                let free = names.into_iter().filter(|host| claimed.insert(host.to_string()));
                 let names: BTreeSet<_> = free.map(ToString::to_string).collect();
                 if let Some(rule) = rule.filter(|_| !names.is_empty()) {
                     all.push((names, proxy(&routing, &route.meta, &rule.route)));
@@ -141,11 +147,16 @@ fn by_name(
             let mut names = BTreeSet::new();
             for (position, name) in matched.sni_hosts.iter().enumerate() {
                 let lower = name.to_ascii_lowercase();
-                let why = match () {
+                let (reason, why) = match () {
+                    () if !is_server_name(&lower) => ("InvalidValue", "not a host, possibly with a leading *"),
                     () if !hosts.iter().any(|host| within(&lower, host)) => {
-                        "not among the hosts that the virtual service and the gateway have in common"
+                        let why = "not among the hosts that the virtual service and the gateway have in common";
+                        ("HostnameConflict", why)
                     }
-                    () if claimed.contains(&lower) => "another rule or server has the name on the port",
+                    () if claimed.contains(&lower) => {
+                        let why = "another rule or server has the name on the port";
+                        ("HostnameConflict", why)
+                    }
                     () => {
                         claimed.insert(lower.clone());
                         names.insert(lower);
@@ -154,7 +165,7 @@ fn by_name(
                 };
                 let field = format!("match[{at}].sniHosts[{position}]");
                 let message = format!("{name:?} is {why}; it is left out");
-                let found = Problem { rule: index, field, reason: "HostnameConflict", message };
+                let found = Problem { rule: index, field, reason, message };
                 routing.say("VirtualService", &of.meta, &found, "spec.tls");
             }
             if !names.is_empty() {

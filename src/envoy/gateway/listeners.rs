@@ -100,8 +100,19 @@ fn built(
     let telemetry = telemetry(cx, model, &key.scope, None, &references);
     let access_log = listener_logs(cx, model, &telemetry);
     let name = key.name();
-    let common =
-        Common { cx, model, scope: &key.scope, listener: &name, policies, telemetry, passed, references: &references };
+    let believes_anybody = listened.servers().iter().any(|one| one.server().believes_anybody());
+    let unverified = believes_anybody.then(|| Policies::unverified(cx, model, &key.scope, &references));
+    let common = Common {
+        cx,
+        model,
+        scope: &key.scope,
+        listener: &name,
+        policies,
+        unverified,
+        telemetry,
+        passed,
+        references: &references,
+    };
     let chains = Chains::of(&common, listened).all;
     if chains.is_empty() {
         return None;

@@ -208,7 +208,7 @@ fn strictly<'g>(
 /// HTTP. Tools know them.
 fn routes(gateway: &GatewayKey, server: &Server, port: u16) -> Option<Arc<str>> {
     let bind = if server.bind.is_empty() { String::new() } else { format!(".{}", server.bind) };
-    let ends = server.tls.as_ref().is_some_and(|tls| tls.mode.terminates());
+    let ends = server.tls.as_ref().is_some_and(|tls| tls.mode.terminates() && !tls.closed);
     match server.protocol {
         ServerProtocol::Http => Some(format!("http.{port}{bind}").into()),
         ServerProtocol::Https if ends => {

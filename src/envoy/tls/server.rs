@@ -5,9 +5,11 @@
 //! there is no port then. What only chooses among safe ways is left out, and
 //! said.
 
+mod ciphers;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source};
@@ -164,23 +166,22 @@ fn parameters(tls: &ServerTls, mesh: &MeshConfig, problems: &mut Vec<(&'static s
         _ => TlsProtocol::TlsAuto,
     };
     let choice = |own: &[Arc<str>], of_mesh: &[Arc<str>]| if own.is_empty() { of_mesh.to_vec() } else { own.to_vec() };
-    let mut known = |field: &'static str, texts: Vec<Arc<str>>, is_known: fn(&str) -> bool| {
-        let (known, unknown): (Vec<_>, Vec<_>) = texts.into_iter().partition(|text| is_known(text));
+    let mut known = |field: &'static str, texts: Vec<Arc<str>>, known: Choice| {
+        let mut seen = BTreeSet::new();
+        let texts: Vec<String> = texts.iter().filter(|text| seen.insert(*text)).map(ToString::to_string).collect();
+        let (known, unknown) = known(texts);
         if !unknown.is_empty() {
-            let message = format!("not known to proxies, hence left out: {}", unknown.join(", "));
+            let message = format!("not what proxies take, hence left out: {}", unknown.join(", "));
             problems.push((field, Flaw::new("UnsupportedValue", message)));
         }
-        let mut known: Vec<String> = known.iter().map(ToString::to_string).collect();
-        let mut seen = std::collections::BTreeSet::new();
-        known.retain(|text| seen.insert(text.clone()));
         known
     };
     let defaults = &mesh.tls_defaults;
     let parameters = TlsParameters {
         tls_minimum_protocol_version: tls.minimum.map_or(minimum, protocol).into(),
         tls_maximum_protocol_version: version(tls.maximum).into(),
-        cipher_suites: known("cipherSuites", choice(&tls.cipher_suites, &defaults.cipher_suites), is_cipher),
-        ecdh_curves: known("ecdhCurves", choice(&tls.ecdh_curves, &defaults.ecdh_curves), is_curve),
+        cipher_suites: known("cipherSuites", choice(&tls.cipher_suites, &defaults.cipher_suites), ciphers::suites),
+        ecdh_curves: known("ecdhCurves", choice(&tls.ecdh_curves, &defaults.ecdh_curves), curves),
         ..Default::default()
     };
     (parameters != TlsParameters::default()).then_some(parameters)
@@ -195,38 +196,13 @@ fn protocol(version: TlsVersion) -> TlsProtocol {
     }
 }
 
-/// Cipher suites of TLS 1.2 that Envoys have. Those of 1.3 are not chosen from.
-/// <https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/transport_sockets/tls/v3/common.proto>
-const CIPHERS: [&str; 16] = [
-    "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "ECDHE-RSA-AES256-GCM-SHA384",
-    "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "ECDHE-RSA-AES128-GCM-SHA256",
-    "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "ECDHE-RSA-CHACHA20-POLY1305",
-    "ECDHE-ECDSA-AES256-SHA",
-    "ECDHE-RSA-AES256-SHA",
-    "ECDHE-ECDSA-AES128-SHA",
-    "ECDHE-RSA-AES128-SHA",
-    "AES256-GCM-SHA384",
-    "AES128-GCM-SHA256",
-    "AES256-SHA",
-    "AES128-SHA",
-    "ECDHE-PSK-CHACHA20-POLY1305",
-    "ALL",
-];
+/// Tells what Envoy takes of a list from what it does not, for which it would
+/// refuse the whole listener.
+type Choice = fn(Vec<String>) -> (Vec<String>, Vec<String>);
 
-/// Whether Envoy knows a suite, or a group of equals such as `[A|B]`. It refuses
-/// the whole listener for one that it does not.
-fn is_cipher(text: &str) -> bool {
-    let group = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let names = group.unwrap_or(text).split('|');
-    // A sign says what is to be done with it.
-    names.map(|name| name.strip_prefix(['-', '!', '+']).unwrap_or(name)).all(|name| CIPHERS.contains(&name))
-}
-
-fn is_curve(text: &str) -> bool {
-    ["X25519MLKEM768", "X25519", "P-256", "P-384", "P-521"].contains(&text)
+fn curves(texts: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let known = ["X25519MLKEM768", "X25519", "P-256", "P-384", "P-521"];
+    texts.into_iter().partition(|text| known.contains(&&**text))
 }
 
 fn is_sha256_in_base64(text: &str) -> bool {

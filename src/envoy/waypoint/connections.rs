@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::api::virtual_service::{RouteDestination, VirtualService};
 use crate::envoy::authorization::{PEER_PRINCIPAL, caller_of};
-use crate::envoy::listener::tcp_proxy;
+use crate::envoy::listener::{is_server_name, tcp_proxy};
 use crate::envoy::matcher::Condition;
 use crate::envoy::route::Problem;
 use crate::envoy::routing::{self, Attributes, prefix};
@@ -233,11 +233,10 @@ impl Routing<'_> {
 
 /// Connections for a server name; the reason if nobody could ask for it.
 fn server_name(host: &str) -> Result<When, String> {
-    let rest = host.strip_prefix('*').unwrap_or(host);
-    match rest {
-        "" if host == "*" => Ok(When::Always),
+    match host {
+        "*" => Ok(When::Always),
         "" => Err("empty".into()),
-        _ if rest.contains('*') || rest == "." => Err(format!("{host:?} is not a host, possibly with a leading *")),
+        _ if !is_server_name(host) => Err(format!("{host:?} is not a host, possibly with a leading *")),
         _ => Ok(When::If(Box::new(Condition::server_name(host)))),
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! A server that asks for something impossible is left out and reported; it
 //! never becomes one that asks for less, such as one without its client
-//! certificates.
+//! certificates. If it is its TLS that is impossible it keeps its hosts to
+//! itself, as they would be those of a wildcard's server otherwise.
 
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::api::istio_gateway::{self as api, IstioGateway, ServerTlsSettings};
@@ -131,9 +133,13 @@ fn server(
         let message = format!("{:?} is not a protocol that is known", port.protocol);
         return refused("port.protocol", "UnsupportedValue", message);
     };
-    if !bind.is_empty() && bind.parse::<std::net::IpAddr>().is_err() {
-        return refused("bind", "UnsupportedValue", format!("{bind:?} is not an IP address"));
-    }
+    let bind = match bind.parse::<IpAddr>().map(|bind| bind.to_canonical()) {
+        _ if bind.is_empty() => "".into(),
+        // One address has one listener, however it is written.
+        Ok(any) if any.is_unspecified() => "".into(),
+        Ok(bind) => bind.to_string().into(),
+        Err(_) => return refused("bind", "UnsupportedValue", format!("{bind:?} is not an IP address")),
+    };
     let mut kept = Vec::with_capacity(hosts.len());
     for (index, host) in hosts.iter().enumerate() {
         match server_host(host, &meta.namespace) {
@@ -150,25 +156,28 @@ fn server(
     }
     let tls = match (protocol, tls) {
         (ServerProtocol::Https | ServerProtocol::Tls, None) => {
-            return refused("tls", "InvalidValue", format!("protocol {} needs tls", port.protocol));
+            Some(refused("", "InvalidValue", format!("protocol {} needs tls", port.protocol)))
         }
         (ServerProtocol::Http, Some(tls)) if !tls.https_redirect => {
             say("tls", "InvalidValue", "HTTP is without TLS, so all but httpsRedirect is ignored".into());
             None
         }
-        (ServerProtocol::Http, Some(_)) => Some(ServerTls { https_redirect: true, ..ServerTls::default() }),
-        (_, Some(tls)) => Some(server_tls(tls, say).map_err(|(field, reason, message)| {
-            let dot = if field.is_empty() { "" } else { "." };
-            (format!("tls{dot}{field}"), reason, message)
-        })?),
+        (ServerProtocol::Http, Some(_)) => Some(Ok(ServerTls { https_redirect: true, ..ServerTls::default() })),
+        (_, Some(tls)) => Some(server_tls(tls, say)),
         (ServerProtocol::Http | ServerProtocol::Tcp, None) => None,
     };
+    let closed = |(field, reason, message): Refused| {
+        let dot = if field.is_empty() { "" } else { "." };
+        say(&format!("tls{dot}{field}"), reason, message + "; the server is left out");
+        ServerTls::closed()
+    };
+    let tls = tls.map(|tls| tls.unwrap_or_else(closed));
     Ok(Server {
         name: name.clone(),
         port: port.number,
         port_name: port.name.clone(),
         protocol,
-        bind: bind.clone(),
+        bind,
         hosts: kept.into(),
         tls: tls.map(Box::new),
         field: at.into(),
@@ -203,7 +212,7 @@ pub(super) fn server_host(text: &str, own: &Arc<str>) -> Option<ServerHost> {
         _ => true,
     };
     // An IP address stands for itself.
-    let valid = valid && (rest.bytes().all(name) || host.parse::<std::net::IpAddr>().is_ok());
+    let valid = valid && (rest.bytes().all(name) || host.parse::<IpAddr>().is_ok());
     valid.then(|| ServerHost { namespace, host: host.to_ascii_lowercase().into() })
 }
 
@@ -250,6 +259,7 @@ fn server_tls(tls: &ServerTlsSettings, say: &dyn Fn(&str, &'static str, String))
     };
     Ok(ServerTls {
         mode,
+        closed: false,
         https_redirect: tls.https_redirect,
         certificates: certificates.into(),
         client_ca,

@@ -134,7 +134,7 @@ fn key(declared: Declared, meta: &Meta) -> GatewayKey {
 pub struct GatewayApi {
     /// Those that are ours.
     pub checked: Collection<ObjectKey, Arc<Checked>>,
-    /// The same by the `ListenerSet`s that count for them.
+    /// The same by the `ListenerSet`s that name them, whether they count or not.
     by_set: Index<ObjectKey, ObjectKey, Arc<Checked>>,
     /// Routes by gateway and listener.
     by_listener: Index<(GatewayKey, Arc<str>), RouteKey, Arc<super::Bound>>,
@@ -166,7 +166,7 @@ pub fn gateway_api(graph: &mut Graph, scope: &Scope, grants: ReferenceGrants, cr
         check(cx, &world, gateway).map(|checked| (key.clone(), Arc::new(checked)))
     });
     let by_set = graph.index(checked, |_: &ObjectKey, checked: &Arc<Checked>, keys| {
-        keys.extend(checked.sets.iter().filter(|set| set.denied.is_ok()).map(|set| set.meta.key()));
+        keys.extend(checked.sets.iter().map(|set| set.meta.key()));
     });
     let domain = scope.settings.domain.clone();
     let servers =
@@ -181,6 +181,20 @@ pub fn gateway_api(graph: &mut Graph, scope: &Scope, grants: ReferenceGrants, cr
 }
 
 impl GatewayApi {
+    /// The Gateway of a gateway: itself, or the one that it adds to.
+    pub fn gateway_of(&self, cx: &Ctx<'_>, gateway: &GatewayKey) -> Option<ObjectKey> {
+        match gateway.declared {
+            Declared::Kubernetes => Some(gateway.object()),
+            Declared::ListenerSet => {
+                let own = gateway.object();
+                let counts =
+                    |checked: &Checked| checked.sets.iter().any(|set| set.meta.key() == own && set.denied.is_ok());
+                cx.fetch(self.by_set, &own).find(|(_, checked)| counts(checked)).map(|(key, _)| key.clone())
+            }
+            Declared::Istio | Declared::Ingress => None,
+        }
+    }
+
     /// How many routes are attached to a listener.
     pub fn attached_routes(&self, cx: &Ctx<'_>, gateway: &GatewayKey, listener: &Arc<str>) -> usize {
         cx.fetch(self.by_listener, &(gateway.clone(), listener.clone())).count()
@@ -339,7 +353,7 @@ fn servers(checked: &Arc<Checked>, domain: &str) -> Vec<(GatewayKey, Arc<Gateway
         (false, None) => return Vec::new(),
     };
     let row = |key, meta: &Meta, listeners: &[Listener]| {
-        let servers = listeners.iter().filter_map(|one| one.server.as_deref().cloned()).collect();
+        let servers = listeners.iter().enumerate().filter_map(|(at, one)| one.told(at)).collect();
         (key, Arc::new(GatewayServers { meta: meta.clone(), proxies: proxies.clone(), servers }))
     };
     let own = row(checked.key(), &checked.meta, &checked.listeners);

@@ -4,17 +4,17 @@ use super::simulation::{Call, Outcome, Told};
 use super::*;
 
 /// A mesh with a gateway in `istio-system`.
-struct Edge {
-    world: World,
+pub(super) struct Edge {
+    pub(super) world: World,
     scope: Scope,
 }
 
 impl Edge {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         Self::of("# Proxy: router istio-system/istio=ingressgateway", text)
     }
 
-    fn of(proxy: &str, text: &str) -> Self {
+    pub(super) fn of(proxy: &str, text: &str) -> Self {
         let given = Given::new(proxy);
         let scope = given.proxy.clone().expect("a gateway");
         let mut edge = Self { world: World::new(&given), scope };
@@ -22,24 +22,24 @@ impl Edge {
         edge
     }
 
-    fn apply(&mut self, text: &str) {
+    pub(super) fn apply(&mut self, text: &str) {
         self.world.apply(objects(text).into_iter().map(Change::Put));
     }
 
-    fn call(&self, call: &Call) -> Outcome {
+    pub(super) fn call(&self, call: &Call) -> Outcome {
         Told::of(&self.world.views, &self.scope).call(call)
     }
 
-    fn http(&self, port: u16, host: &str, path: &str) -> Outcome {
+    pub(super) fn http(&self, port: u16, host: &str, path: &str) -> Outcome {
         self.call(&Call { port, host: Some(host.into()), path: path.into(), ..Call::default() })
     }
 
-    fn tls(&self, port: u16, name: &str) -> Outcome {
+    pub(super) fn tls(&self, port: u16, name: &str) -> Outcome {
         self.call(&Call { port, sni: Some(name.into()), ..Call::default() })
     }
 
     /// What is said, but for destinations, which need not be there.
-    fn said(&self) -> Vec<String> {
+    pub(super) fn said(&self) -> Vec<String> {
         let of = |one: crate::graph::Diagnostic| {
             format!("{}/{} {} {}", one.subject.kind, one.subject.name, one.field, one.reason)
         };
@@ -49,7 +49,7 @@ impl Edge {
 }
 
 /// An Istio Gateway in a namespace, of an age in days.
-fn gateway(key: &str, age: u32, servers: &str) -> String {
+pub(super) fn gateway(key: &str, age: u32, servers: &str) -> String {
     let (namespace, name) = key.split_once('/').expect("namespace and name");
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: Gateway\n\
@@ -60,7 +60,7 @@ fn gateway(key: &str, age: u32, servers: &str) -> String {
 }
 
 /// A virtual service that sends all requests for hosts to one.
-fn virtual_service(key: &str, gateways: &str, hosts: &str, to: &str) -> String {
+pub(super) fn virtual_service(key: &str, gateways: &str, hosts: &str, to: &str) -> String {
     let (namespace, name) = key.split_once('/').expect("namespace and name");
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\

@@ -207,3 +207,15 @@ fn nothing_of_a_vault_can_be_shown() {
     let shown = format!("{:?}", vault());
     assert!(shown.contains("there") && !shown.contains("Both"), "{shown}");
 }
+
+/// What is beside a Secret may be needed by somebody else.
+#[test]
+fn what_is_beside_a_secret_is_for_whoever_may_have_that() {
+    let (mine, theirs) = (grant("gw", None, Part::Authority), grant("other", None, Part::Authority));
+    let mut vault = vault();
+    vault.items.insert(Place::secret("far", "foo"), item(there(800), &[mine]));
+    vault.items.insert(Place::secret("far", "foo-cacert"), item(there(900), &[theirs]));
+    let look = |namespace: &str| vault.look(Some(&id(namespace, "any")), "kubernetes-gateway://far/foo-cacert");
+    assert_eq!(look("gw"), version(801));
+    assert_eq!(look("other"), version(901));
+}

@@ -196,3 +196,40 @@ fn protocols_are_offered() {
     assert_eq!(alpn(&mesh_own, true), ["h2", "http/1.1"]);
     assert_eq!(alpn(&mesh_own, false), ["istio-peer-exchange", "h2", "http/1.1"]);
 }
+
+/// The list that Envoy gets for a list of suites. What it would not take costs
+/// the whole listener.
+#[test]
+fn lists_of_suites_are_such_as_envoy_takes() {
+    const A: &str = "AES128-SHA";
+    const B: &str = "AES256-SHA";
+    let taken = |texts: &[&str]| {
+        let tls =
+            ServerTls { cipher_suites: texts.iter().map(|text| (*text).into()).collect(), ..server(TlsMode::Simple) };
+        let (context, problems) = context(&tls);
+        let suites = context.common_tls_context.unwrap().tls_params.map_or(Vec::new(), |params| params.cipher_suites);
+        assert_eq!(problems.is_empty(), suites.len() == texts.len(), "{texts:?}");
+        suites
+    };
+    let group = format!("[{A}|{B}]");
+    for all in [vec![A, B], vec![&group], vec![A, "-AES256-SHA"], vec!["ALL", "!AES128-SHA"], vec![A, B, "+AES128-SHA"]]
+    {
+        assert_eq!(taken(&all), all);
+    }
+    assert_eq!(taken(&[&group, "-ECDHE-RSA-AES128-SHA"]), [&*group]);
+    assert_eq!(taken(&["-ECDHE-RSA-AES128-SHA", &group]), [&*group]);
+    assert_eq!(
+        taken(&[A, &format!("{A}|{B}"), "[AES128-SHA|-AES256-SHA]", "[]", "[ALL]", "[[AES128-SHA]]", "NULL"]),
+        [A]
+    );
+    for nothing in [
+        vec!["-AES128-SHA"],
+        vec!["!AES128-SHA"],
+        vec!["+ALL"],
+        vec![A, "-AES128-SHA"],
+        vec!["!AES128-SHA", A],
+        vec!["ALL", "!ALL", A],
+    ] {
+        assert_eq!(taken(&nothing), Vec::<String>::new(), "{nothing:?}");
+    }
+}

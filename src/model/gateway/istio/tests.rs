@@ -21,8 +21,17 @@ fn left_out(text: &str, why: &str) {
 
 const HTTPS: &str = "port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.com]";
 
+/// TLS of a server; why it is closed.
 fn tls(text: &str) -> Result<ServerTls, String> {
-    lowered(&format!("{{{HTTPS}, tls: {text}}}")).0.map(|server| *server.tls.unwrap())
+    closed(&format!("{{{HTTPS}, tls: {text}}}"))
+}
+
+fn closed(text: &str) -> Result<ServerTls, String> {
+    let (server, said) = lowered(text);
+    let server = server.unwrap();
+    assert_eq!(server.hosts.len(), 1, "they stay its own");
+    let tls = *server.tls.unwrap();
+    if tls.closed { Err(said.concat()) } else { Ok(tls) }
 }
 
 #[test]
@@ -46,8 +55,22 @@ fn what_is_impossible_is_left_out() {
     left_out("{port: {number: 80, protocol: HTTP}}", "hosts InvalidValue");
     left_out("{port: {number: 80, protocol: HTTP}, hosts: ['*x']}", "hosts InvalidValue");
     left_out("{port: {number: 80, protocol: HTTP}, hosts: [a.com], bind: unix:///a}", "bind UnsupportedValue");
-    left_out(&format!("{{{HTTPS}}}"), "tls InvalidValue");
-    left_out(&format!("{{{HTTPS}, tls: {{mode: NOVEL}}}}"), "tls.mode UnsupportedValue");
+    assert_eq!(closed(&format!("{{{HTTPS}}}")).unwrap_err(), "tls InvalidValue");
+    assert_eq!(tls("{mode: NOVEL}").unwrap_err(), "tls.mode UnsupportedValue");
+}
+
+#[test]
+fn an_address_is_written_in_one_way() {
+    let bind = |bind: &str| {
+        let server = format!("{{port: {{number: 80, protocol: HTTP}}, hosts: [a.com], bind: '{bind}'}}");
+        lowered(&server).0.unwrap().bind.to_string()
+    };
+    for any in ["", "0.0.0.0", "::", "0:0:0:0:0:0:0:0", "::ffff:0.0.0.0"] {
+        assert_eq!(bind(any), "", "{any}");
+    }
+    assert_eq!(bind("10.0.0.1"), "10.0.0.1");
+    assert_eq!(bind("::FFFF:10.0.0.1"), "10.0.0.1");
+    assert_eq!(bind("2001:DB8:0::1"), "2001:db8::1");
 }
 
 #[test]

@@ -121,25 +121,31 @@ fn attached(cx: &Ctx<'_>, tables: &Tables, route: Route<'_>) -> Vec<Attached> {
     }
     references
         .filter_map(|(reference, key)| {
-            let (gateway, listeners) = listeners(cx, tables, &key)?;
-            let bound = bound_to(cx, tables, route, reference, &key, (gateway, listeners));
+            let bound = match listeners(cx, tables, &key)? {
+                Ok(found) => bound_to(cx, tables, route, reference, &key, found),
+                Err(said) => Err(Said::new("NotAllowedByListeners", format!("{key} has no effect: {}", said.message))),
+            };
             Some(Attached { reference: reference.clone(), bound })
         })
         .collect()
 }
 
-/// The listeners of a gateway of ours; none of a waypoint, whose routes are
-/// those of the services that use it.
-fn listeners<'g>(cx: &Ctx<'g>, tables: &Tables, key: &GatewayKey) -> Option<(&'g Checked, &'g [Listener])> {
+/// The listeners of a gateway of ours, or why they do not count; none of a
+/// waypoint, whose routes are those of the services that use it.
+fn listeners<'g>(
+    cx: &Ctx<'g>,
+    tables: &Tables,
+    key: &GatewayKey,
+) -> Option<Result<(&'g Checked, &'g [Listener]), &'g Said>> {
     match key.declared {
         Declared::Kubernetes => {
             let checked = cx.get(tables.checked, &key.object()).filter(|one| one.role == Role::Gateway)?;
-            Some((&**checked, &*checked.listeners))
+            Some(Ok((&**checked, &*checked.listeners)))
         }
         Declared::ListenerSet => {
             let (_, checked) = cx.fetch(tables.by_set, &key.object()).next()?;
             let set = checked.sets.iter().find(|set| set.meta.key() == key.object())?;
-            Some((&**checked, &*set.listeners))
+            Some(set.denied.as_ref().map(|()| (&**checked, &*set.listeners)))
         }
         Declared::Istio | Declared::Ingress => None,
     }

@@ -12,6 +12,9 @@ use super::listener::port;
 struct Taken<'a> {
     /// By a protocol that knows no hosts.
     whole: bool,
+    /// By protocols that know hosts: whether it is the one without TLS, which
+    /// proxies cannot serve beside those with it.
+    plain: Option<bool>,
     /// Hosts, and the protocol of each.
     hosts: BTreeMap<String, &'a str>,
     /// Protocols that are nobody's but the implementation's.
@@ -33,7 +36,8 @@ pub(super) fn conflicts<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Ve
                 (!free).then_some("ProtocolConflict")
             }
             "HTTP" | "HTTPS" | "TLS" => {
-                if taken.whole {
+                let plain = protocol == "HTTP";
+                if taken.whole || taken.plain.is_some_and(|other| other != plain) {
                     return Some("ProtocolConflict");
                 }
                 let host =
@@ -42,6 +46,7 @@ pub(super) fn conflicts<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Ve
                     Some(other) if *other == protocol => Some("HostnameConflict"),
                     Some(_) => Some("ProtocolConflict"),
                     None => {
+                        taken.plain = Some(plain);
                         taken.hosts.insert(host, protocol);
                         None
                     }

@@ -12,7 +12,7 @@ use crate::model::reference_grant::ReferenceGrants;
 use crate::model::secret::Credentials;
 use crate::model::{Scope, problem};
 
-use super::super::{Declared, RouteKind, Server, ServerHost, ServerProtocol, TlsMode};
+use super::super::{Declared, RouteKind, Server, ServerHost, ServerProtocol, ServerTls, TlsMode};
 use super::{Role, Said, Verdict, tls};
 
 /// Where waypoints take HBONE.
@@ -58,6 +58,33 @@ impl Listener {
     /// and not how.
     fn placeholder(&self) -> bool {
         matches!(&self.programmed, Err(said) if said.reason == "Pending")
+    }
+
+    /// What proxies are told of it, which is the `at`th of its object: what it
+    /// asks for, or else to keep its hosts from other listeners, if it says how
+    /// TLS ends and that cannot be had.
+    pub(super) fn told(&self, at: usize) -> Option<Server> {
+        let impossible = self.conflict.is_none() && !self.placeholder() && self.port != 0;
+        match protocol(&self.protocol) {
+            _ if self.server.is_some() => self.server.as_deref().cloned(),
+            Some(protocol @ (ServerProtocol::Https | ServerProtocol::Tls)) if impossible => {
+                Some(self.server(at, protocol, Some(ServerTls::closed())))
+            }
+            _ => None,
+        }
+    }
+
+    fn server(&self, at: usize, protocol: ServerProtocol, tls: Option<ServerTls>) -> Server {
+        Server {
+            name: self.name.clone(),
+            port: self.port,
+            port_name: "default".into(),
+            protocol,
+            bind: "".into(),
+            hosts: [host(&self.hostname)].into(),
+            tls: tls.map(Box::new),
+            field: format!("spec.listeners[{at}]").into(),
+        }
     }
 
     /// Whether routes can attach to it at all.
@@ -171,15 +198,13 @@ impl Checking<'_> {
                 Ok((tls, tls::Notes { fault, remark })) => {
                     listener.resolved = fault.map_or(listener.resolved, Err);
                     listener.remark = remark;
-                    Some(Box::new(tls))
+                    Some(tls)
                 }
-                Err(tls::Fault { resolved, accepted }) => {
-                    listener.programmed =
-                        Err(Said::new("Invalid", format!("bad TLS configuration: {}", resolved.message)));
-                    listener.resolved = Err(resolved);
-                    if let Some(said) = accepted {
-                        listener.accepted = Err(said);
-                    }
+                Err(fault) => {
+                    let message = format!("bad TLS configuration: {}", fault.message());
+                    listener.programmed = Err(Said::new("Invalid", message));
+                    listener.resolved = fault.resolved.map_or(listener.resolved, Err);
+                    listener.accepted = fault.accepted.map_or(listener.accepted, Err);
                     return listener;
                 }
             },
@@ -197,16 +222,7 @@ impl Checking<'_> {
             }
             (None, ServerProtocol::Http | ServerProtocol::Tcp) => None,
         };
-        listener.server = Some(Box::new(Server {
-            name: listener.name.clone(),
-            port,
-            port_name: "default".into(),
-            protocol,
-            bind: "".into(),
-            hosts: [host(&listener.hostname)].into(),
-            tls,
-            field: format!("spec.listeners[{at}]").into(),
-        }));
+        listener.server = Some(Box::new(listener.server(at, protocol, tls)));
         listener
     }
 

@@ -174,6 +174,15 @@ fn what_is_bound_nowhere_says_why() {
     assert_eq!(reason("name: g, sectionName: gone", "", "x"), Some("NoMatchingParent"));
     assert_eq!(reason("name: g, namespace: x", "", "y"), Some("NotAllowedByListeners"));
     assert_eq!(reason("name: g, sectionName: tcp", "", "x"), Some("NotAllowedByListeners"));
+    // What adds listeners to a Gateway that does not let it.
+    let set =
+        object("ListenerSet", "x", "s", "parentRef: {name: g}, listeners: [{name: more, port: 80, protocol: HTTP}]");
+    let world = world(&(gateway("g", listeners) + &set + &route("x", "r", "kind: ListenerSet, name: s", "")));
+    let facts = world.facts.objects.iter().find(|(kind, _)| *kind == Kind::HTTPRoute).expect("the kind has facts").1;
+    let facts = world.graph.get(facts, &ObjectKey::new("x", "r")).expect("it is ours");
+    let About::Route { parents, .. } = &facts.about else { panic!("{facts:?}") };
+    assert_eq!(parents[0].denied.as_ref().map(|(reason, _)| *reason), Some("NotAllowedByListeners"));
+    check(&world, "r", &[]);
 }
 
 #[test]
@@ -234,7 +243,7 @@ fn tls(listener: &str, more: &str, others: &str) -> Result<ServerTls, Said> {
     let one = &checked.listeners[0];
     match &one.server {
         Some(server) => Ok(server.tls.as_deref().cloned().expect("it has TLS")),
-        None => Err(one.resolved.clone().expect_err("it says why")),
+        None => Err(one.resolved.clone().and(one.accepted.clone()).expect_err("it says why")),
     }
 }
 
@@ -272,6 +281,9 @@ fn certificates_of_other_namespaces_need_a_grant() {
         ("{kind: ConfigMap, name: s}", "InvalidCertificateRef"),
         ("{group: example.com, name: s}", "InvalidCertificateRef"),
         ("{name: a}, {name: b}, {name: c}", "InvalidCertificateRef"),
+        ("{name: '?limit=500'}", "InvalidCertificateRef"),
+        ("{name: ../configmaps/s}", "InvalidCertificateRef"),
+        ("{name: 'a b'}", "InvalidCertificateRef"),
         ("", "InvalidCertificateRef"),
     ] {
         let said = tls(&format!("certificateRefs: [{references}]"), "", "").expect_err(references);
@@ -300,8 +312,29 @@ fn clients_prove_who_they_are_if_the_gateway_asks() {
         ("{group: '', kind: Service, name: roots}", "InvalidCACertificateKind"),
         ("{group: '', kind: ConfigMap, name: roots, namespace: y}", "RefNotPermitted"),
         ("{group: '', kind: ConfigMap, name: a}, {group: '', kind: ConfigMap, name: b}", "InvalidCACertificateRef"),
+        ("{group: '', kind: ConfigMap, name: '?watch'}", "InvalidCACertificateRef"),
     ] {
         assert_eq!(tls(own, &asking(reference, ""), "").expect_err(reference).reason, reason, "{reference}");
+    }
+    // What a listener says can only ask for more.
+    let with = |option: &str, mode: &str| {
+        let listener = format!("{own}, options: {{gateway.istio.io/tls-terminate-mode: {option}}}");
+        tls(&listener, &asking("{group: '', kind: ConfigMap, name: roots}", mode), "")
+    };
+    let insecure = ", mode: AllowInsecureFallback";
+    for (option, mode, expected) in [
+        ("SIMPLE", "", (TlsMode::Mutual, false)),
+        ("OPTIONAL_MUTUAL", "", (TlsMode::Mutual, false)),
+        ("MUTUAL", "", (TlsMode::Mutual, false)),
+        ("SIMPLE", insecure, (TlsMode::OptionalMutual, true)),
+        ("OPTIONAL_MUTUAL", insecure, (TlsMode::OptionalMutual, false)),
+        ("MUTUAL", insecure, (TlsMode::Mutual, false)),
+    ] {
+        let found = with(option, mode).expect(option);
+        assert_eq!((found.mode, found.accept_untrusted), expected, "{option}{mode}");
+    }
+    for option in ["ISTIO_SIMPLE", "ISTIO_MUTUAL"] {
+        assert_eq!(with(option, "").expect_err(option).reason, "UnsupportedValue", "{option}");
     }
 }
 
@@ -313,6 +346,8 @@ fn istios_options_are_honoured() {
     assert_eq!(found.client_ca, Some(ClientCa::Secret("kubernetes-gateway://x/s-cacert".into())));
     let found = with("gateway.istio.io/tls-terminate-mode: ISTIO_MUTUAL").expect("it is TLS");
     assert_eq!((found.mode, found.certificates.len()), (TlsMode::IstioMutual, 0));
+    let found = with("gateway.istio.io/tls-terminate-mode: MUTAUL").expect_err("it may be meant to keep somebody out");
+    assert_eq!(found.reason, "UnsupportedValue");
     let found = with("gateway.istio.io/tls-cipher-suites: 'A, B,'").expect("it is TLS");
     assert_eq!(found.cipher_suites.to_vec(), ["A".into(), "B".into()]);
     let world = world(&object(
@@ -323,6 +358,27 @@ fn istios_options_are_honoured() {
     ));
     let (_, servers) = servers(&world, Declared::Kubernetes, "g").expect("it is ours");
     assert_eq!(servers[0].tls.as_ref().map(|tls| tls.mode), Some(TlsMode::AutoPassthrough));
+}
+
+#[test]
+fn only_a_gateway_itself_opens_the_whole_mesh() {
+    let option = "options: {gateway.istio.io/listener-protocol: auto-passthrough}";
+    let set = |meta: &str, options: &str| {
+        let listener = format!("{{name: l, port: 15443, protocol: TLS, tls: {{mode: Passthrough, {options}}}}}");
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {{name: s, namespace: x{meta}}}\n\
+             spec: {{parentRef: {{name: g}}, listeners: [{listener}]}}\n---\n"
+        )
+    };
+    let spec = "allowedListeners: {namespaces: {from: All}}, listeners: [{name: http, port: 80, protocol: HTTP}]";
+    for set in [set("", option), set(", labels: {topology.istio.io/network: n}", "")] {
+        let world = world(&(gateway("g", spec) + &set));
+        let checked = world.graph.get(world.model.gateway_api.checked, &ObjectKey::new("x", "g")).expect("it is ours");
+        let listener = &checked.sets[0].listeners[0];
+        assert_eq!(listener.accepted.as_ref().map_err(|said| said.reason), Err("UnsupportedValue"));
+        let (_, servers) = servers(&world, Declared::ListenerSet, "s").expect("it counts");
+        assert!(servers.iter().all(|one| one.tls.as_ref().is_some_and(|tls| tls.closed)), "{servers:?}");
+    }
 }
 
 /// The only listener of a Gateway, which presents the Secret `s` beside it.
@@ -362,7 +418,11 @@ fn a_listener_that_conflicts_takes_nothing_from_those_after_it() {
             {name: two, port: 80, protocol: HTTP, hostname: b.example.com},
             {name: again, port: 80, protocol: HTTP, hostname: a.example.com},
             {name: secure, port: 80, protocol: HTTPS, hostname: a.example.com},
-            {name: three, port: 80, protocol: HTTP}]",
+            {name: beside, port: 80, protocol: HTTPS, hostname: c.example.com},
+            {name: three, port: 80, protocol: HTTP},
+            {name: https, port: 443, protocol: HTTPS, hostname: a.example.com},
+            {name: tls, port: 443, protocol: TLS, hostname: b.example.com},
+            {name: plain, port: 443, protocol: HTTP, hostname: c.example.com}]",
     );
     let world = world(&yaml);
     let checked = world.graph.get(world.model.gateway_api.checked, &ObjectKey::new("x", "g")).expect("it is ours");
@@ -373,7 +433,11 @@ fn a_listener_that_conflicts_takes_nothing_from_those_after_it() {
         ("two", None),
         ("again", Some("HostnameConflict")),
         ("secure", Some("ProtocolConflict")),
+        ("beside", Some("ProtocolConflict")),
         ("three", None),
+        ("https", None),
+        ("tls", None),
+        ("plain", Some("ProtocolConflict")),
     ];
     assert_eq!(found, expected);
 }
@@ -399,4 +463,22 @@ fn proxies_of_a_gateway_may_have_what_it_refers_to() {
     assert_eq!(needed(&allowed, &theirs), granted(Some("g-istio")));
     let mine = gateway("g", &format!("addresses: [{{type: Hostname, value: mine}}], {spec}"));
     assert_eq!(needed(&mine, &own), granted(None), "nothing is known of its account");
+    let odd = gateway("g", &spec.replace("name: own", "name: '?limit=500'"));
+    assert_eq!(needed(&odd, &Place::secret("x", "?limit=500")), None, "no object has such a name");
+}
+
+#[test]
+fn what_is_beside_a_secret_needs_a_grant_of_its_own() {
+    let option = "options: {gateway.istio.io/tls-terminate-mode: MUTUAL}";
+    let listener = format!("tls: {{certificateRefs: [{{name: foo, namespace: y}}], {option}}}");
+    let gateway = gateway("g", &format!("listeners: [{{name: l, port: 443, protocol: HTTPS, {listener}}}]"));
+    let granted = |to: &str, place: &str| {
+        let from = "from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: x}]";
+        let grant = object("ReferenceGrant", "y", "grant", &format!("{from}, to: [{{group: '', kind: Secret{to}}}]"));
+        let world = world(&(gateway.clone() + &grant));
+        world.graph.get(world.model.credentials.needed, &Place::secret("y", place)).is_some()
+    };
+    assert!(granted(", name: foo", "foo"));
+    assert!(!granted(", name: foo", "foo-cacert"));
+    assert!(granted("", "foo") && granted("", "foo-cacert"));
 }

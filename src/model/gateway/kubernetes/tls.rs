@@ -7,14 +7,14 @@ use std::sync::Arc;
 use crate::api::gateway::{FrontendValidation, Gateway, GatewaySpec, ListenerTls, SecretReference};
 use crate::api::route::GROUP;
 use crate::api::{Meta, ObjectKey};
-use crate::credential::Place;
+use crate::credential::{Place, is_name};
 use crate::graph::Ctx;
 use crate::model::Scope;
 use crate::model::reference_grant::ReferenceGrants;
 use crate::model::secret::check::EXPIRES;
 use crate::model::secret::{Credentials, Known};
 
-use super::super::{ClientCa, ServerCertificate, ServerTls, TlsMode};
+use super::super::{ClientCa, Declared, ServerCertificate, ServerTls, TlsMode};
 use super::listener::Checking;
 use super::{Said, Verdict};
 
@@ -29,24 +29,34 @@ const LISTENER_PROTOCOL: &str = "gateway.istio.io/listener-protocol";
 /// How many certificates there may be: one of each kind of key.
 const MOST_CERTIFICATES: usize = 2;
 
-/// Why TLS cannot be had.
+/// Why TLS cannot be had, by one of two reasons at least.
 pub(super) struct Fault {
     /// What is wrong with a reference.
-    pub(super) resolved: Said,
-    /// Whether the listener is refused for that, and why.
+    pub(super) resolved: Option<Said>,
+    /// Why the listener is refused, if it is.
     pub(super) accepted: Option<Said>,
 }
 
 impl Fault {
     fn of_server(reason: &'static str, message: impl Into<Arc<str>>) -> Self {
-        Self { resolved: Said::new(reason, message), accepted: None }
+        Self { resolved: Some(Said::new(reason, message)), accepted: None }
+    }
+
+    /// One of Istio's options asks for what is not to be had.
+    fn of_option(message: impl Into<Arc<str>>) -> Self {
+        Self { resolved: None, accepted: Some(Said::new("UnsupportedValue", message)) }
     }
 
     /// Nobody could be told from anybody else, so nobody is let in.
     fn of_clients(reason: &'static str, message: impl Into<Arc<str>>) -> Self {
         let message = message.into();
         let accepted = Said::new("NoValidCACertificate", message.clone());
-        Self { resolved: Said::new(reason, message), accepted: Some(accepted) }
+        Self { resolved: Some(Said::new(reason, message)), accepted: Some(accepted) }
+    }
+
+    /// What is wrong, for people.
+    pub(super) fn message(&self) -> &str {
+        self.resolved.as_ref().or(self.accepted.as_ref()).map_or("", |said| &said.message)
     }
 }
 
@@ -78,12 +88,26 @@ pub(super) fn server(
     let mut server = ServerTls { mode: mode(tls), cipher_suites: cipher_suites(tls), ..ServerTls::default() };
     if !server.mode.terminates() {
         if is_auto_passthrough(cx.owner.meta, port, tls) {
+            // Every port of the mesh is open there, which is for the owner of
+            // the proxies to say.
+            if cx.owner.declared != Declared::Kubernetes {
+                let message = "only a Gateway's own listeners pass connections on to any service of the mesh";
+                return Err(Fault::of_option(message));
+            }
             server.mode = TlsMode::AutoPassthrough;
         }
         return Ok((server, Notes::default()));
     }
     let asked = tls.options.get(TERMINATE_MODE);
+    let frontend = frontend(cx.spec, port);
     match asked {
+        None | Some("SIMPLE" | "MUTUAL" | "OPTIONAL_MUTUAL") => {}
+        // The Gateway's owner says whom to believe; the listener may be in an
+        // object of somebody else.
+        Some(mode @ ("ISTIO_SIMPLE" | "ISTIO_MUTUAL")) if frontend.is_some() => {
+            let message = format!("mode {mode} does not ask clients for what the Gateway's spec.tls.frontend demands");
+            return Err(Fault::of_option(message));
+        }
         // The certificate of the workload.
         Some("ISTIO_SIMPLE") => {
             server.certificates = [ServerCertificate::Secret("builtin://".into())].into();
@@ -93,7 +117,8 @@ pub(super) fn server(
             server.mode = TlsMode::IstioMutual;
             return Ok((server, Notes::default()));
         }
-        _ => {}
+        // It may be meant to keep somebody out.
+        Some(other) => return Err(Fault::of_option(format!("{TERMINATE_MODE}: {other:?} is not a mode of TLS"))),
     }
     let (certificates, notes) = certificates(cx, hostname, &tls.certificate_refs)?;
     let first = certificates.first().cloned();
@@ -103,12 +128,13 @@ pub(super) fn server(
         Some("OPTIONAL_MUTUAL") => TlsMode::OptionalMutual,
         _ => TlsMode::Simple,
     };
-    match frontend(cx.spec, port) {
+    match frontend {
         Some(validation) => {
             server.client_ca = Some(ClientCa::Secret(client_ca(cx, validation)?));
+            // An option can make it stricter.
             server.mode = match (asked, &*validation.mode) {
-                (Some("MUTUAL"), _) => TlsMode::Mutual,
-                (Some("OPTIONAL_MUTUAL"), _) => TlsMode::OptionalMutual,
+                (Some("MUTUAL"), INSECURE) => TlsMode::Mutual,
+                (Some("OPTIONAL_MUTUAL"), INSECURE) => TlsMode::OptionalMutual,
                 (_, INSECURE) => {
                     server.accept_untrusted = true;
                     TlsMode::OptionalMutual
@@ -142,6 +168,10 @@ fn certificates(
     for reference in references {
         let target = target(reference, &cx.owner.meta.namespace);
         let found = match secret(reference) {
+            // It becomes part of a path that the API server is asked for.
+            true if !is_name(&target.name) => {
+                Err(Said::new("InvalidCertificateRef", format!("{:?} is not the name of a Secret", &*target.name)))
+            }
             true => allowed(cx, "Secret", &target).and_then(|()| usable(cx.cx, cx.credentials, &target, hostname)),
             false => Err(Said::new(
                 "InvalidCertificateRef",
@@ -162,7 +192,7 @@ fn certificates(
         Said::new(first.reason, messages.join("; "))
     });
     match (names.is_empty(), said) {
-        (true, Some(said)) => Err(Fault { resolved: said, accepted: None }),
+        (true, Some(said)) => Err(Fault { resolved: Some(said), accepted: None }),
         (true, None) => Err(Fault::of_server("InvalidCertificateRef", "there is no certificate to present")),
         (false, fault) => {
             let remark = (!remarks.is_empty()).then(|| remarks.join("; ").into());
@@ -179,6 +209,10 @@ fn client_ca(cx: &Checking<'_>, validation: &FrontendValidation) -> Result<Arc<s
         return Err(Fault::of_clients("InvalidCACertificateRef", message));
     };
     let target = target(reference, &cx.owner.meta.namespace);
+    if !is_name(&target.name) {
+        let message = format!("{:?} is not the name of an object", &*target.name);
+        return Err(Fault::of_clients("InvalidCACertificateRef", message));
+    }
     let (scheme, kind) = match (&*reference.group, &*reference.kind) {
         ("", "ConfigMap") => ("configmap", "ConfigMap"),
         ("", "Secret") => ("kubernetes-gateway", "Secret"),
@@ -189,7 +223,7 @@ fn client_ca(cx: &Checking<'_>, validation: &FrontendValidation) -> Result<Arc<s
     };
     let of_clients = |said: Said| Fault::of_clients(said.reason, said.message);
     allowed(cx, kind, &target).map_err(of_clients)?;
-    usable_ca(cx.cx, cx.credentials, kind, &target).map_err(of_clients)?;
+    usable_ca(cx, kind, &target).map_err(of_clients)?;
     Ok(format!("{scheme}://{target}-cacert").into())
 }
 
@@ -209,6 +243,10 @@ pub(super) fn client_certificate(
     if !secret(reference) {
         let message =
             format!("a certificate is in a Secret, not in a {} of group {:?}", reference.kind, &*reference.group);
+        return Err(Said::new("InvalidClientCertificateRef", message));
+    }
+    if !is_name(&target.name) {
+        let message = format!("{:?} is not the name of a Secret", &*target.name);
         return Err(Said::new("InvalidClientCertificateRef", message));
     }
     let from = ((GROUP, "Gateway"), &**own);
@@ -262,16 +300,26 @@ fn usable(cx: &Ctx<'_>, credentials: &Credentials, target: &ObjectKey, hostname:
 }
 
 /// Whether a ConfigMap or Secret is there and has CA certificates in it.
-fn usable_ca(cx: &Ctx<'_>, credentials: &Credentials, kind: &str, target: &ObjectKey) -> Verdict {
-    let ObjectKey { namespace, name } = target.clone();
-    let places = match kind {
-        "ConfigMap" => vec![Place::config_map(namespace, name)],
-        _ => vec![Place::secret(namespace.clone(), format!("{name}-cacert")), Place::secret(namespace, name)],
-    };
-    match credentials.authority(cx, &places) {
+fn usable_ca(cx: &Checking<'_>, kind: &str, target: &ObjectKey) -> Verdict {
+    let places: Vec<_> = authorities(kind, target).filter(|place| cx.may_refer(kind, &object(place))).collect();
+    match cx.credentials.authority(cx.cx, &places) {
         Known::Bad(flaw) => Err(Said::new("InvalidCACertificateRef", flaw.message)),
         Known::Good(_) | Known::Nothing => Ok(()),
     }
+}
+
+/// Where certificates of authorities may be for a name: those of a Secret may be
+/// beside it, away from keys. The first that is there counts.
+pub(super) fn authorities(kind: &str, target: &ObjectKey) -> impl Iterator<Item = Place> {
+    let ObjectKey { namespace, name } = target.clone();
+    let beside = (kind == "Secret").then(|| Place::secret(namespace.clone(), format!("{name}-cacert")));
+    let own = if kind == "Secret" { Place::secret(namespace, name) } else { Place::config_map(namespace, name) };
+    beside.into_iter().chain([own])
+}
+
+/// The name of the object in a place.
+pub(super) fn object(place: &Place) -> ObjectKey {
+    ObjectKey { namespace: place.namespace.clone(), name: place.name.clone() }
 }
 
 /// Whether Istio's options have clients prove who they are.
