@@ -38,7 +38,7 @@ help: ## list what can be made
 run: ## build and start Fairway on examples/bookinfo, no cluster needed (CONFIG=DIR, RELEASE=0)
 	@RELEASE=$(RELEASE) CARGO_FLAGS="$(CARGO_FLAGS)" scripts/run.sh $(CONFIG)
 
-demo: envoy binary ## send requests through a waypoint on a real Envoy, no cluster needed
+demo: envoy binary ## send requests through a gateway and a waypoint on real Envoys, no cluster needed
 	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin demo
 
 stage: controlplane envoy binary ## a Kubernetes with Fairway, waypoints and pods that run, for you with kubectl (root)
