@@ -77,6 +77,49 @@ pub async fn protobuf_is_json() {
     }))
     .await;
 
+    let name = format!("{}-class", ns.name);
+    ns.api
+        .apply(json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": { "name": name },
+            "spec": { "controller": "example.com/controller" },
+        }))
+        .await;
+    let backend = json!({ "service": { "name": "service", "port": { "name": "number" } } });
+    let bucket = json!({ "resource": { "apiGroup": "example.com", "kind": "Bucket", "name": "bucket" } });
+    ns.apply(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": { "name": "ingress", "annotations": { "kubernetes.io/ingress.class": "other" } },
+        "spec": {
+            "defaultBackend": bucket,
+            "tls": [{ "hosts": ["a.example.com", "b.example.com"], "secretName": "secret" }, { "secretName": "any" }],
+            "rules": [
+                { "host": "a.example.com", "http": { "paths": [
+                    { "path": "/a", "pathType": "Prefix", "backend": backend },
+                    { "path": "/b", "pathType": "Exact", "backend": { "service": { "name": "x", "port": { "number": 80 } } } },
+                ] } },
+                { "host": "b.example.com" },
+                { "http": { "paths": [{ "pathType": "ImplementationSpecific", "backend": bucket }] } },
+            ],
+        },
+    }))
+    .await;
+    ns.apply(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": { "name": "classed" },
+        "spec": { "ingressClassName": name, "defaultBackend": backend },
+    }))
+    .await;
+    let balanced = ns
+        .apply(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "balanced" },
+            "spec": { "type": "LoadBalancer", "externalIPs": ["192.0.2.1", "192.0.2.2"], "ports": [{ "port": 1 }] },
+        }))
+        .await;
+    let status = json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.3" }, { "hostname": "lb.example.com" }] } });
+    ns.api.patch_status(&balanced, status).await.unwrap();
+    ns.apply(json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "elsewhere" },
+        "spec": { "type": "ExternalName", "externalName": "example.com" } }))
+        .await;
+
     for kind in Kind::ALL.iter().copied().filter(|kind| Message::of(*kind).is_some()) {
         let info = kind.info();
         let root = if info.group.is_empty() { "/api" } else { "/apis/" };
