@@ -53,15 +53,9 @@ const IMAGES: &[Image] = &[
         command: &["/bin/sleep", "infinity"],
         environment: &[],
     },
-    // A stock Envoy, as docs/agent.md says.
-    Image {
-        name: "fairway.test/proxy",
-        runs: Runs::Process,
-        files: || vec![("fairway", fairway::binary()), ("envoy", envoy::binary())],
-        entrypoint: &["/app/fairway", "agent"],
-        command: &[],
-        environment: &[("ENVOY", "/app/envoy")],
-    },
+    proxy("fairway.test/proxy"),
+    // What charts of users name, whose arguments and environment are the same.
+    proxy("istio/proxyv2"),
     Image {
         name: "fairway.test/discovery",
         runs: Runs::Process,
@@ -79,6 +73,18 @@ const IMAGES: &[Image] = &[
         environment: &[],
     },
 ];
+
+/// A stock Envoy, as docs/agent.md says.
+const fn proxy(name: &'static str) -> Image {
+    Image {
+        name,
+        runs: Runs::Process,
+        files: || vec![("fairway", fairway::binary()), ("envoy", envoy::binary())],
+        entrypoint: &["/app/fairway", "agent"],
+        command: &[],
+        environment: &[("ENVOY", "/app/envoy")],
+    }
+}
 
 /// All of them.
 fn all() -> impl Iterator<Item = &'static Image> {

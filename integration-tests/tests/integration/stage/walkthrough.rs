@@ -1,7 +1,10 @@
 //! Ambient mode from its first pod to its last, as the guides tell it: an
 //! application joins the mesh, connections are authorised, a waypoint is put in
 //! front of a service, requests are authorised, traffic is shifted; and all of it
-//! is undone. <https://istio.io/latest/docs/ambient/getting-started/>
+//! is undone. Those outside of the mesh come in through gateways meanwhile.
+//! <https://istio.io/latest/docs/ambient/getting-started/>
+
+mod ingress;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -124,6 +127,32 @@ impl Scene {
             ztunnel.client().until("the service has its waypoint", has).await;
         }
     }
+
+    /// Waits until what was made for a Gateway is gone.
+    async fn gone(&self, name: &str) {
+        for (version, kind) in [("apps/v1", "Deployment"), ("v1", "Service"), ("v1", "ServiceAccount")] {
+            eventually(&format!("{kind} {name} goes with its Gateway"), || async {
+                match self.stage.cluster.api.get(version, kind, "default", name).await {
+                    Err(refused) if refused.code == 404 => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Waits until no pod has a label. Envoy is given the time to end its
+    /// connections.
+    async fn pods_end(&self, namespace: &str, label: &str) {
+        self.stage
+            .wait_for_within(Duration::from_secs(60), &format!("pods with {label} end"), |stage| {
+                match stage.pods(namespace, label).len() {
+                    0 => Ok(()),
+                    left => Err(format!("{left} left")),
+                }
+            })
+            .await;
+    }
 }
 
 fn conditions(object: &Value) -> Vec<Value> {
@@ -165,13 +194,18 @@ pub async fn bookinfo() {
         (stage.ready_pod("default", "app=sleep").await, stage.ready_pod("default", "app=notsleep").await);
     let scene = Scene { stage, sleep, notsleep };
     let before = plaintext(&scene).await;
+    let outside = ingress::opened(&scene).await;
     joined(&scene).await;
+    ingress::joined(&scene, &outside).await;
     certified(&scene).await;
     connections_authorised(&scene).await;
+    ingress::let_in(&outside).await;
     requests_authorised(&scene).await;
+    ingress::through_waypoint(&scene, &outside).await;
+    ingress::by_gateway_api(&scene).await;
     shifted(&scene).await;
     operated(&scene).await;
-    undone(&scene, &before).await;
+    undone(&scene, &outside, &before).await;
 }
 
 /// The application works without a mesh, which knows it all the same.
@@ -364,11 +398,12 @@ async fn operated(scene: &Scene) {
     }
     eventually("all proxies are in sync", || async {
         let proxies = proxies(scene.stage).await?;
-        let waypoints: Vec<_> = proxies.iter().filter(|it| it["types"]["LDS"].is_object()).collect();
+        let envoys = proxies.iter().filter(|it| it["types"]["LDS"].is_object()).count();
         let synced = |proxy: &Value| {
             proxy["types"].as_object().is_some_and(|types| types.values().all(|it| it["status"] == "SYNCED"))
         };
-        match proxies.len() == 4 && waypoints.len() == 2 && proxies.iter().all(synced) {
+        // Two waypoints and two gateways, beside two ztunnels.
+        match proxies.len() == 6 && envoys == 4 && proxies.iter().all(synced) {
             true => Ok(()),
             false => Err(format!("{proxies:?}")),
         }
@@ -386,7 +421,7 @@ async fn proxies(stage: &Stage) -> Result<Vec<Value>, String> {
 }
 
 /// Everything is taken back, and nothing stays.
-async fn undone(scene: &Scene, before: &BTreeSet<String>) {
+async fn undone(scene: &Scene, outside: &ingress::Outside, before: &BTreeSet<String>) {
     let stage = scene.stage;
     for service in ["productpage", "reviews"] {
         stage.kubectl(&format!("label service {service} istio.io/use-waypoint-")).await;
@@ -396,26 +431,10 @@ async fn undone(scene: &Scene, before: &BTreeSet<String>) {
     }
     stage.kubectl("label namespace default istio.io/dataplane-mode-").await;
     scene.captured(false).await;
+    ingress::closed(scene, outside).await;
     for name in ["productpage-waypoint", "reviews-waypoint"] {
-        for (version, kind) in [("apps/v1", "Deployment"), ("v1", "ServiceAccount")] {
-            eventually(&format!("{kind} {name} goes with its Gateway"), || async {
-                match stage.cluster.api.get(version, kind, "default", name).await {
-                    Err(refused) if refused.code == 404 => Ok(()),
-                    other => Err(format!("{other:?}")),
-                }
-            })
-            .await;
-        }
-        let label = format!("gateway.networking.k8s.io/gateway-name={name}");
-        // Envoy is given the time to end its connections.
-        stage
-            .wait_for_within(Duration::from_secs(60), "its pod ends", |stage| {
-                match stage.pods("default", &label).len() {
-                    0 => Ok(()),
-                    left => Err(format!("{left} left")),
-                }
-            })
-            .await;
+        scene.gone(name).await;
+        scene.pods_end("default", &format!("gateway.networking.k8s.io/gateway-name={name}")).await;
     }
     eventually("the mesh is as it was before", || async {
         let now = known(stage).await;
