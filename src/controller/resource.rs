@@ -47,6 +47,8 @@ pub enum Resource {
     VirtualService,
     /// `networking.istio.io/v1/DestinationRule`.
     DestinationRule,
+    /// `networking.istio.io/v1/Gateway`.
+    IstioGateway,
     /// `security.istio.io/v1/AuthorizationPolicy`.
     AuthorizationPolicy,
     /// `security.istio.io/v1/RequestAuthentication`.
@@ -78,6 +80,7 @@ impl Resource {
             Kind::WorkloadEntry => Self::WorkloadEntry,
             Kind::VirtualService => Self::VirtualService,
             Kind::DestinationRule => Self::DestinationRule,
+            Kind::IstioGateway => Self::IstioGateway,
             Kind::AuthorizationPolicy => Self::AuthorizationPolicy,
             Kind::RequestAuthentication => Self::RequestAuthentication,
             Kind::PeerAuthentication => Self::PeerAuthentication,
@@ -119,6 +122,7 @@ impl Resource {
             Self::WorkloadEntry => ("networking.istio.io/v1", "WorkloadEntry", "workloadentries"),
             Self::VirtualService => ("networking.istio.io/v1", "VirtualService", "virtualservices"),
             Self::DestinationRule => ("networking.istio.io/v1", "DestinationRule", "destinationrules"),
+            Self::IstioGateway => ("networking.istio.io/v1", "Gateway", "gateways"),
             Self::AuthorizationPolicy => ("security.istio.io/v1", "AuthorizationPolicy", "authorizationpolicies"),
             Self::RequestAuthentication => ("security.istio.io/v1", "RequestAuthentication", "requestauthentications"),
             Self::PeerAuthentication => ("security.istio.io/v1", "PeerAuthentication", "peerauthentications"),

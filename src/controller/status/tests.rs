@@ -7,8 +7,8 @@ use crate::api::Kind;
 use crate::api::core::LoadBalancerIngress;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
-use crate::controller::resource::Manner;
-use crate::status::{Condition, Conditions, PROGRAMMED, REJECTED, Row, Status};
+use crate::controller::resource::{Manner, Resource};
+use crate::status::{Condition, Conditions, PROGRAMMED, REJECTED, ROWS, Row, Status};
 
 const NOW: &str = "2026-01-02T00:00:00Z";
 const OLD: &str = "2025-01-01T00:00:00Z";
@@ -53,6 +53,17 @@ fn applied(part: &Part, kind: Kind, live: &Value, status: Option<&Status>) -> Va
             write.body["status"].clone()
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_kind_with_a_status_has_a_place_for_it() {
+    for row in ROWS {
+        let info = row.kind.info();
+        let resource = Resource::of(row.kind).unwrap_or_else(|| panic!("{} has none", info.subject));
+        let group = resource.api_version().rsplit_once('/').map_or("", |(group, _)| group);
+        assert_eq!(group, info.group, "{}", info.subject);
+        assert!(resource.path("").ends_with(&format!("/{}", info.plural)), "{}", info.subject);
     }
 }
 
