@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::api::Kind;
-use crate::graph::Diagnostic;
+use crate::graph::{Diagnostic, Severity};
 use crate::model::gateway::kubernetes::Verdict;
 use crate::model::waypoint::USE_WAYPOINT_FIELD;
 
@@ -101,11 +101,14 @@ fn of_object(facts: Option<&Facts>, conditions: Vec<Condition>) -> Option<Status
     of(facts, Conditions::OfObject(conditions))
 }
 
-/// `Accepted` of Istio's kinds, which have no such condition in istiod.
+/// `Accepted` of Istio's kinds, which have no such condition in istiod. What is
+/// in force as it was asked for is accepted, whatever there is to say about it.
 fn accepted(found: &[&Diagnostic]) -> Condition {
-    match found.first() {
-        None => condition("Accepted", true, "Accepted", "No problems found"),
-        Some(first) => condition("Accepted", false, first.reason, said(found)),
+    let worst = found.iter().find(|one| one.severity == Severity::Error);
+    match (worst, found.first()) {
+        (None, None) => condition("Accepted", true, "Accepted", "No problems found"),
+        (None, Some(first)) => condition("Accepted", true, first.reason, said(found)),
+        (Some(worst), _) => condition("Accepted", false, worst.reason, said(found)),
     }
 }
 

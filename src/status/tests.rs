@@ -453,6 +453,30 @@ fn gateways_are_there_or_not() {
     world.says(Kind::VirtualService, "edge", "Accepted", missing);
 }
 
+/// What is served all the same is accepted, and says what is the matter with it.
+#[test]
+fn a_warning_is_no_refusal() {
+    let world = World::new(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: x}\n\
+         spec: {servers: [{port: {number: 80, protocol: HTTP}, hosts: ['*']}]}\n",
+    );
+    let (_, facts) = world.translation.facts.objects.iter().find(|(of, _)| *of == Kind::IstioGateway).expect("facts");
+    let facts = world.translation.graph.get(*facts, &ObjectKey::new("x", "edge")).expect("it is there");
+    let found = |reason, severity| {
+        let key = (Kind::IstioGateway, ObjectKey::new("x", "edge"));
+        Diagnostic { severity, reason, ..diagnostic(&key, "m") }
+    };
+    let accepted =
+        |found: &[Diagnostic]| match status(Kind::IstioGateway, Some(facts), found).expect("a status").conditions {
+            Conditions::OfObject(conditions) => (conditions[0].holds, conditions[0].reason),
+            other => panic!("{other:?}"),
+        };
+    let warning = found("CertificateExpires", Severity::Warning);
+    assert_eq!(accepted(&[]), (true, "Accepted"));
+    assert_eq!(accepted(&[warning.clone()]), (true, "CertificateExpires"));
+    assert_eq!(accepted(&[warning, found("KeyMismatch", Severity::Error)]), (false, "KeyMismatch"));
+}
+
 #[test]
 fn what_a_proxy_rejected() {
     let mut world = World::new(

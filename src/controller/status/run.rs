@@ -18,7 +18,7 @@ use crate::controller::pace::Due;
 use crate::controller::resource::{self, Reference, RequestError, Resource};
 use crate::controller::watch::everything;
 use crate::source::kube::backoff::Backoff;
-use crate::status::{Conditions, PROGRAMMED, ROWS, Row, Status, Statuses};
+use crate::status::{Condition, Conditions, PROGRAMMED, ROWS, Row, Status, Statuses};
 
 use super::{Part, Plan, of_another_revision, plan};
 
@@ -243,20 +243,27 @@ async fn write(controller: &StatusController, (kind, key): &Object, status: Opti
     }
 }
 
-/// Has an Event say what a proxy rejected, when its condition has been written.
+/// Has an Event say what a proxy rejected, or what is wrong with a gateway at the
+/// edge, when its condition has been written: a certificate that has expired or
+/// is not its key's is found out by clients, and whoever owns it looks at the
+/// Gateway.
 async fn complain(
     controller: &StatusController,
     object: &Reference,
     live: &serde_json::Value,
     status: Option<&Status>,
 ) {
-    let rejections = match status.map(|status| &status.conditions) {
+    let conditions = match status.map(|status| &status.conditions) {
         Some(Conditions::OfObject(conditions)) => conditions.iter().collect::<Vec<_>>(),
         Some(Conditions::OfParents(parents)) => parents.iter().flat_map(|(_, conditions)| conditions).collect(),
         Some(Conditions::OfAncestors(ancestors)) => ancestors.iter().flat_map(|one| &one.conditions).collect(),
         Some(Conditions::Addresses(_)) | None => Vec::new(),
     };
-    let Some(rejection) = rejections.into_iter().find(|one| one.kind == PROGRAMMED) else { return };
-    let complaint = Complaint { object, live, reason: rejection.reason, message: &rejection.message };
+    let of_gateway = |one: &Condition| {
+        object.resource == Resource::IstioGateway && one.kind == "Accepted" && one.reason != "Accepted"
+    };
+    let told = conditions.into_iter().find(|one| one.kind == PROGRAMMED || of_gateway(one));
+    let Some(told) = told else { return };
+    let complaint = Complaint { object, live, reason: told.reason, message: &told.message };
     event::write(&controller.client, &complaint, &controller.identity).await;
 }

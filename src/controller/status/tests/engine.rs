@@ -168,6 +168,24 @@ async fn what_differs_is_written_once() {
     assert_eq!(test.conditions("fine")[0]["status"], "True");
 }
 
+/// A certificate that will expire is served, and its owner hears of it.
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_a_gateway_is_an_event() {
+    let mut api = Api::default();
+    api.put("edge", Value::Null);
+    let key = || (Kind::IstioGateway, ObjectKey::new("x", "edge"));
+    let test = Test::start(api, OF_OBJECTS, [(key(), good())].into_iter().collect());
+    assert_eq!(test.writes(1).await, ["edge"]);
+    assert!(test.api().events.is_empty());
+    let old = Arc::new(of_object([said("Accepted", true, "CertificateExpires")]));
+    test.statuses.send_modify(|statuses| drop(statuses.insert(key(), old)));
+    assert_eq!(test.writes(1).await, ["edge"]);
+    let event = test.api().events.values().next().cloned().expect("an Event");
+    assert_eq!((&event["reason"], &event["type"]), (&json!("CertificateExpires"), &json!("Warning")));
+    assert_eq!(event["involvedObject"]["kind"], "Gateway");
+    assert_eq!(event["involvedObject"]["apiVersion"], "networking.istio.io/v1");
+}
+
 #[tokio::test(start_paused = true)]
 async fn errors_are_retried_and_hold_up_nobody() {
     let mut api = Api::default();
