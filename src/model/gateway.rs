@@ -119,15 +119,19 @@ pub enum Proxies {
         namespace: Option<Arc<str>>,
     },
     /// Those that a controller made for a Gateway of the Gateway API, which the
-    /// label `gateway.networking.k8s.io/gateway-name` of their pods names.
+    /// label `gateway.networking.k8s.io/gateway-name` of their pods names. The
+    /// Service of the Gateway selects them by that label, in its namespace, and
+    /// it is who is behind the Service that istiod tells of the listeners, too.
+    /// The service account decides about what is secret:
+    /// [`Grant`](crate::credential::Grant).
     Made {
         /// The namespace of the Gateway, hence of the pods.
         namespace: Arc<str>,
         /// The name of the Gateway.
         gateway: Arc<str>,
     },
-    /// Those behind a service that somebody else made.
-    Behind(ServiceKey),
+    /// Those behind services that somebody else made.
+    Behind(Box<[ServiceKey]>),
 }
 
 /// A port that is listened on for some hosts.
@@ -415,17 +419,15 @@ pub(super) fn gateways<const N: usize>(graph: &mut Graph, scope: &Scope, others:
     let bound = graph.union("gateway_bound_routes", bound);
     Gateways {
         servers,
-        by_proxy: graph.index(servers, |_: &GatewayKey, gateway: &Arc<GatewayServers>, keys| {
-            keys.push(match &gateway.proxies {
-                Proxies::Selected { labels, .. } => match labels.pairs().first() {
-                    None => ProxyKey::Any,
-                    Some((key, value)) => ProxyKey::Label(key.clone(), value.clone()),
-                },
-                Proxies::Made { namespace, gateway } => {
-                    ProxyKey::Made(ObjectKey { namespace: namespace.clone(), name: gateway.clone() })
-                }
-                Proxies::Behind(service) => ProxyKey::Behind(service.clone()),
-            });
+        by_proxy: graph.index(servers, |_: &GatewayKey, gateway: &Arc<GatewayServers>, keys| match &gateway.proxies {
+            Proxies::Selected { labels, .. } => keys.push(match labels.pairs().first() {
+                None => ProxyKey::Any,
+                Some((key, value)) => ProxyKey::Label(key.clone(), value.clone()),
+            }),
+            Proxies::Made { namespace, gateway } => {
+                keys.push(ProxyKey::Made(ObjectKey { namespace: namespace.clone(), name: gateway.clone() }));
+            }
+            Proxies::Behind(services) => keys.extend(services.iter().cloned().map(ProxyKey::Behind)),
         }),
         bound,
         connections_by_gateway: graph.index(bound, |_: &RouteKey, bound: &Arc<Bound>, keys| {

@@ -25,17 +25,20 @@ pub fn services(settings: &Settings, gateway: &Gateway, template: Template, plac
     if placement.managed {
         return vec![reference(&Names::of(gateway, template).deployment)];
     }
-    let own = |host: &str| match host.split_once('.') {
-        None => Some(reference(host)),
-        // One of another namespace has other pods than the Gateway could mean.
-        Some((name, rest)) => (rest == format!("{namespace}.svc.{}", settings.domain)
-            || rest == namespace
-            || rest == format!("{namespace}.svc"))
-        .then(|| reference(name)),
-    };
-    let mut services: Vec<_> = placement.services.iter().filter_map(|host| own(host)).collect();
+    let named = placement.services.iter().filter_map(|host| own(settings, namespace, host)).map(reference);
+    let mut services: Vec<_> = named.collect();
+    services.sort_unstable();
     services.dedup();
     services
+}
+
+/// The name of the Service of a namespace that a host is. One of another
+/// namespace has other pods than a Gateway could mean.
+fn own<'a>(settings: &Settings, namespace: &str, host: &'a str) -> Option<&'a str> {
+    let Some((name, rest)) = host.split_once('.') else { return Some(host) };
+    let rest = rest.strip_prefix(namespace)?;
+    let same = matches!(rest, "" | ".svc") || rest.strip_prefix(".svc.") == Some(&*settings.domain);
+    same.then_some(name)
 }
 
 /// The full name of a Service, which may be given short.
@@ -126,8 +129,7 @@ pub fn of_gateway(settings: &Settings, facts: &Facts<'_>, ports: &[u16]) -> Reac
         external.extend(balanced);
     }
     for host in &facts.placement.services {
-        let known = |(one, _): &(Reference, _)| hostname(settings, namespace, &one.name).starts_with(&**host);
-        if !facts.services.iter().any(known) {
+        if own(settings, namespace, host).is_none() {
             missing.push(format!("there is no Service {host} in namespace {namespace}"));
         }
     }

@@ -244,15 +244,17 @@ fn services<'g>(cx: &Ctx<'g>, model: &Model, proxy: &GatewayScope) -> Vec<&'g Ar
 
 /// The ports that proxies listen on for a port as clients know it. A gateway
 /// that selects proxies means the port of the first of their services that has
-/// it, or else the proxies' own; one that names a service means its ports.
+/// it, or else the proxies' own; one that names services means their ports.
 fn listened_on(cx: &Ctx<'_>, model: &Model, proxies: &Proxies, number: u16, services: &[&Arc<Service>]) -> Vec<u16> {
     let port = |service: &Service| {
         let mut ports = service.ports.iter().filter(|port| &*port.transport == "TCP");
         ports.find(|port| port.number == number).map(|port| target(cx, model, service, port))
     };
     match proxies {
-        Proxies::Behind(key) => {
-            services.iter().filter(|service| service.key == *key).filter_map(|service| port(service)).collect()
+        Proxies::Behind(keys) => {
+            let named = services.iter().filter(|service| keys.contains(&service.key));
+            let ports: BTreeSet<_> = named.filter_map(|service| port(service)).collect();
+            ports.into_iter().collect()
         }
         Proxies::Selected { .. } | Proxies::Made { .. } => {
             let translated = services.iter().filter(|service| service.meta.label(NO_TRANSLATION).is_none());

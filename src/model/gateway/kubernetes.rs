@@ -345,12 +345,17 @@ fn servers(checked: &Arc<Checked>, domain: &str) -> Vec<(GatewayKey, Arc<Gateway
         return Vec::new();
     }
     let Meta { namespace, name, .. } = &checked.meta;
-    let proxies = match (checked.placement.managed, checked.placement.services.first()) {
-        (true, _) => Proxies::Made { namespace: namespace.clone(), gateway: name.clone() },
-        (false, Some(service)) => {
-            Proxies::Behind(ServiceKey { namespace: namespace.clone(), hostname: full(service, namespace, domain) })
+    let proxies = match &checked.placement {
+        Placement { managed: true, .. } => Proxies::Made { namespace: namespace.clone(), gateway: name.clone() },
+        Placement { services, .. } if services.is_empty() => return Vec::new(),
+        Placement { services, .. } => {
+            let hostnames = services.iter().map(|service| full(service, namespace, domain));
+            let mut keys: Vec<_> =
+                hostnames.map(|hostname| ServiceKey { namespace: namespace.clone(), hostname }).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            Proxies::Behind(keys.into())
         }
-        (false, None) => return Vec::new(),
     };
     let row = |key, meta: &Meta, listeners: &[Listener]| {
         let servers = listeners.iter().enumerate().filter_map(|(at, one)| one.told(at)).collect();

@@ -71,6 +71,53 @@ pub(super) fn virtual_service(key: &str, gateways: &str, hosts: &str, to: &str) 
 
 const HTTP: &str = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
 
+/// Whoever has the label of a Gateway listens for it, in its namespace alone; no
+/// other Gateway of the namespace is for it, nor one of that name elsewhere.
+#[test]
+fn proxies_that_were_made_serve_one_gateway() {
+    let of = |namespace: &str, name: &str, port: u16| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+             metadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{gatewayClassName: istio, listeners: [{{name: l, port: {port}, protocol: HTTP}}]}}\n"
+        )
+    };
+    let text = of("a", "gw", 80) + &of("a", "other", 81) + &of("b", "gw", 82);
+    let listens = |proxy: &str| {
+        let edge = Edge::of(&format!("# Proxy: router {proxy}"), &text);
+        [80, 81, 82].map(|port| edge.http(port, "a.com", "/").error != "ErrNoListener")
+    };
+    let label = "gateway.networking.k8s.io/gateway-name";
+    assert_eq!(listens(&format!("a/{label}=gw")), [true, false, false]);
+    assert_eq!(listens(&format!("b/{label}=gw")), [false, false, true]);
+    assert_eq!(listens(&format!("c/{label}=gw")), [false; 3], "there is no Gateway");
+    assert_eq!(listens("a/istio=gw"), [false; 3], "they do not say so");
+}
+
+/// A Gateway that names several Services of the user's is served by the pods
+/// behind any of them, each at the ports of its own Services.
+#[test]
+fn a_gateway_may_be_behind_several_services() {
+    let service = |name: &str, target: u16| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\n\
+             spec: {{clusterIP: 10.96.0.{}, selector: {{app: {name}}}, ports: [{{port: 80, targetPort: {target}}}]}}\n",
+            target % 100
+        )
+    };
+    let gateway = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: a}\n\
+                   spec: {gatewayClassName: istio, listeners: [{name: l, port: 80, protocol: HTTP}],\n\
+                   \x20 addresses: [{type: Hostname, value: one}, {type: Hostname, value: two.a.svc.cluster.local}]}\n";
+    let text = service("one", 8081) + &service("two", 8082) + &service("three", 8083) + gateway;
+    let listens = |app: &str| {
+        let edge = Edge::of(&format!("# Proxy: router a/app={app}"), &text);
+        [8081, 8082, 8083, 80].map(|port| edge.http(port, "a.com", "/").error != "ErrNoListener")
+    };
+    assert_eq!(listens("one"), [true, false, false, false]);
+    assert_eq!(listens("two"), [false, true, false, false]);
+    assert_eq!(listens("three"), [false; 4], "the Gateway does not name its Service");
+}
+
 #[test]
 fn the_oldest_gateway_has_the_port() {
     let tcp = "{port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*']}";

@@ -219,6 +219,13 @@ fn proxies_are_made_or_somebody_elses() {
         &(gateway("made", listeners)
             + &gateway("ip", &format!("addresses: [{{type: IPAddress, value: 192.0.2.1}}], {listeners}"))
             + &gateway("mine", &format!("addresses: [{{type: Hostname, value: mine}}], {listeners}"))
+            + &gateway(
+                "both",
+                &format!(
+                    "addresses: [{{type: Hostname, value: other.x.svc.cluster.local}}, \
+                     {{type: Hostname, value: mine}}, {{type: Hostname, value: other}}], {listeners}"
+                ),
+            )
             + &gateway("none", &format!("addresses: [{{type: example.com/x, value: y}}], {listeners}"))
             + &object("Gateway", "x", "w", &format!("gatewayClassName: istio-waypoint, {listeners}"))
             + &object("Gateway", "x", "theirs", &format!("gatewayClassName: nginx, {listeners}"))),
@@ -227,9 +234,13 @@ fn proxies_are_made_or_somebody_elses() {
     let made = |name: &str| Some(Proxies::Made { namespace: "x".into(), gateway: name.into() });
     assert_eq!(proxies("made"), made("made"));
     assert_eq!(proxies("ip"), made("ip"));
-    let service =
-        crate::model::service::ServiceKey { namespace: "x".into(), hostname: "mine.x.svc.cluster.local".into() };
-    assert_eq!(proxies("mine"), Some(Proxies::Behind(service)));
+    let behind = |names: &[&str]| {
+        let hostname = |name: &&str| format!("{name}.x.svc.cluster.local").into();
+        let key = |name| crate::model::service::ServiceKey { namespace: "x".into(), hostname: hostname(name) };
+        Some(Proxies::Behind(names.iter().map(key).collect()))
+    };
+    assert_eq!(proxies("mine"), behind(&["mine"]));
+    assert_eq!(proxies("both"), behind(&["mine", "other"]));
     for name in ["none", "w", "theirs"] {
         assert_eq!(proxies(name), None, "{name}");
     }
