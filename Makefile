@@ -20,6 +20,9 @@ ARGS ?=
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 tools := $(CURDIR)/.cache
 
+# The parts of the Gateway API that `make test` has the conformance suite try.
+core-profiles := GATEWAY-HTTP,GATEWAY-TLS,GATEWAY-GRPC,MESH-HTTP
+
 # What the tests start and call. Set one of these to test something else.
 export FAIRWAY_BIN ?= $(target)/debug/fairway
 export FAIRWAY_CONTROLPLANE ?= $(tools)/bin/controlplane
@@ -44,7 +47,7 @@ demo: envoy binary ## send requests through a gateway and a waypoint on real Env
 stage: controlplane envoy binary ## a Kubernetes with Fairway, waypoints and pods that run, for you with kubectl (root)
 	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin stage
 
-test: check integration python-tests ## all tests; what CI runs
+test: check integration python-tests conformance-core ## all tests; what CI runs
 
 ##@ While working
 .PHONY: check fmt fmt-check lint unit doc
@@ -66,13 +69,16 @@ doc: tools
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
 ##@ Against real parts
-.PHONY: integration conformance python-tests bench micro
+.PHONY: integration conformance conformance-core python-tests bench micro
 integration: controlplane envoy binary ## Fairway against a real Kubernetes API and real Envoys
 	cargo test $(CARGO_FLAGS) -p fairway-integration-tests
 
 conformance: controlplane envoy binary ## the Gateway API's own conformance suite (root; ARGS="-run Mesh")
 	@scripts/conformance.sh
 	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin conformance -- $(ARGS)
+
+conformance-core: ## what that suite asks of everybody, in minutes (root)
+	@$(MAKE) --no-print-directory conformance ARGS="-features core -conformance-profiles $(core-profiles)"
 
 python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf, Prometheus and Helm
 	.cache/venv/bin/python -m pytest integration-tests/python

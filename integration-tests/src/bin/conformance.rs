@@ -71,11 +71,15 @@ async fn run() -> bool {
     if !passed {
         println!("{}", runner::tail(&output.join("log"), 30));
     }
-    // The first words of the table say how many, and its rows which failed.
+    // Its rows say which failed, and its first words how many.
     let table = std::fs::read_to_string(output.join("table.md")).unwrap_or_default();
-    let said = table.lines().filter(|line| !line.starts_with('|') || line.contains(FAILED));
-    said.filter(|line| !line.is_empty()).for_each(|line| println!("{line}"));
+    println!();
+    table.lines().filter(|line| line.contains(FAILED)).for_each(|line| println!("{line}"));
     println!("{}: report.yaml, table.md, log, what the pods have printed", output.display());
+    let mut words = table.lines().filter(|line| !line.is_empty() && !line.starts_with('|'));
+    let suite = words.next().unwrap_or("# Conformance").trim_start_matches("# ");
+    let count = words.next().unwrap_or("It did not begin.");
+    println!("{suite}: {}. {count}", if passed { "ok" } else { "FAILED" });
     passed
 }
 
