@@ -59,6 +59,9 @@ func choose(which string, claims map[features.FeatureName][]string, profiles []s
 			features.GatewayCoreFeatures, features.ReferenceGrantCoreFeatures, features.HTTPRouteCoreFeatures,
 			features.GRPCRouteCoreFeatures, features.TLSRouteCoreFeatures, features.MeshCoreFeatures,
 		)
+		// Whoever does not claim these has to refuse them, and Fairway does
+		// them.
+		core.Insert(features.SupportTLSRouteModeTerminate, features.SupportTLSRouteModeMixed)
 		for feature := range all.Difference(core) {
 			not[feature] = "it is not of the core"
 		}
