@@ -473,7 +473,7 @@ fn a_warning_is_no_refusal() {
         };
     let warning = found("CertificateExpires", Severity::Warning);
     assert_eq!(accepted(&[]), (true, "Accepted"));
-    assert_eq!(accepted(&[warning.clone()]), (true, "CertificateExpires"));
+    assert_eq!(accepted(std::slice::from_ref(&warning)), (true, "CertificateExpires"));
     assert_eq!(accepted(&[warning, found("KeyMismatch", Severity::Error)]), (false, "KeyMismatch"));
 }
 
