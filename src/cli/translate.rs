@@ -84,7 +84,7 @@ fn secrets(views: &Views, scope: Option<&Scope>) -> Vec<String> {
     fn collect(json: &Json, names: &mut Vec<String>) {
         match json {
             Json::Object(fields) => {
-                if let (Some(name), Some(_)) = (fields.get("name"), json.pointer("/sdsConfig/ads")) {
+                if let (Some(name), Some(_)) = (fields.get("name"), json.pointer("/sds_config/ads")) {
                     names.extend(name.as_str().map(ToOwned::to_owned));
                 }
                 fields.values().for_each(|value| collect(value, names));

@@ -86,7 +86,7 @@ fn what_else_a_route_is_attached_to_lets_it_have_nothing_at_a_gateway() {
     let mut edge = edge(&text);
     let routes = ["service", "set", "host"];
     for name in routes {
-        assert_eq!(edge.http(80, &format!("{name}.com"), "/").cluster, "", "{name}");
+        assert_eq!(edge.http(80, &format!("{name}.com"), "/").cluster, UNKNOWN_SERVICE, "{name}");
         let said = format!("HTTPRoute/{name} spec.rules[0].backendRefs[0] RefNotPermitted");
         assert!(edge.said().contains(&said), "{:?}", edge.said());
     }
