@@ -169,10 +169,12 @@ fn parameters(tls: &ServerTls, mesh: &MeshConfig, problems: &mut Vec<(&'static s
     let mut known = |field: &'static str, texts: Vec<Arc<str>>, known: Choice| {
         let mut seen = BTreeSet::new();
         let texts: Vec<String> = texts.iter().filter(|text| seen.insert(*text)).map(ToString::to_string).collect();
-        let (known, unknown) = known(texts);
-        if !unknown.is_empty() {
-            let message = format!("not what proxies take, hence left out: {}", unknown.join(", "));
-            problems.push((field, Flaw::new("UnsupportedValue", message)));
+        let Chosen { known, unknown, unfit } = known(texts);
+        for (why, texts) in [("not known to proxies", unknown), ("of no use beside the others", unfit)] {
+            if !texts.is_empty() {
+                let message = format!("{why}, hence left out: {}", texts.join(", "));
+                problems.push((field, Flaw::new("UnsupportedValue", message)));
+            }
         }
         known
     };
@@ -196,13 +198,21 @@ fn protocol(version: TlsVersion) -> TlsProtocol {
     }
 }
 
-/// Tells what Envoy takes of a list from what it does not, for which it would
-/// refuse the whole listener.
-type Choice = fn(Vec<String>) -> (Vec<String>, Vec<String>);
+/// What Envoy takes of a list, and what it does not, for which it would refuse
+/// the whole listener.
+struct Chosen {
+    known: Vec<String>,
+    unknown: Vec<String>,
+    /// Known by itself, and not to be had beside the others.
+    unfit: Vec<String>,
+}
 
-fn curves(texts: Vec<String>) -> (Vec<String>, Vec<String>) {
-    let known = ["X25519MLKEM768", "X25519", "P-256", "P-384", "P-521"];
-    texts.into_iter().partition(|text| known.contains(&&**text))
+type Choice = fn(Vec<String>) -> Chosen;
+
+fn curves(texts: Vec<String>) -> Chosen {
+    let all = ["X25519MLKEM768", "X25519", "P-256", "P-384", "P-521"];
+    let (known, unknown) = texts.into_iter().partition(|text| all.contains(&&**text));
+    Chosen { known, unknown, unfit: Vec::new() }
 }
 
 fn is_sha256_in_base64(text: &str) -> bool {

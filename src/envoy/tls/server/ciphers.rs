@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use super::Chosen;
+
 /// Cipher suites of TLS 1.2 that Envoys have. Those of 1.3 are not chosen from.
 const CIPHERS: [&str; 15] = [
     "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -38,19 +40,16 @@ enum Entry<'a> {
 }
 
 /// The entries that are taken, and those that are left out.
-pub(super) fn suites(texts: Vec<String>) -> (Vec<String>, Vec<String>) {
-    let grouped = texts.iter().any(|text| text.starts_with('[') && entry(text).is_some());
-    let taken = |text: &String| match entry(text) {
-        Some(Entry::Add(_)) => true,
-        Some(Entry::Signed(..)) => !grouped,
-        None => false,
-    };
-    let (known, mut unknown): (Vec<_>, Vec<_>) = texts.into_iter().partition(taken);
-    if chooses(&known) {
-        return (known, unknown);
+pub(super) fn suites(texts: Vec<String>) -> Chosen {
+    let (mut known, unknown): (Vec<_>, Vec<_>) = texts.into_iter().partition(|text| entry(text).is_some());
+    let mut unfit = Vec::new();
+    if known.iter().any(|text| text.starts_with('[')) {
+        (known, unfit) = known.into_iter().partition(|text| matches!(entry(text), Some(Entry::Add(_))));
     }
-    unknown.extend(known);
-    (Vec::new(), unknown)
+    if !chooses(&known) {
+        unfit.append(&mut known);
+    }
+    Chosen { known, unknown, unfit }
 }
 
 fn entry(text: &str) -> Option<Entry<'_>> {
