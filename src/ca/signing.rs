@@ -5,7 +5,9 @@
 //! the threads that carry xDS, each would be a pause in somebody's push. So
 //! requests wait for threads of their own, of which there are half as many as
 //! cores: under a wave of renewals certificates take longer, because they are
-//! renewed hours before they end, and changes of the mesh do not.
+//! renewed hours before they end, and changes of the mesh do not. For the same
+//! reason these threads are nicer than all others: a push that has to be written
+//! takes the core from a signature, not the other way round.
 //!
 //! tokio's blocking pool would do as well, but for every request it wakes a
 //! thread, and has as many as there are requests. Threads that take the next
@@ -15,6 +17,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
+
+/// By how much these threads are nicer. On Linux that is a thread's own, and a
+/// thread this nice gets a tenth of a core that another one wants.
+const NICE: i32 = 10;
 
 /// How many requests wait for a thread, beside those that wait for a place.
 const QUEUE: usize = 16;
@@ -50,6 +56,9 @@ impl Signing {
         for number in 0..threads {
             let queue = queue.clone();
             let work = move || {
+                if let Err(error) = rustix::process::nice(NICE) {
+                    tracing::debug!(%error, "signing competes with pushes on equal terms");
+                }
                 // Held while waiting: one thread waits for requests, the rest
                 // for the lock.
                 let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
