@@ -212,6 +212,8 @@ pub struct Clients {
     pub tally: Rc<Tally>,
     tasks: JoinSet<()>,
     count: usize,
+    /// How many of them each change is for.
+    hearers: Cell<usize>,
 }
 
 impl Clients {
@@ -262,7 +264,7 @@ impl Clients {
                 }
             });
         }
-        Self { tally, tasks, count }
+        Self { tally, tasks, count, hearers: Cell::new(count) }
     }
 
     /// Waits until all are complete, and shows how that goes.
@@ -302,13 +304,18 @@ impl Clients {
         self.tally.arrivals.replace(vec![Vec::new(); changes]);
     }
 
-    /// Waits until every one of these changes has reached all.
+    /// Says that each change is for so many of them, not for all.
+    pub fn hearers(&self, count: usize) {
+        self.hearers.set(count);
+    }
+
+    /// Waits until every one of these changes has reached all it is for.
     pub async fn arrived(&self, changes: std::ops::Range<usize>, limit: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             self.check()?;
-            let arrivals =
-                self.tally.arrivals.borrow()[changes.clone()].iter().filter(|at| at.len() < self.count).count();
+            let missing = |at: &&Vec<u32>| at.len() < self.hearers.get();
+            let arrivals = self.tally.arrivals.borrow()[changes.clone()].iter().filter(missing).count();
             if arrivals == 0 {
                 return Ok(());
             }

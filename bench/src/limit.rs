@@ -14,19 +14,13 @@ use std::task::{Context as Cx, Poll, ready};
 
 use anyhow::Context;
 use bytes::Bytes;
+use fairway_bench::certificate::self_signed;
 use futures::Stream as _;
 use futures::future::{Ready, ready as now};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full};
-use openssl::asn1::Asn1Time;
-use openssl::ec::{EcGroup, EcKey};
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::PKey;
 use openssl::ssl::{Ssl, SslAcceptor, SslMethod, SslOptions, SslSessionCacheMode, select_next_proto};
-use openssl::x509::extension::SubjectAlternativeName;
-use openssl::x509::{X509, X509NameBuilder};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_openssl::SslStream;
@@ -191,21 +185,7 @@ fn encrypted(listener: TcpListener, acceptor: SslAcceptor) -> ReceiverStream<std
 
 /// Writes a self-signed certificate and serves with it.
 fn acceptor(folder: &Path) -> anyhow::Result<SslAcceptor> {
-    let key = PKey::from_ec_key(EcKey::generate(EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?.as_ref())?)?;
-    let mut name = X509NameBuilder::new()?;
-    name.append_entry_by_text("CN", "localhost")?;
-    let name = name.build();
-    let mut builder = X509::builder()?;
-    builder.set_version(2)?;
-    builder.set_subject_name(&name)?;
-    builder.set_issuer_name(&name)?;
-    builder.set_pubkey(&key)?;
-    builder.set_not_before(Asn1Time::days_from_now(0)?.as_ref())?;
-    builder.set_not_after(Asn1Time::days_from_now(1)?.as_ref())?;
-    let names = SubjectAlternativeName::new().dns("localhost").build(&builder.x509v3_context(None, None))?;
-    builder.append_extension(names)?;
-    builder.sign(&key, MessageDigest::sha256())?;
-    let certificate = builder.build();
+    let (certificate, key) = self_signed("localhost")?;
     std::fs::write(folder.join("cert.pem"), certificate.to_pem()?)?;
 
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;

@@ -42,11 +42,12 @@
 //!   in the API server have.
 //!
 //! # Code
-//! `mesh` and `waypoint` (in `lib.rs`) say what there is; [`world`] keeps the
-//! first in a folder or, through [`kube`] and [`watch`], in a kube-apiserver.
+//! `mesh`, `waypoint` and `gateway` (in `lib.rs`) say what there is; [`world`]
+//! keeps the first in a folder or, through [`kube`] and [`watch`], in a
+//! kube-apiserver, and [`site`] says what the others mean to Envoys.
 //! [`plane`] runs control planes, [`limit`] is the other server. [`http2`] and
 //! [`message`] are what clients are made of; [`client`] has ztunnels, [`envoy`]
-//! waypoints. [`process`] reads what processes cost, [`stats`] and [`report`]
+//! waypoints and gateways. [`process`] reads what processes cost, [`stats`] and [`report`]
 //! make numbers of it.
 //!
 //! # Single parts
@@ -64,6 +65,7 @@ mod http2;
 mod message;
 mod client;
 mod envoy;
+mod site;
 mod check;
 mod watch;
 mod kube;

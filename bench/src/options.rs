@@ -56,7 +56,7 @@ pub struct Options {
     /// Services; one for 20 pods if not given
     #[arg(long, value_name = "N")]
     pub services: Option<usize>,
-    /// Routes of a waypoint, spread over its services
+    /// Routes of a waypoint or of gateways, spread over services
     #[arg(long, value_name = "N")]
     pub routes: Option<usize>,
     /// Streams

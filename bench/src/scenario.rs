@@ -21,7 +21,10 @@ use crate::world::World;
 
 mod churn;
 mod csr;
+mod envoys;
 mod fanout;
+mod gateway;
+mod gateways;
 mod idle;
 mod memory;
 mod newcomers;
@@ -82,6 +85,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "w1", "route", "a route of a waypoint with many services changes", waypoint::run, waypoint::ROUTE;
     "w2", "endpoint", "a pod behind one of the services of a waypoint changes", waypoint::run, waypoint::ENDPOINT;
     "w3", "waypoints", "the memory of many equal waypoints", waypoints::run, ();
+    "g1", "gateway-route", "a route is added to one of many gateways", gateway::run, gateway::ROUTE;
+    "g2", "certificate", "a Secret of a gateway's listener is replaced", gateway::run, gateway::SECRET;
+    "g3", "gateways", "the memory of what gateways serve, kind by kind", gateways::run, ();
     "s9k", "start-kube", "the same from a kube-apiserver", start::run, Driver::Kube;
     "s2", "quiet", "one pod changes each second", churn::run, churn::QUIET;
     "s3", "churn", "a hundred pods change each second", churn::run, churn::BUSY;

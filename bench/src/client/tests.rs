@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::{Clients, Hello, Tally};
 fn latency_counts_from_when_a_change_was_due_however_late_it_was_made() {
     let tally = Rc::new(Tally::new());
     let since = tally.since;
-    let clients = Clients { tally, tasks: JoinSet::new(), count: 2 };
+    let clients = Clients { tally, tasks: JoinSet::new(), count: 2, hearers: Cell::new(2) };
     clients.expect(2);
     clients.tally.arrivals.borrow_mut()[0] = vec![5_000, 7_000];
     // A server that stalled for 90 ms; the second change was due at 10 ms.
@@ -23,7 +24,7 @@ fn latency_counts_from_when_a_change_was_due_however_late_it_was_made() {
 fn an_arrival_before_its_reference_counts_as_such() {
     let tally = Rc::new(Tally::new());
     let since = tally.since;
-    let clients = Clients { tally, tasks: JoinSet::new(), count: 1 };
+    let clients = Clients { tally, tasks: JoinSet::new(), count: 1, hearers: Cell::new(1) };
     clients.expect(1);
     clients.tally.arrivals.borrow_mut()[0] = vec![1_000];
     assert_eq!(clients.latencies([(0, since + Duration::from_millis(3))].into_iter()), [-2.0]);

@@ -3,7 +3,7 @@
 
 use tokio::time::sleep;
 
-use super::waypoint::{self, Stage};
+use super::waypoint;
 use super::{Bench, SETTLE, SYNC, Who};
 use crate::envoy::Wants;
 use crate::http2::Target;
@@ -30,7 +30,7 @@ pub fn budgets((): (), _: &Options) -> Budgets {
 pub async fn run((): (), bench: &mut Bench, who: Who<'_>) -> anyhow::Result<Option<Sample>> {
     let count = bench.options.streams.unwrap_or(WAYPOINTS).max(2);
     let Who::Plane(launch) = who else { return Ok(Some(std::mem::take(&mut bench.recorded.limit))) };
-    let stage = Stage::start(bench, launch).await?;
+    let stage = waypoint::stage(bench, launch).await?;
     let mut found = growth(stage.plane.pid(), &stage.target, &stage.wants, count).await?;
     stage.plane.stop().await;
     let (limit, server) = bench.limit(bench.options.tls, &[])?;
@@ -48,12 +48,12 @@ const ALL: &str = "RSS with all";
 const EACH: &str = "RSS per further waypoint";
 
 /// The memory of a server with one stream and with all of them.
-async fn growth(pid: u32, target: &Target, wants: &Wants, count: usize) -> anyhow::Result<Sample> {
-    let first = wants.clients(target, 1);
+async fn growth(pid: u32, target: &Target, wants: &[Wants], count: usize) -> anyhow::Result<Sample> {
+    let first = Wants::clients(wants, target, 1);
     first.synced(SYNC).await?;
     sleep(SETTLE).await;
     let one = memory(pid)?.rss;
-    let others = wants.clients(target, count - 1);
+    let others = Wants::clients(wants, target, count - 1);
     others.synced(SYNC).await?;
     sleep(2 * SETTLE).await;
     let all = memory(pid)?.rss;
