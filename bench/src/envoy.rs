@@ -261,6 +261,7 @@ impl Held {
         if let Some((_, awaited)) = self.awaited.take_if(arrives) {
             // Whoever is sent what leads there can go there.
             self.leads(&awaited)?;
+            self.resource(ENDPOINTS, &awaited)?;
         }
         if !synced {
             self.first.push(message.bytes.clone());
@@ -269,13 +270,11 @@ impl Held {
         Ok(new)
     }
 
-    /// Fails if there is no such cluster, or nothing about its endpoints.
+    /// Fails if there is no such cluster.
     pub fn leads(&self, cluster: &str) -> anyhow::Result<()> {
-        ensure!(
-            self.resources[CLUSTERS].contains_key(cluster),
-            "void: something leads to {cluster}, which is not there"
-        );
-        self.resource(ENDPOINTS, cluster).map(drop)
+        let known = self.resources[CLUSTERS].contains_key(cluster);
+        ensure!(known, "void: something leads to {cluster}, which is not there");
+        Ok(())
     }
 
     /// Whether anything of a type was sent.

@@ -92,7 +92,7 @@ impl Site for Shop {
             ensure!(marked <= 1 && !found.is_empty(), "{name} ({at}): {found:?}");
         }
         for name in self.clusters() {
-            held.leads(&name)?;
+            held.resource(ENDPOINTS, &name)?;
         }
         for (name, version) in self.expected_pods() {
             let endpoints = held.resource(ENDPOINTS, &name)?;
@@ -153,7 +153,9 @@ impl Site for Edge {
         for (domain, version) in &expected {
             let host = found.get(domain).with_context(|| format!("{domain} is missing"))?;
             let Some(route) = host.routes.first() else { anyhow::bail!("{domain}: no routes") };
-            held.leads(&target(route).with_context(|| format!("{domain}: a route to nowhere"))?)?;
+            let to = target(route).with_context(|| format!("{domain}: a route to nowhere"))?;
+            held.leads(&to)?;
+            held.resource(ENDPOINTS, &to)?;
             ensure!(versions(route) == [version.clone()], "{domain}: {:?}, not {version}", versions(route));
         }
         ensure!(routes.virtual_hosts.len() == expected.len(), "{} hosts", routes.virtual_hosts.len());
