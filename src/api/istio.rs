@@ -52,6 +52,9 @@ pub struct ServiceEntrySpec {
     /// Identities its endpoints may have.
     #[serde(deserialize_with = "nullable")]
     pub subject_alt_names: Box<[Arc<str>]>,
+    /// The namespaces that may see it; empty leaves that to the mesh.
+    #[serde(deserialize_with = "nullable")]
+    pub export_to: Box<[Arc<str>]>,
 }
 
 /// A selector over pods and workload entries.

@@ -83,6 +83,8 @@ pub struct Service {
     pub all_endpoints: bool,
     /// The address families it is restricted to, in order of preference.
     pub families: Box<[Arc<str>]>,
+    /// The namespaces that may see it; empty leaves that to the mesh.
+    pub export_to: Box<[Arc<str>]>,
 }
 
 /// A port of a service.
@@ -274,7 +276,16 @@ fn kubernetes_service(cx: &Ctx<'_>, scope: &Scope, service: &core::Service) -> O
         distribution,
         all_endpoints: spec.publish_not_ready_addresses,
         families: spec.ip_families.clone(),
+        export_to: meta.annotation(EXPORT_TO).map(export_to).unwrap_or_default(),
     })
+}
+
+/// The annotation of a Kubernetes Service that says who may see it.
+/// <https://istio.io/latest/docs/reference/config/annotations/#NetworkingExportTo>
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+fn export_to(list: &str) -> Box<[Arc<str>]> {
+    list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Into::into).collect()
 }
 
 fn kubernetes_port(port: &core::ServicePort) -> Port {
@@ -326,6 +337,7 @@ fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Serv
         distribution,
         all_endpoints: passthrough,
         families: [].into(),
+        export_to: spec.export_to.clone(),
     };
     let hosts = spec.hosts.iter().enumerate();
     hosts.filter(|(at, host)| !spec.hosts[..*at].contains(host)).map(|(_, host)| service(host)).collect()

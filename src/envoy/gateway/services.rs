@@ -10,6 +10,7 @@ use crate::envoy::destination::{Destination, ports};
 use crate::envoy::name::Handling;
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
+use crate::model::by_host::exported;
 use crate::model::gateway::{ServerHost, TlsMode};
 use crate::model::service::{Protocol, Service, ServiceKey};
 use crate::proxy::Scope;
@@ -27,7 +28,8 @@ pub(super) fn all(
     graph.derive("gateway_all_services", model.services, move |cx, key: &ServiceKey, service: &Arc<Service>| {
         let mut found = Vec::new();
         if model_of.settings.all_services_at_gateways {
-            for (scope, ()) in cx.all(scopes) {
+            let scopes = cx.all(scopes).into_iter().map(|(scope, ())| scope);
+            for scope in scopes.filter(|scope| is_seen(cx, &model_of, service, scope)) {
                 found.extend(destinations(cx, &model_of, scope, key, service, Handling::Outbound));
             }
         }
@@ -54,7 +56,7 @@ pub(super) fn passed(
             return found;
         }
         for (scope, hosts) in cx.all(passing) {
-            if hosts.iter().any(|host| admits(host, key)) {
+            if hosts.iter().any(|host| admits(host, key)) && is_seen(cx, &model_of, service, scope) {
                 found.extend(destinations(cx, &model_of, scope, key, service, Handling::Passed));
             }
         }
@@ -66,6 +68,15 @@ pub(super) fn passed(
 pub(super) fn admits(host: &ServerHost, service: &ServiceKey) -> bool {
     let namespace = host.namespace.as_ref().is_none_or(|only| *only == service.namespace);
     namespace && within(&service.hostname, &host.host)
+}
+
+/// Whether a service is exported to the namespace of a gateway. Whoever passes a
+/// name in TLS chooses among these, so a service that is kept from the gateway's
+/// namespace is kept from the world.
+/// <https://istio.io/latest/docs/reference/config/networking/service-entry/#ServiceEntry-export_to>
+fn is_seen(cx: &Ctx<'_>, model: &Model, service: &Service, scope: &Scope) -> bool {
+    let default = &model.scope().mesh(cx).default_service_export_to;
+    exported(&service.export_to, default, &service.key.namespace, scope.namespace())
 }
 
 /// The ports of a service, each with its subsets.

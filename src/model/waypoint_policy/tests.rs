@@ -68,6 +68,7 @@ fn service(registry: Registry, name: &str) -> Service {
         resolution: crate::model::service::Resolution::Static,
         external: false,
         subject_alt_names: Default::default(),
+        export_to: Default::default(),
         distribution: super::super::service::Distribution::Any,
         all_endpoints: false,
         families: Default::default(),

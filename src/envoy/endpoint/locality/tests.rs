@@ -193,6 +193,7 @@ fn preference(rule: &str, distribution: Distribution, mesh: &str) -> String {
         distribution,
         all_endpoints: false,
         families: Default::default(),
+        export_to: Default::default(),
     };
     let preference = Preference::of(&rule.policy(80, ""), &service, &mesh);
     let what = match &preference {
