@@ -43,6 +43,15 @@ pub fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphy
     serde_saphyr::from_str_with_options(text, yaml_options())
 }
 
+/// The same of a text that anybody in the mesh may have written: one that is
+/// nested deeply, or that grows while it is read, is an error.
+pub fn yaml_of_users<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    let mut options = yaml_options();
+    options.budget = serde_saphyr::budget! { max_nodes: 100_000 };
+    options.alias_limits.max_total_replayed_events = 10_000;
+    serde_saphyr::from_str_with_options(text, options)
+}
+
 pub(crate) fn yaml_options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         // Files are the operator's own, and meshes are large.

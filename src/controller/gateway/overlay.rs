@@ -121,7 +121,7 @@ impl Overlays {
             let Some((_, resource)) = KINDS.iter().find(|(name, _)| name == key) else {
                 return invalid(key, &format!("is none of {}", KINDS.map(|(name, _)| name).join(", ")));
             };
-            match crate::api::yaml::<Value>(text.as_str().unwrap_or_default()) {
+            match crate::api::yaml_of_users::<Value>(text.as_str().unwrap_or_default()) {
                 Ok(patch @ Value::Object(_)) => self.patches.push((*resource, patch)),
                 Ok(Value::Null) => self.patches.push((*resource, Value::Object(Map::new()))),
                 Ok(_) => return invalid(key, "is not a mapping"),
@@ -139,9 +139,14 @@ impl Overlays {
     /// Adds what is said about an object's kind to it.
     pub fn apply(&self, resource: Resource, object: &mut Value) -> Result<(), String> {
         let before = object["metadata"].clone();
+        let identity = |object: &Value| (object["apiVersion"].clone(), object["kind"].clone());
+        let kind = identity(object);
         let name = KINDS.iter().find(|(_, of)| *of == resource).map_or("", |(name, _)| name);
         for (_, patch) in self.patches.iter().filter(|(of, _)| *of == resource) {
             merge(object, patch).map_err(|message| format!("overlay {name:?}: {message}"))?;
+        }
+        if identity(object) != kind {
+            return Err(format!("overlay {name:?}: apiVersion and kind cannot be changed"));
         }
         match OURS.iter().find(|field| before[**field] != object["metadata"][**field]) {
             Some(field) => Err(format!("overlay {name:?}: metadata.{field} cannot be changed")),

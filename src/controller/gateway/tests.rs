@@ -593,6 +593,12 @@ fn an_overlay_that_is_none_changes_nothing_and_is_said() {
         ("deployment", "- a", "mapping"),
         ("deployment", "a: [", "deployment"),
         ("service", "metadata: {name: other}", "metadata.name"),
+        ("service", "metadata: {namespace: kube-system}", "metadata.namespace"),
+        ("deployment", "kind: ClusterRoleBinding", "apiVersion and kind"),
+        ("deployment", "{apiVersion: v1, kind: Secret}", "apiVersion and kind"),
+        ("deployment", "{kind: Secret}\n---\nkind: ClusterRole", "deployment"),
+        ("deployment", "$patch: delete", "apiVersion and kind"),
+        ("clusterRole", "rules: []", "clusterRole"),
         ("serviceAccount", "metadata: {ownerReferences: []}", "metadata.ownerReferences"),
         ("deployment", "spec: {template: {spec: {containers: [{image: x}]}}}", "containers"),
     ] {
@@ -969,4 +975,60 @@ fn what_was_judged_is_what_there_is() {
     world.facts = facts(&world, &[]);
     world.gateways.get_mut(&key()).expect("it is there")["metadata"]["generation"] = json!(4);
     assert_eq!(super::plan(&settings(), &world, &key(), NOW), Plan::default());
+}
+
+/// Fields of a Gateway went into a text that was read as YAML, and so made
+/// whatever objects they said. The overlays that could are in
+/// `an_overlay_that_is_none_changes_nothing_and_is_said`.
+#[test]
+fn cve_2022_21701_what_a_gateway_says_makes_no_other_objects() {
+    const HOSTILE: [&str; 4] = [
+        "x\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: evil}",
+        "x\"\n  hostNetwork: true\n  y: \"",
+        "{{ .Values.evil }} ${EVIL} $(EVIL)",
+        "a: [*b, &b {c: !!binary d}]\u{0}",
+    ];
+    let expected = ["ServiceAccount", "Deployment", "Service"];
+    for hostile in HOSTILE {
+        let mut gateway = gateway("istio");
+        let annotations = json!({
+            "a": hostile,
+            "networking.istio.io/service-type": hostile,
+            "sidecar.istio.io/proxyImage": format!("{hostile}/x"),
+            "sidecar.istio.io/logLevel": hostile,
+            "sidecar.istio.io/componentLogLevel": hostile,
+            "sidecar.istio.io/agentLogLevel": hostile,
+        });
+        gateway["metadata"]["annotations"] = annotations.clone();
+        gateway["metadata"]["labels"] = json!({ "b": hostile, "topology.istio.io/network": hostile });
+        gateway["spec"]["listeners"] = json!([{ "name": hostile, "port": 80, "protocol": hostile }]);
+        gateway["spec"]["addresses"] = json!([{ "type": "IPAddress", "value": hostile }]);
+        let mut world = World::default();
+        for (resource, name) in
+            [(Resource::ServiceAccount, "w-istio"), (Resource::Deployment, "w-istio"), (Resource::Service, "w-istio")]
+        {
+            world.objects.insert(Reference::new(resource, "ns", name), None);
+        }
+        world.gateways.insert(key(), gateway);
+        let Plan { look_up, writes } = plan(&settings(), &mut world, &key(), NOW);
+        let made: Vec<_> = writes.iter().filter(|write| write.object.resource != Resource::Gateway).collect();
+        assert!(look_up.is_empty());
+        // An address that is none is asked for by nobody.
+        let kinds: Vec<_> = made.iter().filter_map(|write| write.body["kind"].as_str()).collect();
+        assert!(kinds.iter().all(|kind| expected.contains(kind)), "{kinds:?}");
+        for write in &made {
+            let Reference { resource, namespace, name } = &write.object;
+            let metadata = &write.body["metadata"];
+            assert_eq!((write.body["kind"].as_str(), namespace.as_str()), (Some(resource.kind()), "ns"));
+            assert_eq!((&metadata["name"], &metadata["namespace"]), (&json!(name), &json!("ns")));
+            assert_eq!(metadata["annotations"]["a"], hostile, "it is a text, and stays one");
+        }
+        let Some(pod) = made.iter().find(|write| write.object.resource == Resource::Deployment) else { continue };
+        let spec = &pod.body["spec"]["template"]["spec"];
+        assert!(spec["hostNetwork"].is_null());
+        let containers = spec["containers"].as_array().expect("containers");
+        assert_eq!(containers.len(), 1);
+        let arguments = containers[0]["args"].as_array().expect("arguments");
+        assert!(arguments.contains(&json!(hostile)), "{arguments:?}");
+    }
 }

@@ -57,3 +57,27 @@ fn what_cannot_be_merged_is_an_error() {
         assert!(error.contains(part), "{error}");
     }
 }
+
+/// A body of the right shape ended istiod, or took all of its memory. Overlays
+/// are what anybody who may write ConfigMaps has us read as a whole.
+#[test]
+fn cve_2022_24726_an_overlay_can_neither_be_deep_nor_grow() {
+    let read = |text: &str| {
+        let map = json!({ "metadata": { "name": "m", "namespace": "ns" }, "data": { "deployment": text } });
+        Overlays::default().read(&map).map_err(|missing| format!("{missing:?}").len() < 2000)
+    };
+    assert_eq!(read("spec: {template: {spec: {containers: [{name: a, x: &x [1], y: *x}]}}}"), Ok(()));
+    let laughs: String =
+        (1..20).map(|at| format!("a{at}: &a{at} [{}]\n", format!("*a{},", at - 1).repeat(9))).collect();
+    for text in [
+        format!("a: {}", "[".repeat(100_000)),
+        format!("a: {}{}", "[".repeat(10_000), "]".repeat(10_000)),
+        format!("a: {}1{}", "{a: ".repeat(10_000), "}".repeat(10_000)),
+        (0..1000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect(),
+        format!("{}- 1", "- ".repeat(10_000)),
+        format!("a0: &a0 [x]\n{laughs}"),
+        format!("a: [{}]", "1,".repeat(200_000)),
+    ] {
+        assert_eq!(read(&text), Err(true), "{}", &text[..40.min(text.len())]);
+    }
+}
