@@ -45,9 +45,10 @@ use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject}
 use authorization::SelectorPolicies;
 use destination_rule::DestinationRules;
 use endpoint_slice::Slices;
-use gateway::Gateways;
+use gateway::credential::Led;
 use gateway::ingress::{self, Ingresses};
 use gateway::kubernetes::GatewayApi;
+use gateway::{GatewayServers, Gateways};
 use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
@@ -154,6 +155,8 @@ pub struct Model {
     pub routes: Routes,
     /// What gateways listen for, and the routes that are bound to them.
     pub gateways: Gateways,
+    /// Where the proxies of Istio's Gateways are that have credentials.
+    pub led: Collection<Led, Arc<GatewayServers>>,
     /// The gateways of the Gateway API, checked.
     pub gateway_api: GatewayApi,
     /// The Ingresses that are for the mesh.
@@ -201,8 +204,12 @@ impl Model {
         let attached_authentications = AttachedPolicies::new(graph, inputs.request_authentications);
         let telemetries = Telemetries::new(graph, inputs.telemetries);
         let reference_grants = reference_grant::reference_grants(graph, &scope);
-        let references = gateway::kubernetes::credentials::references(graph, &scope, reference_grants);
-        let credentials = Credentials::new(graph, &scope, references);
+        let istio = gateway::istio::source(graph, &scope);
+        let led = gateway::credential::led(graph, services, selection, istio.servers);
+        let by_led = gateway::credential::references(graph, led);
+        let [by_gateways, by_sets, by_policies] =
+            gateway::kubernetes::credentials::references(graph, &scope, reference_grants);
+        let credentials = Credentials::new(graph, &scope, [by_gateways, by_sets, by_policies, by_led]);
         let ingresses = ingress::ingresses(graph, &scope);
         let gateway_api = gateway::kubernetes::gateway_api(graph, &scope, reference_grants, credentials);
         Self {
@@ -221,7 +228,8 @@ impl Model {
             service_canaries: canary::of_services(graph, &scope, waypoints, services, service_waypoints),
             destination_rules: destination_rule::destination_rules(graph, &scope, services),
             routes: virtual_service::routes(graph, &scope),
-            gateways: gateway::gateways(graph, &scope, [gateway_api.source, ingresses.source]),
+            gateways: gateway::gateways(graph, [istio, gateway_api.source, ingresses.source]),
+            led,
             gateway_api,
             ingresses,
             reference_grants,

@@ -8,6 +8,7 @@
 //! What is on one port, and who wins where gateways disagree, depends on the
 //! proxy; that is decided where the proxy's listeners are made.
 
+pub mod credential;
 pub mod ingress;
 pub mod istio;
 pub mod kubernetes;
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
-use super::Scope;
 use super::service::ServiceKey;
 
 /// The kind of object that declares a gateway, by whose API.
@@ -409,10 +409,8 @@ impl Proxy<'_> {
 /// Names the Gateway that a pod serves.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
-/// Declares the collections. `others` are the tables of the other APIs.
-pub(super) fn gateways<const N: usize>(graph: &mut Graph, scope: &Scope, others: [Source; N]) -> Gateways {
-    let istio = istio::source(graph, scope);
-    let sources: Vec<_> = std::iter::once(istio).chain(others).collect();
+/// Declares the collections, from the tables of each API.
+pub(super) fn gateways<const N: usize>(graph: &mut Graph, sources: [Source; N]) -> Gateways {
     let servers: Vec<_> = sources.iter().map(|one| one.servers).collect();
     let bound: Vec<_> = sources.iter().map(|one| one.bound).collect();
     let servers = graph.union("gateway_servers", servers);

@@ -27,6 +27,7 @@ use crate::graph::{Collection, Ctx, Graph};
 
 use super::Scope;
 use super::gateway::GatewayKey;
+use super::gateway::credential::Led;
 pub use check::{Authority, Certificate, Flaw};
 
 /// The tables of credentials.
@@ -55,6 +56,8 @@ pub enum By {
     DestinationRule(ObjectKey),
     /// One of Istio's Gateways does.
     IstioGateway(ObjectKey),
+    /// Proxies behind a Service will ask for it, as one of Istio's Gateways says.
+    Led(Led),
     /// A gateway of the Gateway API does.
     Gateway(GatewayKey),
     /// A TLS policy for backends does.

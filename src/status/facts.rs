@@ -17,9 +17,11 @@ use crate::api::istio::ServiceEntry;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
 use crate::api::{Kind, Meta, ObjectKey};
-use crate::graph::{Collection, Ctx, Graph, Value};
+use crate::graph::{Collection, Ctx, Diagnostic, Graph, Value};
 use crate::model::binding::{Binding, binding, binding_of_service};
 use crate::model::by_host::resolve;
+use crate::model::gateway::GatewayServers;
+use crate::model::gateway::credential::{Led, flaws};
 use crate::model::gateway::kubernetes::Verdict;
 use crate::model::service::ServiceKey;
 use crate::model::{Model, problem};
@@ -179,6 +181,7 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
             |cx, model, policy| model.scope().configures(cx, &policy.meta).then_some(About::Plain),
         ),
     ];
+    istio_credentials(graph, model);
     all.push(virtual_service::add(graph, model));
     all.push(ingress::add(graph, model));
     all.extend(policies::add(graph, model));
@@ -188,6 +191,23 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
     all.extend(routes);
     unreadable(graph, model);
     Collections { objects: all, gateways }
+}
+
+/// What is the matter with the credentials of Istio's Gateways, whoever is
+/// connected.
+fn istio_credentials(graph: &mut Graph, model: &Model) {
+    let credentials = model.credentials;
+    graph.derive("istio_gateway_credentials", model.led, move |cx, key: &Led, of: &Arc<GatewayServers>| {
+        for server in &of.servers {
+            let Some(tls) = server.tls.as_ref().filter(|tls| tls.mode.terminates() && !tls.closed) else { continue };
+            for (field, flaw) in flaws(cx, &credentials, server, tls, &key.service.namespace) {
+                let field = format!("{}.tls.{field}", server.field);
+                let found = problem(key.gateway.declared.kind(), &of.meta, field, flaw.reason, &*flaw.message);
+                cx.diagnose(Diagnostic { severity: flaw.severity(), ..found });
+            }
+        }
+        None::<((), ())>
+    });
 }
 
 /// Objects that do not decode have a diagnostic too.

@@ -93,6 +93,7 @@ pub async fn routes() {
         { "name": "one", "port": 80, "protocol": "HTTP", "hostname": "*.example.com" },
         { "name": "again", "port": 80, "protocol": "TCP" },
         { "name": "grpc", "port": 81, "protocol": "HTTP", "allowedRoutes": { "kinds": [{ "kind": "GRPCRoute" }] } },
+        { "name": "tls", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": [{ "name": "missing" }] } },
     ]);
     ns.apply(gateway("g", listeners)).await;
     ns.apply(http_route("good", json!({ "name": "g" }), "a.example.com")).await;
@@ -115,6 +116,19 @@ pub async fn routes() {
     let conflict = &listener(&said, "again")["conditions"];
     let conflicted = conflict.as_array().unwrap().iter().find(|one| one["type"] == "Conflicted").unwrap();
     assert_eq!((&conflicted["status"], &conflicted["reason"]), (&json!("True"), &json!("ProtocolConflict")));
+
+    let told = || async {
+        let events = ns.api.list("v1", "Event", &ns.name).await;
+        let of = |one: &&Value| one["involvedObject"]["name"] == "g" && one["reason"] == "InvalidCertificateRef";
+        match events.iter().find(of) {
+            Some(event) => Ok(event.clone()),
+            None => Err(events),
+        }
+    };
+    let event = fairway_integration_tests::eventually("an Event about the certificate", told).await;
+    assert_eq!((&event["type"], &event["count"]), (&json!("Warning"), &json!(1)), "{event}");
+    let message = event["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("listener tls: ") && message.contains("missing"), "{event}");
 
     ns.apply(http_route("host", json!({ "name": "g", "sectionName": "one" }), "b.example.com")).await;
     ns.until("HTTPRoute", "host", "is mended", |one| route_is(one, "Accepted", "True", "Accepted")).await;

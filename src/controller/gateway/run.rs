@@ -15,14 +15,17 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ObjectKey;
+use crate::controller::event::{self, Complaint};
 use crate::controller::lease::run_while_leader;
 use crate::controller::pace::Due;
 use crate::controller::resource::{self, Manner, Reference, RequestError, Resource, Write};
 use crate::controller::watch::{Seen, Selection, follow};
+use crate::model::gateway::kubernetes::CheckedSet;
 use crate::status::facts::GatewayTable;
 
 use super::overlay::{DEFAULTS, parameters};
 use super::settings::Settings;
+use super::status::complaints;
 use super::template::GATEWAY_NAME;
 use super::{MANAGED, MANAGER, Proxies, REVISION, World, class, plan};
 
@@ -500,6 +503,7 @@ impl Leader {
             for write in if last { status } else { objects } {
                 busy = true;
                 let Some(object) = self.write(&write).await else { return true };
+                self.complain(key, &write, &object).await;
                 match write.object.resource {
                     _ if write.manner == Manner::Delete => _ = self.world.objects.remove(&write.object),
                     Resource::Gateway => _ = self.world.gateways.insert(key.clone(), object),
@@ -526,6 +530,30 @@ impl Leader {
                 self.failed(write, &error);
                 None
             }
+        }
+    }
+
+    /// Has Events say what is the matter with listeners, when their status has
+    /// been written and says so for the first time.
+    async fn complain(&self, key: &(String, String), write: &Write, live: &Value) {
+        if write.manner != Manner::ApplyStatus {
+            return;
+        }
+        let Reference { resource, namespace, name } = &write.object;
+        let named = (namespace.clone(), name.clone());
+        let Some(facts) = self.world.facts.get(&ObjectKey::new(&key.0, &key.1)) else { return };
+        let (before, listeners) = match resource {
+            Resource::Gateway => (self.world.gateways.get(&named), Some(&*facts.checked.listeners)),
+            Resource::ListenerSet => {
+                let is = |set: &&CheckedSet| *set.meta.namespace == *named.0 && *set.meta.name == *named.1;
+                (self.world.listener_sets.get(&named), facts.checked.sets.iter().find(is).map(|set| &*set.listeners))
+            }
+            _ => return,
+        };
+        let before = before.map_or(&Value::Null, |object| &object["status"]);
+        for (reason, message) in complaints(before, listeners.unwrap_or_default()) {
+            let complaint = Complaint { object: &write.object, live, reason, message: &message };
+            event::write(&self.controller.client, &complaint, &self.controller.identity).await;
         }
     }
 

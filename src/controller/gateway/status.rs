@@ -8,6 +8,8 @@
 //! only when its Envoy has clusters and listeners.
 //! <https://gateway-api.sigs.k8s.io/reference/spec/#gatewaystatus>
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::api::gateway::Gateway;
@@ -258,6 +260,33 @@ fn of_part(programmed: &Answer) -> Answer {
     }
 }
 
+/// What is to be said of what a listener refers to, if it is all there.
+fn remark(listener: &Listener) -> &str {
+    listener.remark.as_ref().map_or(FINE, |said| &said.message)
+}
+
+/// What is the matter with what listeners refer to that their status of before
+/// did not say yet: a certificate that is not there, is not its key's, has
+/// expired or will soon. Whoever owns it learns of it from clients, else. By
+/// reason, as one Secret may be everybody's.
+pub fn complaints(before: &Value, listeners: &[Listener]) -> BTreeMap<&'static str, String> {
+    let known = before["listeners"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let was = |listener: &Listener| {
+        let status = known.iter().find(|one| one["name"] == *listener.name)?;
+        status["conditions"].as_array()?.iter().find(|one| one["type"] == "ResolvedRefs")?["message"].as_str()
+    };
+    let mut all: BTreeMap<&'static str, String> = BTreeMap::new();
+    for listener in listeners {
+        let told = listener.resolved.as_ref().err().or(listener.remark.as_ref());
+        if let Some(told) = told.filter(|told| was(listener) != Some(&told.message)) {
+            let message = all.entry(told.reason).or_default();
+            let dot = if message.is_empty() { "" } else { "; " };
+            *message += &format!("{dot}listener {}: {}", listener.name, told.message);
+        }
+    }
+    all
+}
+
 /// The statuses of listeners, given how many routes are attached to each.
 fn listeners(object: &Value, listeners: &[Listener], attached: &[u32], programmed: &Answer, now: &str) -> Vec<Value> {
     let known = object["status"]["listeners"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -287,7 +316,7 @@ fn listeners(object: &Value, listeners: &[Listener], attached: &[u32], programme
                 said("Accepted", &answer(&listener.accepted, "Accepted", FINE)),
                 said("Conflicted", &conflicted),
                 said("Programmed", &programmed),
-                said("ResolvedRefs", &answer(&listener.resolved, "ResolvedRefs", listener.remark.as_deref().unwrap_or(FINE))),
+                said("ResolvedRefs", &answer(&listener.resolved, "ResolvedRefs", remark(listener))),
             ],
         })
     };

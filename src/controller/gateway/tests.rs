@@ -918,6 +918,37 @@ fn listeners_say_what_is_wrong_with_them() {
     assert_eq!(ports, ["Accepted ListenersNotValid", "Programmed Invalid", "ResolvedRefs ResolvedRefs"]);
 }
 
+/// Whoever owns a certificate is told when something is the matter with it, and
+/// not again with each status that is written.
+#[test]
+fn what_listeners_refer_to_is_complained_about_once() {
+    let listeners = json!([
+        { "name": "good", "port": 80, "protocol": "HTTP" },
+        { "name": "one", "port": 443, "protocol": "HTTPS", "hostname": "a.com", "tls": { "certificateRefs": [{ "name": "s", "namespace": "other" }] } },
+        { "name": "two", "port": 443, "protocol": "HTTPS", "hostname": "b.com", "tls": { "certificateRefs": [{ "name": "t", "namespace": "other" }] } },
+        { "name": "three", "port": 443, "protocol": "HTTPS", "hostname": "c.com", "tls": { "certificateRefs": [{ "kind": "ConfigMap", "name": "s" }] } },
+    ]);
+    let mut world = edge_world(edge(listeners));
+    let complaints = |world: &World, before: &Value| {
+        let facts = &world.facts[&ObjectKey::new("ns", "w")];
+        super::status::complaints(before, &facts.checked.listeners)
+    };
+    apply(&settings(), &mut world);
+    let first = complaints(&world, &Value::Null);
+    assert_eq!(first.keys().collect::<Vec<_>>(), [&"InvalidCertificateRef", &"RefNotPermitted"]);
+    let both = &first["RefNotPermitted"];
+    assert!(
+        both.contains("listener one: ") && both.contains("; listener two: ") && both.contains("Secret other/t"),
+        "{both}"
+    );
+    let mut status = world.gateways[&key()]["status"].clone();
+    assert!(complaints(&world, &status).is_empty(), "{status}");
+    status["listeners"][2]["conditions"] = json!([]);
+    let again = complaints(&world, &status);
+    assert_eq!(again.len(), 1);
+    assert!(again["RefNotPermitted"].starts_with("listener two: "), "{again:?}");
+}
+
 /// What adds a listener to the Gateway.
 fn set(namespace: &str, name: &str, listeners: Value) -> ((String, String), Value) {
     let object = json!({

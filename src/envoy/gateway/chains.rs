@@ -12,7 +12,6 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 
-use crate::credential::Asked;
 use crate::envoy::Scoped;
 use crate::envoy::destination::Destination;
 use crate::envoy::listener::{self, connection_manager, http, is_server_name, tcp_proxy};
@@ -23,9 +22,9 @@ use crate::envoy::telemetry::{Destination as Counted, Telemetry, Traffic};
 use crate::envoy::tls::server::{Terminated, downstream};
 use crate::graph::{Ctx, Diagnostic, Index};
 use crate::model::by_host::covers;
-use crate::model::gateway::{ClientCa, Server, ServerCertificate, ServerHost, ServerTls, TlsMode};
-use crate::model::secret::check::OTHER_HOST;
-use crate::model::secret::{Flaw, Known};
+use crate::model::gateway::credential::flaws;
+use crate::model::gateway::{Server, TlsMode};
+use crate::model::secret::Flaw;
 use crate::model::service::Protocol;
 use crate::model::{Model, problem};
 use crate::proxy::Scope;
@@ -231,7 +230,9 @@ impl Common<'_> {
         };
         // Of references of the Gateway API this was said where they are read.
         if !one.gateway.declared.by_gateway_api() {
-            self.credentials(server, tls).into_iter().for_each(|(field, flaw)| say(field, flaw));
+            let namespace = crate::envoy::gateway(self.scope).namespace;
+            let found = flaws(cx, &self.model.credentials, server, tls, &namespace);
+            found.into_iter().for_each(|(field, flaw)| say(field, flaw));
         }
         match downstream(tls, one.routes.is_some(), self.model.scope().mesh(cx)) {
             Ok(Terminated { socket, problems }) => {
@@ -244,33 +245,5 @@ impl Common<'_> {
                 None
             }
         }
-    }
-
-    /// What is the matter with what a server presents and whom it trusts. It is
-    /// served all the same: clients are refused until it is mended.
-    fn credentials(&self, server: &Server, tls: &ServerTls) -> Vec<(&'static str, Flaw)> {
-        let (cx, known) = (self.cx, self.model.credentials);
-        let namespace = crate::envoy::gateway(self.scope).namespace;
-        let (mut found, mut covering) = (Vec::new(), Vec::new());
-        for certificate in &tls.certificates {
-            let ServerCertificate::Secret(name) = certificate else { return found };
-            found.extend(known.flaw(cx, name, &namespace).map(|flaw| ("credentialName", flaw)));
-            let place = Asked::parse(name, &namespace).and_then(|asked| asked.places.into_iter().next());
-            match place.map(|place| known.certificate(cx, &place)) {
-                Some(Known::Good(certificate)) => covering.push(certificate),
-                // What is not known may cover anything.
-                _ => return found,
-            }
-        }
-        let other = |host: &&ServerHost| *host.host != *"*" && !covering.iter().any(|one| one.covers(&host.host));
-        let other: Vec<_> = server.hosts.iter().filter(other).map(|host| &*host.host).collect();
-        if !other.is_empty() && !covering.is_empty() {
-            let message = format!("the certificate is not for {}", other.join(", "));
-            found.push(("credentialName", Flaw::new(OTHER_HOST, message)));
-        }
-        if let Some(ClientCa::Secret(name)) = &tls.client_ca {
-            found.extend(known.flaw(cx, name, &namespace).map(|flaw| ("caCertCredentialName", flaw)));
-        }
-        found
     }
 }

@@ -28,7 +28,7 @@ use super::{
 const MESH: &str = "mesh";
 
 /// Declares the collections.
-pub(super) fn source(graph: &mut Graph, scope: &Scope) -> Source {
+pub(in crate::model) fn source(graph: &mut Graph, scope: &Scope) -> Source {
     let scope_of = scope.clone();
     let servers = graph.derive("istio_gateway_servers", scope.inputs.istio_gateways, move |cx, key, gateway| {
         scope_of.configures(cx, &gateway.meta).then(|| {

@@ -40,7 +40,7 @@ pub struct Listener {
     /// Whether what it refers to is there.
     pub resolved: Verdict,
     /// What should be said of that although it is.
-    pub remark: Option<Arc<str>>,
+    pub remark: Option<Said>,
     /// Whether proxies are told to listen.
     pub programmed: Verdict,
     /// What they are told.

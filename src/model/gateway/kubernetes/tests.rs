@@ -415,7 +415,9 @@ fn what_is_in_a_secret_is_looked_at() {
     // Whoever asks for another host may not mind, so nothing is wrong.
     let foreign = presenting("b.example.com", with(&key));
     assert_eq!((foreign.resolved.clone(), foreign.valid()), (Ok(()), true));
-    assert_eq!(foreign.remark.as_deref(), Some("Secret x/s: the certificate is not for b.example.com"));
+    let remark = foreign.remark.expect("it is for another host");
+    assert_eq!(remark.reason, "CertificateForOtherHosts");
+    assert_eq!(&*remark.message, "Secret x/s: the certificate is not for b.example.com");
     assert!(foreign.server.is_some() && good.remark.is_none());
 }
 
@@ -453,8 +455,9 @@ fn a_listener_that_conflicts_takes_nothing_from_those_after_it() {
     assert_eq!(found, expected);
 }
 
+/// `verify-sa-for-gateway-secrets`: other accounts of the namespace may not.
 #[test]
-fn proxies_of_a_gateway_may_have_what_it_refers_to() {
+fn bulletin_verify_sa_proxies_of_a_gateway_may_have_what_it_refers_to() {
     let listener = "tls: {certificateRefs: [{name: own}, {name: theirs, namespace: y}]}";
     let spec = format!("listeners: [{{name: l, port: 443, protocol: HTTPS, {listener}}}]");
     let grant = "from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: x}], \
@@ -492,4 +495,25 @@ fn what_is_beside_a_secret_needs_a_grant_of_its_own() {
     assert!(granted(", name: foo", "foo"));
     assert!(!granted(", name: foo", "foo-cacert"));
     assert!(granted("", "foo") && granted("", "foo-cacert"));
+}
+
+/// `gateway-tls-ref-grant-order`: who may not refer to a Secret is told the same
+/// whether it is there or not, and nothing is looked at to find out.
+#[test]
+fn bulletin_gateway_tls_ref_grant_order_says_nothing_of_what_is_not_granted() {
+    let (certificate, key) = pair("a.example.com");
+    let (_, other) = pair("a.example.com");
+    let said = |secrets: Vec<Object>| {
+        let listener = "hostname: a.example.com, tls: {certificateRefs: [{name: s, namespace: y}]}";
+        let yaml = gateway("g", &format!("listeners: [{{name: l, port: 443, protocol: HTTPS, {listener}}}]"));
+        let world = world_with(Settings::default(), &yaml, secrets);
+        assert!(world.graph.get(world.model.credentials.needed, &Place::secret("y", "s")).is_none());
+        let checked = world.graph.get(world.model.gateway_api.checked, &ObjectKey::new("x", "g")).expect("it is ours");
+        let one = &checked.listeners[0];
+        (format!("{:?}", one.resolved), one.remark.clone(), one.server.is_some())
+    };
+    let with = |key: &str| vec![Object::Secret(secret("y", "s", &[("tls.crt", &certificate), ("tls.key", key)]))];
+    let missing = said(Vec::new());
+    assert!(missing.0.contains("RefNotPermitted"), "{missing:?}");
+    assert_eq!([said(with(&key)), said(with(&other)), said(with("no key"))], [(); 3].map(|()| missing.clone()));
 }

@@ -11,7 +11,7 @@ use crate::credential::{Place, is_name};
 use crate::graph::Ctx;
 use crate::model::Scope;
 use crate::model::reference_grant::ReferenceGrants;
-use crate::model::secret::check::EXPIRES;
+use crate::model::secret::check::{EXPIRES, OTHER_HOST};
 use crate::model::secret::{Credentials, Known};
 
 use super::super::{ClientCa, Declared, ServerCertificate, ServerTls, TlsMode};
@@ -66,9 +66,9 @@ pub(super) struct Notes {
     /// What is wrong with a part that can be left out, or with one that is used
     /// until it is mended.
     pub(super) fault: Option<Said>,
-    /// What may be meant so: a certificate may be for names that its clients
-    /// know how to compare.
-    pub(super) remark: Option<Arc<str>>,
+    /// What may be meant so, or is not yet wrong: a certificate may be for names
+    /// that its clients know how to compare, or end soon.
+    pub(super) remark: Option<Said>,
 }
 
 /// Whether TLS ends at a listener.
@@ -164,7 +164,7 @@ fn certificates(
             format!("there may be {MOST_CERTIFICATES} certificates, and there are {}", references.len()),
         ));
     }
-    let (mut names, mut faults, mut remarks): (Vec<Arc<str>>, Vec<Said>, Vec<Arc<str>>) = Default::default();
+    let (mut names, mut faults, mut remarks): (Vec<Arc<str>>, Vec<Said>, Vec<Said>) = Default::default();
     for reference in references {
         let target = target(reference, &cx.owner.meta.namespace);
         let found = match secret(reference) {
@@ -187,18 +187,18 @@ fn certificates(
             Err(said) => faults.push(said),
         }
     }
-    let said = faults.first().map(|first| {
-        let messages: Vec<_> = faults.iter().map(|one| &*one.message).collect();
-        Said::new(first.reason, messages.join("; "))
-    });
-    match (names.is_empty(), said) {
+    match (names.is_empty(), together(faults)) {
         (true, Some(said)) => Err(Fault { resolved: Some(said), accepted: None }),
         (true, None) => Err(Fault::of_server("InvalidCertificateRef", "there is no certificate to present")),
-        (false, fault) => {
-            let remark = (!remarks.is_empty()).then(|| remarks.join("; ").into());
-            Ok((names, Notes { fault, remark }))
-        }
+        (false, fault) => Ok((names, Notes { fault, remark: together(remarks) })),
     }
+}
+
+/// Several things in one; the first has the reason.
+fn together(all: Vec<Said>) -> Option<Said> {
+    let reason = all.first()?.reason;
+    let messages: Vec<_> = all.iter().map(|one| &*one.message).collect();
+    Some(Said::new(reason, messages.join("; ")))
 }
 
 /// Who vouches for clients, by the name that proxies ask for it with.
@@ -289,11 +289,15 @@ fn usable(cx: &Ctx<'_>, credentials: &Credentials, target: &ObjectKey, hostname:
         // It is being looked for.
         Known::Nothing => Ok(Notes::default()),
         Known::Good(certificate) => {
-            let flaw = credentials.age(cx, &place, certificate).filter(|flaw| flaw.reason != EXPIRES);
+            let (ends, flaw) = match credentials.age(cx, &place, certificate) {
+                Some(flaw) if flaw.reason == EXPIRES => (Some(Said::new(flaw.reason, flaw.message)), None),
+                flaw => (None, flaw),
+            };
             let other = !hostname.is_empty() && !certificate.covers(hostname);
+            let other = other.then(|| Said::new(OTHER_HOST, format!("{place}: the certificate is not for {hostname}")));
             Ok(Notes {
                 fault: flaw.map(|flaw| said(flaw.message)),
-                remark: other.then(|| format!("{place}: the certificate is not for {hostname}").into()),
+                remark: together(other.into_iter().chain(ends).collect()),
             })
         }
     }
