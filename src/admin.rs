@@ -6,6 +6,8 @@
 pub mod debug;
 pub mod metrics;
 pub mod render;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -71,3 +71,20 @@ fn a_pod_is_small() {
     // 160 bytes, which is a size that the allocator has; the next is 192.
     assert_eq!(size_of::<core::Pod>(), 144);
 }
+
+/// What ended istiod was nested deeply. What an object says besides is skipped
+/// without going down into it; what is read has a bound.
+#[test]
+fn cve_2022_24726_no_object_is_too_deep() {
+    let deep = |open: &str, close: &str| format!("{}{}", open.repeat(50_000), close.repeat(50_000));
+    for kind in Kind::ALL.iter().copied() {
+        for (open, close) in [("[", "]"), ("{\"a\":[", "]}")] {
+            let meta = r#""metadata": {"name": "a", "namespace": "b"}"#;
+            let text = format!(r#"{{{meta}, "nobody": {}, "spec": {{"nobody": {0}}}}}"#, deep(open, close));
+            // Either is fine, as long as there is an answer.
+            let _ = kind.decode_json(&text);
+            let labels = format!(r#"{{"metadata": {{"name": "a", "labels": {}}}}}"#, deep(open, close));
+            assert!(kind.decode_json(&labels).is_err(), "{kind:?}");
+        }
+    }
+}

@@ -236,7 +236,7 @@ async fn a_client_certificate_comes_first_and_must_be_of_this_mesh() {
 }
 
 #[tokio::test]
-async fn what_a_request_says_of_itself_proves_nothing() {
+async fn cve_2022_39388_what_a_request_says_of_itself_proves_nothing() {
     let chain = issuer().chain;
     let mut headers = HeaderMap::new();
     headers
@@ -265,7 +265,7 @@ fn rules_are_read_in_both_spellings() {
 }
 
 #[tokio::test]
-async fn keys_are_found_by_discovery_and_a_failure_refuses() {
+async fn cve_2026_31837_keys_are_found_by_discovery_and_a_failure_refuses() {
     let key = p256();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -519,7 +519,7 @@ async fn a_client_that_leaves_does_not_block_the_next() {
 
 proptest! {
     #[test]
-    fn random_tokens_never_panic(text in "[ -~]{0,300}", header in any::<Vec<u8>>(), claims in any::<Vec<u8>>()) {
+    fn cve_2019_12995_random_tokens_never_panic(text in "[ -~]{0,300}", header in any::<Vec<u8>>(), claims in any::<Vec<u8>>()) {
         let _ = Jwt::parse(&text);
         let _ = Jwt::parse(&format!("{}.{}.AA", encode(&header), encode(&claims)));
         let _ = Jwks::parse(&header);

@@ -1,3 +1,4 @@
+mod bulletins;
 mod evaluator;
 mod fields;
 mod random;

@@ -205,7 +205,7 @@ fn without_rules_there_is_no_filter() {
 }
 
 #[test]
-fn the_key_in_the_set_that_believes_nobody_is_a_hash() {
+fn cve_2026_31837_the_key_in_the_set_that_believes_nobody_is_a_hash() {
     assert_eq!(jwks::check(jwks::NONE), Ok(()));
     let hash = openssl::sha::sha256(jwks::NOBODY.as_bytes());
     let hash = openssl::base64::encode_block(&hash).replace('+', "-").replace('/', "_");

@@ -8,6 +8,9 @@
 //! is several, which neither a class nor a repetition can mean.
 //! <https://github.com/google/re2/wiki/Syntax>
 
+#[cfg(test)]
+mod tests;
+
 /// Istio's limit of an expression's length.
 const LONGEST: usize = 1024;
 /// What may be compiled, by our estimate.

@@ -374,7 +374,7 @@ async fn wrong_calls_get_a_status() {
 
 proptest::proptest! {
     #[test]
-    fn hostile_bytes_get_a_status(
+    fn cve_2022_23635_hostile_bytes_get_a_status(
         body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
         frame: bool,
         after_first: bool,

@@ -234,10 +234,23 @@ fn acknowledgement_may_carry_new_names() {
 }
 
 #[test]
-fn unknown_types_are_ignored() {
+fn cve_2026_31838_debug_types_are_unknown_like_any_other() {
     let mut bench = synced(&[("w1", "a")]);
-    let request = DeltaRequest { type_url: "type.googleapis.com/what".into(), ..Default::default() };
-    assert_eq!(bench.request(request), Received::UnknownType("type.googleapis.com/what".into()));
+    // istiod has served the second kind to whoever reached its port, and the
+    // third, by which it gives away objects as they are.
+    for type_url in [
+        "type.googleapis.com/what",
+        "istio.io/debug",
+        "istio.io/debug/syncz",
+        "istio.io/debug/config_dump",
+        "istio.io/connections",
+        "networking.istio.io/v1/Gateway",
+        "core/v1/Secret",
+    ] {
+        let request = DeltaRequest { type_url: type_url.into(), ..Default::default() };
+        assert_eq!(bench.request(request), Received::UnknownType(type_url.into()));
+        bench.expect(&[]);
+    }
     bench.publish(&[("w1", "b")], &[]);
     bench.expect(&[(Address, &["w1=b"], &[])]);
 }

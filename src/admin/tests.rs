@@ -1,0 +1,64 @@
+//! Who may look at what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+use super::*;
+use crate::writer::{Heard, Pace, start};
+
+/// The pages of a control plane that knows nothing.
+fn admin(metrics_local_only: bool) -> Admin {
+    let (_, events) = crate::source::channel();
+    let heard = Heard {
+        wanted: Arc::<crate::xds::demand::Demand>::default().follow(),
+        verdicts: crate::xds::verdict::channel().1,
+        keys: watch::channel(Default::default()).1,
+        asked: Arc::<crate::xds::demand::Demand<crate::credential::Want>>::default().follow(),
+        access: watch::channel(Default::default()).1,
+    };
+    let (published, questions, _) =
+        start(Arc::default(), Pace::Window(Duration::from_millis(5)), Vec::new(), heard, events).expect("a thread");
+    Admin {
+        ready: watch::channel(true).1,
+        registry: SharedRegistry::default(),
+        published,
+        questions,
+        connections: Arc::default(),
+        problems: Problems::default(),
+        cluster: "Kubernetes".into(),
+        metrics_local_only,
+    }
+}
+
+async fn status(pages: &Router, path: &str, from: &str) -> u16 {
+    let mut request = Request::get(path).body(Body::empty()).expect("a request");
+    let from: SocketAddr = format!("{from}:1").parse().expect("an address");
+    request.extensions_mut().insert(ConnectInfo(from));
+    // A header proves nothing.
+    request.headers_mut().insert("x-forwarded-for", "127.0.0.1".parse().expect("a value"));
+    pages.clone().oneshot(request).await.expect("an answer").status().as_u16()
+}
+
+/// Whoever reached istiod's port could read about proxies of all namespaces.
+#[tokio::test]
+async fn cve_2026_31838_debug_pages_are_for_this_machine() {
+    let pages = monitoring_pages(admin(false));
+    for path in ["/debug", "/debug/", "/debug/syncz", "/debug/ambientz", "/debug/sourcez", "/debug/graphz"] {
+        for from in ["10.0.0.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
+            assert_eq!(status(&pages, path, from).await, 403, "{path} from {from}");
+        }
+        for from in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
+            assert_eq!(status(&pages, path, from).await, 200, "{path} from {from}");
+        }
+    }
+    assert_eq!(status(&pages, "/debug/diagnosticsz", "10.0.0.1").await, 403);
+    assert_eq!(status(&pages, "/debug/provenancez?type=Address&name=x", "10.0.0.1").await, 403);
+    assert_eq!(status(&pages, "/metrics", "10.0.0.1").await, 200);
+    assert_eq!(status(&monitoring_pages(admin(true)), "/metrics", "10.0.0.1").await, 403);
+    // The port that probes ask has no other pages.
+    assert_eq!(status(&health_pages(admin(false)), "/debug/syncz", "127.0.0.1").await, 404);
+}
