@@ -1,26 +1,29 @@
 //! What people look at: readiness, metrics, versions and debug pages.
 //!
 //! `:8080` answers `/ready`; `:15014` answers `/metrics`, `/version` and, to
-//! callers on this machine, `/debug/…`. Paths are istiod's where it has them.
+//! those who may see them, `/debug/…` ([`access`]). Paths are istiod's where it
+//! has them.
 
+pub mod access;
 pub mod debug;
 pub mod metrics;
 pub mod render;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::Next;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+use crate::ca::authenticate::Authenticate;
 use crate::source::Problems;
 use crate::writer::{Published, Questions};
 use crate::xds::server::connections::Connections;
@@ -53,8 +56,22 @@ pub struct Admin {
     pub problems: Problems,
     /// The cluster's id.
     pub cluster: Arc<str>,
+    /// Finds out who asks for debug pages.
+    pub authenticate: Arc<dyn Authenticate>,
+    /// The namespaces whose accounts see everything, besides the mesh's root
+    /// namespace.
+    pub system_namespaces: Arc<[Arc<str>]>,
     /// Whether metrics too are for this machine only.
     pub metrics_local_only: bool,
+}
+
+impl Admin {
+    /// The namespaces whose accounts see everything.
+    fn system_namespaces(&self) -> BTreeSet<Arc<str>> {
+        let root = self.published.mesh.borrow().root_namespace.clone();
+        let root = Some(root).filter(|root| !root.is_empty());
+        self.system_namespaces.iter().cloned().chain(root).collect()
+    }
 }
 
 /// The pages of the health port.
@@ -64,11 +81,10 @@ pub fn health_pages(admin: Admin) -> Router {
 
 /// The pages of the monitoring port.
 pub fn monitoring_pages(admin: Admin) -> Router {
-    let local = axum::middleware::from_fn(local_only);
-    let debug = debug::pages().route_layer(local.clone());
+    let debug = debug::pages().route_layer(from_fn_with_state(admin.clone(), access::identified));
     let mut metrics = Router::new().route("/metrics", get(expose));
     if admin.metrics_local_only {
-        metrics = metrics.route_layer(local);
+        metrics = metrics.route_layer(from_fn(access::local_only));
     }
     Router::new().route("/version", get(version)).merge(metrics).merge(debug).with_state(admin)
 }
@@ -97,16 +113,5 @@ async fn expose(State(admin): State<Admin>) -> Response {
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-/// Debug pages show every address and policy of the mesh. Until callers can
-/// be authenticated here, they are for callers on this machine.
-async fn local_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
-    match peer.ip().to_canonical().is_loopback() {
-        true => next.run(request).await,
-        false => {
-            (StatusCode::FORBIDDEN, "only for callers on this machine; use kubectl port-forward\n").into_response()
-        }
     }
 }

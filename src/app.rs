@@ -210,7 +210,7 @@ async fn start(
     keys::fetch(tasks, &environment, client.is_none(), &registry, published.wanted_keys.clone(), keys)?;
     let setup = Setup { flags: &flags, environment: &environment, settings: &settings, client: client.as_ref() };
     let trust = setup.trust_domains()?;
-    let authenticator = setup.authenticator(&trust)?;
+    let authenticator = setup.authenticator(&trust, &[])?;
     let options = Options {
         control_plane: control_plane(&environment),
         authenticate_encrypted: environment.xds_auth,
@@ -235,8 +235,13 @@ async fn start(
         connections: xds.connections().clone(),
         problems,
         cluster: settings.cluster.clone(),
+        authenticate: setup.authenticator(&trust, &[admin::access::AUDIENCE])?,
+        system_namespaces: std::iter::once(settings.system_namespace.clone())
+            .chain(environment.debug_namespaces.iter().map(|namespace| namespace.as_str().into()))
+            .collect(),
         metrics_local_only: environment.metrics_local_only,
     };
+    xds.answer_with(Arc::new(pages.clone()));
     let mut health = admin::health_pages(pages.clone());
     if grpc.is_none() {
         health = health.merge(listen::plaintext_routes(&xds).await?);

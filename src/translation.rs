@@ -24,7 +24,7 @@ use crate::xds::resource::ResourceType;
 use crate::xds::secret::{Accounts, Vault};
 use crate::xds::verdict::Verdict;
 use crate::xds::view::{Layer, Views};
-use rejections::Rejections;
+use rejections::{RejectedResource, Rejections};
 
 /// The tables, and what comes of them.
 pub struct Translation {
@@ -169,6 +169,16 @@ impl Translation {
     /// What proxies rejected.
     pub fn rejections(&mut self) -> &mut Rejections {
         &mut self.rejections
+    }
+
+    /// What proxies of a scope rejected, whatever scope that is worked out for.
+    pub fn rejected(&self, connected: Option<&Scope>) -> Vec<RejectedResource> {
+        let shared = connected.and_then(|connected| self.configs.shared(&self.graph, connected));
+        match (connected, &shared) {
+            // It has gone.
+            (Some(_), None) => Vec::new(),
+            _ => self.rejections.of(shared.as_ref()),
+        }
     }
 
     /// The objects with a status that the last commit changed, if they are few.

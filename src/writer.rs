@@ -19,7 +19,7 @@ use rapidhash::RapidHashMap;
 use tokio::sync::{oneshot, watch};
 
 use crate::api::core::Pod;
-use crate::api::{Inputs, Kind, ObjectKey};
+use crate::api::{Inputs, Kind, Meta, ObjectKey};
 use crate::ca::access::Access;
 use crate::ca::node::{NodeAccount, PodFacts, Pods};
 use crate::credential::{Place, Want};
@@ -27,11 +27,13 @@ use crate::graph::{Diagnostic, Graph, Provenance, Stats};
 use crate::model::Settings;
 use crate::model::key_set::{Fetched, KeySource};
 use crate::model::mesh::{self, MeshConfig};
+use crate::proxy::Scope;
 use crate::source::{Event, Receiver};
 use crate::status::facts::GatewayTable;
 use crate::status::{self, Statuses};
 use crate::translation::Translation;
 use crate::translation::rejections::Object;
+pub use crate::translation::rejections::RejectedResource;
 use crate::xds::demand::Wanted;
 use crate::xds::resource::ResourceType;
 use crate::xds::secret::{Accounts, Vault};
@@ -96,6 +98,19 @@ pub enum Question {
     Diagnostics(oneshot::Sender<Vec<Diagnostic>>),
     /// Where does this resource come from?
     Provenance(ResourceType, Arc<str>, oneshot::Sender<Option<Provenance>>),
+    /// What did the proxies of these scopes reject? Answered for each.
+    Rejected(Vec<Option<Scope>>, oneshot::Sender<Vec<Vec<RejectedResource>>>),
+    /// What is in force of this object?
+    Object(Kind, ObjectKey, oneshot::Sender<InForce>),
+}
+
+/// What is in force of an object.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// Its metadata; none if it is not there.
+    pub meta: Option<Meta>,
+    /// The revision of the newest views. What is made of the object is in them.
+    pub revision: u64,
 }
 
 /// Where questions are asked.
@@ -424,6 +439,14 @@ impl Writer {
                 drop(answer.send(all));
             }
             Question::Provenance(ty, name, answer) => drop(answer.send(self.translation.provenance(ty, &name))),
+            Question::Rejected(scopes, answer) => {
+                let rejected = scopes.iter().map(|scope| self.translation.rejected(scope.as_ref()));
+                drop(answer.send(rejected.collect()));
+            }
+            Question::Object(kind, key, answer) => {
+                let meta = self.translation.inputs.meta(&self.translation.graph, kind, &key);
+                drop(answer.send(InForce { meta, revision: self.views.borrow().revision }));
+            }
         }
     }
 }

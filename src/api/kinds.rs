@@ -122,6 +122,11 @@ macro_rules! kinds {
                 Self { $( $field: graph.input(Kind::$kind.info().table), )+ unreadable: graph.input("unreadable") }
             }
 
+            /// The metadata of an object, if it is there.
+            pub fn meta(&self, graph: &Graph, kind: Kind, key: &ObjectKey) -> Option<super::Meta> {
+                match kind { $( Kind::$kind => graph.get(self.$field, key).map(|object| object.meta.clone()), )+ }
+            }
+
             /// Hands a change to the graph. It takes effect with the next commit.
             pub fn apply(&self, graph: &mut Graph, change: Change) {
                 match change {

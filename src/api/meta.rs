@@ -132,6 +132,11 @@ impl Generation {
     pub const fn of(number: i64) -> Self {
         Self(number as u16)
     }
+
+    /// What is kept of the number.
+    pub const fn end(self) -> u16 {
+        self.0
+    }
 }
 
 impl<'de> Deserialize<'de> for Generation {

@@ -53,9 +53,15 @@ impl Setup<'_> {
         Ok(Arc::new(TrustDomains::new(own, aliases)))
     }
 
-    /// The ways to prove an identity, in istiod's order.
-    pub(super) fn authenticator(&self, trust: &Arc<TrustDomains>) -> anyhow::Result<Arc<dyn Authenticate>> {
-        let audiences = &self.environment.audiences;
+    /// The ways to prove an identity, in istiod's order. Tokens are for one of the
+    /// audiences that are configured, or of `more`.
+    pub(super) fn authenticator(
+        &self,
+        trust: &Arc<TrustDomains>,
+        more: &[&str],
+    ) -> anyhow::Result<Arc<dyn Authenticate>> {
+        let more = more.iter().map(|audience| (*audience).to_owned());
+        let audiences = &self.environment.audiences.iter().cloned().chain(more).collect::<Vec<_>>();
         let mut tokens: Vec<Arc<dyn TokenAuthenticator>> = Vec::new();
         if let Some(rule) = &self.environment.jwt_rule {
             let rule: JwtRule = serde_json::from_str(rule).context("JWT_RULE")?;

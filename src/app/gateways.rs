@@ -83,11 +83,11 @@ fn proxies_of(statuses: impl Iterator<Item = Status>) -> BTreeMap<ObjectKey, Pro
         let Some(gateway) = &status.node.gateway else { continue };
         let key = ObjectKey { namespace: status.node.namespace.clone(), name: gateway.clone() };
         let proxies = table.entry(key).or_default();
-        let acknowledged = |ty| status.types.iter().any(|progress| progress.ty == ty && progress.acked.is_some());
+        let acknowledged = |ty| status.types.iter().any(|one| one.progress.ty == ty && one.progress.acked.is_some());
         // A secret that is not taken keeps nobody from listening, and what Envoy
         // says of it is not for everybody who may read a status.
-        let judged = status.types.iter().filter(|progress| progress.ty != ResourceType::Secret);
-        let error = judged.into_iter().find_map(|progress| progress.error.clone());
+        let judged = status.types.iter().filter(|one| one.progress.ty != ResourceType::Secret);
+        let error = judged.into_iter().find_map(|one| one.progress.error.clone());
         proxies.connected += 1;
         proxies.current +=
             u32::from(error.is_none() && acknowledged(ResourceType::Cluster) && acknowledged(ResourceType::Listener));

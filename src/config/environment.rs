@@ -88,6 +88,9 @@ pub struct Environment {
     /// `PILOT_ENABLE_PERSISTENT_SESSION_FILTER`: whether services may ask by label
     /// that sessions are kept.
     pub persistent_sessions: bool,
+    /// `DEBUG_ENDPOINT_AUTH_ALLOWED_NAMESPACES`: whose accounts see all debug pages,
+    /// besides those of the control plane's own namespace.
+    pub debug_namespaces: Vec<String>,
     /// `METRICS_LOCALHOST_ACCESS_ONLY`.
     pub metrics_local_only: bool,
     /// `PROXY_IMAGE`, if set: the image of waypoints, whatever the installer's
@@ -127,6 +130,7 @@ const ISTIOD_PREFIXES: &[&str] = &[
     "INJECT",
     "VALIDATION_WEBHOOK",
     "JWKS_RESOLVER_",
+    "DEBUG_ENDPOINT_",
 ];
 
 impl Environment {
@@ -214,6 +218,7 @@ impl Environment {
                 parsed.collect::<Result<_, _>>()?
             },
             persistent_sessions: reader.flag("PILOT_ENABLE_PERSISTENT_SESSION_FILTER", false)?,
+            debug_namespaces: reader.list("DEBUG_ENDPOINT_AUTH_ALLOWED_NAMESPACES", ""),
             metrics_local_only: reader.flag("METRICS_LOCALHOST_ACCESS_ONLY", false)?,
             proxy_image: reader.value("PROXY_IMAGE"),
             deploy_gateways: reader.flag("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", true)?,

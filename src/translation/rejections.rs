@@ -72,6 +72,20 @@ struct Rejected {
     version: Option<u64>,
 }
 
+/// Something that proxies rejected, for people.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RejectedResource {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub ty: ResourceType,
+    /// Its name, or that of the part of it that is to blame.
+    pub name: Arc<str>,
+    /// Why.
+    pub message: String,
+    /// The objects it comes from, as far as they may be to blame.
+    pub objects: Vec<String>,
+}
+
 /// A search among the parts of what was sent.
 struct Inquiry {
     search: Search,
@@ -108,6 +122,19 @@ impl Rejections {
             }
             all
         })
+    }
+
+    /// What the proxies of a scope rejected, in order.
+    pub fn of(&self, scope: Option<&Scope>) -> Vec<RejectedResource> {
+        let case = self.cases.iter().find(|(known, _)| known.as_ref() == scope);
+        let rejected = case.into_iter().flat_map(|(_, case)| &case.rejected);
+        let shown = rejected.map(|((ty, name), rejected)| RejectedResource {
+            ty: *ty,
+            name: name.clone(),
+            message: rejected.message.clone(),
+            objects: rejected.objects.iter().map(|(kind, key)| format!("{} {key}", kind.info().subject)).collect(),
+        });
+        shown.collect()
     }
 
     /// Notes the objects that a commit changed, and forgets what is over.

@@ -11,7 +11,7 @@
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -40,11 +40,13 @@ pub use body::StreamBody;
 use connections::{ConnectedCollector, Connections};
 pub use fanout::Closing;
 use fanout::Fanout;
+use inquiry::Answers;
 use metrics::Metrics;
 
 pub mod body;
 pub mod connections;
 mod fanout;
+pub mod inquiry;
 pub mod metrics;
 
 /// The full name of the service.
@@ -116,6 +118,9 @@ struct Shared {
     drain: CancellationToken,
     /// For large requests, see [`Reader`].
     places: Arc<Semaphore>,
+    /// Who answers questions about the control plane. Set once, as that is
+    /// somebody who looks at the connections here.
+    answers: OnceLock<Arc<dyn Answers>>,
 }
 
 /// Where secrets come from, and what has to be looked up for that.
@@ -165,6 +170,7 @@ impl Xds {
                 metrics,
                 drain,
                 places: Arc::new(Semaphore::new(LARGE_REQUESTS)),
+                answers: OnceLock::new(),
             }),
         }
     }
@@ -172,6 +178,13 @@ impl Xds {
     /// The live connections, for the debug pages.
     pub fn connections(&self) -> &Arc<Connections> {
         &self.shared.connections
+    }
+
+    /// Says who answers questions about the control plane, for all that come
+    /// after that. Without anybody they are refused.
+    pub fn answer_with(&self, answers: Arc<dyn Answers>) {
+        // Nobody is replaced.
+        let _ = self.shared.answers.set(answers);
     }
 
     /// The service for connections of the runtime it is called on.

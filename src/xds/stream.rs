@@ -198,6 +198,24 @@ impl Stream {
         self.subscriptions.iter().map(Subscription::progress)
     }
 
+    /// Whether the client has and has judged all that it is to be told as of
+    /// these views.
+    pub fn is_settled(&self, newest: &Arc<Views>) -> bool {
+        let settled = |one: &Subscription| one.is_at(self.newest(one.ty, newest)) && !one.is_outstanding();
+        newest.knows(self.scope.as_ref()) && self.subscriptions.iter().all(settled)
+    }
+
+    /// A nonce for something that no subscription is answered with.
+    pub fn own_nonce(&mut self) -> Nonce {
+        self.nonce.number += 1;
+        self.nonce
+    }
+
+    /// Whether a nonce is of this stream.
+    pub fn is_own_nonce(&self, text: &str) -> bool {
+        Nonce::parse(text).is_some_and(|nonce| nonce.salt == self.nonce.salt)
+    }
+
     /// What the client makes of the latest response of a type.
     pub fn verdict(&self, ty: ResourceType, error: Option<Arc<str>>) -> Option<Verdict> {
         let subscription = self.subscriptions.iter().find(|subscription| subscription.ty == ty)?;
@@ -290,8 +308,7 @@ impl Stream {
     }
 
     fn response(&mut self, at: usize, answer: Answer) -> Response {
-        self.nonce.number += 1;
-        let nonce = self.nonce;
+        let nonce = self.own_nonce();
         let subscription = &mut self.subscriptions[at];
         let first = subscription.nonce.replace(nonce).is_none();
         let framing = match self.variant {

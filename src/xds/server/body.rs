@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::connections::Registration;
 use super::fanout::{Fanout, Listener, Opener};
+use super::inquiry::{Answering, Asked, Inquiry};
 use super::{Connected, Shared, clip, closing, jitter, salt};
 use crate::ca::listener::MAX_RECORD;
 use crate::credential::Want;
@@ -56,6 +57,8 @@ pub struct StreamBody<B> {
     connected: Connected,
     /// Present once it asks for secrets; in a box, as few do.
     opening: Option<Box<Opening>>,
+    /// Present while a question about the control plane is being answered.
+    answering: Option<Box<Answering>>,
     /// Present once the client has introduced itself.
     registration: Option<Registration>,
     ended: bool,
@@ -68,9 +71,19 @@ struct Opening {
     held: Option<Held<Want>>,
 }
 
+/// What is to be written next.
+enum Next {
+    Response(Response),
+    /// An answer, as it is written.
+    Answer(Bytes),
+    /// The end of the stream, with OK.
+    End,
+}
+
 /// A response that is being written.
 struct Sending {
-    encoder: Encoder,
+    /// None for an answer, which is complete.
+    encoder: Option<Encoder>,
     /// What the encoder has handed over and HTTP/2 was not given yet.
     rest: Bytes,
     started: Instant,
@@ -83,7 +96,7 @@ const FRAME: usize = MAX_RECORD - 9;
 impl Sending {
     fn next_frame(&mut self) -> Option<Bytes> {
         if self.rest.is_empty() {
-            self.rest = self.encoder.next_chunk()?;
+            self.rest = self.encoder.as_mut()?.next_chunk()?;
         }
         Some(self.rest.split_to(self.rest.len().min(FRAME)))
     }
@@ -112,6 +125,7 @@ impl<B: RequestBody> StreamBody<B> {
             age,
             connected,
             opening: None,
+            answering: None,
             registration: None,
             ended: false,
             shared,
@@ -119,9 +133,9 @@ impl<B: RequestBody> StreamBody<B> {
     }
 
     /// Waits for what changes the state, up to the next response. An error is
-    /// how the stream ends; so is `None`, with OK, after the client closed its
-    /// side and was answered.
-    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Response>, Status>> {
+    /// how the stream ends; with OK it does after the client closed its side and
+    /// was answered.
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, Status>> {
         let aged = self.age.as_mut().is_some_and(|age| age.poll_unpin(cx).is_ready());
         self.listener.listen(cx);
         if aged || self.listener.closing() {
@@ -129,9 +143,17 @@ impl<B: RequestBody> StreamBody<B> {
         }
         let mut more = true;
         for _ in 0..BATCH {
-            more = self.poll_request(cx)?.is_ready() && !self.half_closed;
+            // One question at a time.
+            more = self.answering.is_none() && self.poll_request(cx)?.is_ready() && !self.half_closed;
             if !more {
                 break;
+            }
+        }
+        if let Some(answering) = &mut self.answering {
+            let server = (self.views.revision, &*self.shared.options.control_plane);
+            if let Poll::Ready(answer) = answering.poll(cx, self.variant, server) {
+                self.answering = None;
+                return Poll::Ready(answer.map(Next::Answer));
             }
         }
         if let Some(views) = self.listener.newer(&self.views) {
@@ -141,10 +163,15 @@ impl<B: RequestBody> StreamBody<B> {
             self.look_up_secrets(cx);
         }
         match self.stream.next(&self.views) {
-            Some(response) => Poll::Ready(Ok(Some(response))),
+            Some(response) => Poll::Ready(Ok(Next::Response(response))),
             // It has asked all it wanted, and is answered first.
-            None if self.half_closed && self.views.knows(self.stream.scope()) => Poll::Ready(Ok(None)),
+            None if self.half_closed && self.answering.is_none() && self.views.knows(self.stream.scope()) => {
+                Poll::Ready(Ok(Next::End))
+            }
             None => {
+                if let Some(registration) = &self.registration {
+                    registration.connection.settle(&self.stream, &self.views);
+                }
                 if more {
                     cx.waker().wake_by_ref();
                 }
@@ -190,6 +217,7 @@ impl<B: RequestBody> StreamBody<B> {
     }
 
     fn apply(&mut self, request: Request) -> Result<(), Status> {
+        let asked = Asked::read(&request);
         let received = match request {
             Request::Delta(request) => self.stream.on_delta_request(request)?,
             Request::Sotw(request) => self.stream.on_sotw_request(request)?,
@@ -205,6 +233,9 @@ impl<B: RequestBody> StreamBody<B> {
                 &none.insert(registration).connection
             }
         };
+        if let Some(asked) = asked {
+            return self.inquire(asked);
+        }
         let metrics = &self.shared.metrics;
         match received {
             Received::UnknownType(type_url) => {
@@ -236,6 +267,22 @@ impl<B: RequestBody> StreamBody<B> {
         Ok(())
     }
 
+    /// Has a question answered.
+    fn inquire(&mut self, asked: Asked) -> Result<(), Status> {
+        // It has the answer.
+        if self.stream.is_own_nonce(&asked.nonce) {
+            return Ok(());
+        }
+        let caller = self.connected.caller.clone().filter(|_| self.connected.peer.encrypted);
+        let (Some(caller), Some(answers)) = (caller, self.shared.answers.get()) else {
+            return Err(Status::unauthenticated("authentication required"));
+        };
+        let inquiry = Inquiry { type_url: asked.type_url, names: asked.names, caller };
+        let nonce = self.stream.own_nonce().to_string();
+        self.answering = Some(Box::new(Answering::new(&**answers, inquiry, nonce)));
+        Ok(())
+    }
+
     fn start(&mut self, response: Response) -> Result<(), Status> {
         let encoder = Encoder::new(response, &self.shared.options.control_plane)
             .inspect_err(|_| _ = self.shared.metrics.internal_errors.inc())?;
@@ -243,14 +290,14 @@ impl<B: RequestBody> StreamBody<B> {
             let (ty, bytes) = (encoder.response().ty.label(), encoder.encoded_len());
             warn!(ty, bytes, "a response comes near to the 200 MiB that ztunnel accepts");
         }
-        self.sending = Some(Box::new(Sending { encoder, rest: Bytes::new(), started: Instant::now() }));
+        self.sending = Some(Box::new(Sending { encoder: Some(encoder), rest: Bytes::new(), started: Instant::now() }));
         Ok(())
     }
 
     /// Accounts for a response that was handed over completely.
     fn finish(&self, sending: &Sending) {
-        let response = sending.encoder.response();
-        self.shared.metrics.pushed(response, sending.encoder.encoded_len(), sending.started.elapsed());
+        let Some(encoder) = &sending.encoder else { return };
+        self.shared.metrics.pushed(encoder.response(), encoder.encoded_len(), sending.started.elapsed());
         if let Some(registration) = &self.registration {
             registration.connection.update(self.stream.progress());
         }
@@ -286,8 +333,12 @@ impl<B: RequestBody> Body for StreamBody<B> {
                 }
             }
             let outcome = match ready!(this.poll_response(cx)) {
-                Ok(Some(response)) => this.start(response),
-                Ok(None) => Err(Status::ok("")),
+                Ok(Next::Response(response)) => this.start(response),
+                Ok(Next::Answer(rest)) => {
+                    this.sending = Some(Box::new(Sending { encoder: None, rest, started: Instant::now() }));
+                    Ok(())
+                }
+                Ok(Next::End) => Err(Status::ok("")),
                 Err(status) => Err(status),
             };
             if let Err(status) = outcome {

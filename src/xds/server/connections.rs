@@ -18,7 +18,8 @@ use tracing::info;
 use super::{Shared, clip};
 use crate::proxy::{Node, NodeKind, Scope};
 use crate::xds::demand::Held;
-use crate::xds::stream::Progress;
+use crate::xds::stream::{Progress, Stream};
+use crate::xds::view::Views;
 
 /// The streams that are open.
 #[derive(Debug, Default)]
@@ -38,9 +39,59 @@ pub struct Connection {
     pub address: Option<SocketAddr>,
     /// Since when.
     pub connected: Timestamp,
+    /// The revision of the newest views of which it has judged all it is told.
+    settled: AtomicU64,
     // A lock and not a channel: written by its stream, read by debug pages,
     // and held only to copy a few strings.
-    progress: Mutex<Vec<Progress>>,
+    types: Mutex<Vec<TypeStatus>>,
+}
+
+/// What has been sent of a type and acknowledged, and when.
+#[derive(Clone, Debug, Serialize)]
+pub struct TypeStatus {
+    /// What.
+    #[serde(flatten)]
+    pub progress: Progress,
+    /// When the latest response was sent.
+    pub sent_at: Option<Timestamp>,
+    /// When a response was acknowledged last.
+    pub acked_at: Option<Timestamp>,
+}
+
+/// How far a client is with a type, in the words of `istioctl proxy-status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncState {
+    /// It has the latest response.
+    Synced,
+    /// It was not sent anything.
+    NotSent,
+    /// It has not answered the latest response.
+    Stale,
+    /// It has rejected the latest response.
+    Error,
+}
+
+impl TypeStatus {
+    /// How far the client is.
+    pub fn state(&self) -> SyncState {
+        let Progress { sent, acked, error, .. } = &self.progress;
+        match (error, sent) {
+            (Some(_), _) => SyncState::Error,
+            (None, None) => SyncState::NotSent,
+            (None, sent) if sent == acked => SyncState::Synced,
+            (None, Some(_)) => SyncState::Stale,
+        }
+    }
+
+    fn update(&mut self, progress: Progress) {
+        if progress.sent != self.progress.sent {
+            self.sent_at = Some(Timestamp::now());
+        }
+        if progress.acked != self.progress.acked {
+            self.acked_at = Some(Timestamp::now());
+        }
+        self.progress = progress;
+    }
 }
 
 /// What the debug pages show of a connection.
@@ -54,8 +105,10 @@ pub struct Status {
     pub address: Option<SocketAddr>,
     /// Since when.
     pub connected: Timestamp,
+    /// The revision of the newest views of which it has judged all it is told.
+    pub settled: u64,
     /// What has been sent and acknowledged, by type.
-    pub types: Vec<Progress>,
+    pub types: Vec<TypeStatus>,
 }
 
 impl Connections {
@@ -106,15 +159,29 @@ impl Collector for ConnectedCollector {
 impl Connection {
     /// Notes what the stream has sent and seen acknowledged.
     pub(super) fn update(&self, progress: impl Iterator<Item = Progress>) {
-        let mut known = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        known.clear();
-        known.extend(progress);
+        let mut known = self.types.lock().unwrap_or_else(PoisonError::into_inner);
+        // In the order of types, of which there are more and more.
+        for (at, progress) in progress.enumerate() {
+            if known.get(at).is_none_or(|one| one.progress.ty != progress.ty) {
+                let nothing = Progress { sent: None, acked: None, error: None, revision: None, ty: progress.ty };
+                known.insert(at, TypeStatus { progress: nothing, sent_at: None, acked_at: None });
+            }
+            known[at].update(progress);
+        }
+    }
+
+    /// Notes that everything as of these views was judged, if it was.
+    pub(super) fn settle(&self, stream: &Stream, views: &Arc<Views>) {
+        if self.settled.load(Ordering::Relaxed) != views.revision && stream.is_settled(views) {
+            self.settled.store(views.revision, Ordering::Relaxed);
+        }
     }
 
     fn status(&self) -> Status {
-        let types = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let settled = self.settled.load(Ordering::Relaxed);
         let Self { id, node, address, connected, .. } = self;
-        Status { connection: id.clone(), node: node.clone(), address: *address, connected: *connected, types }
+        Status { connection: id.clone(), node: node.clone(), address: *address, connected: *connected, settled, types }
     }
 }
 
@@ -135,7 +202,8 @@ impl Registration {
         let id = format!("{}-{number}", node.name);
         info!(connection = id, node = %node.id, ?address, "xDS stream opened");
         let connected = Timestamp::now();
-        let connection = Arc::new(Connection { id, node, address, connected, progress: Mutex::default() });
+        let (settled, types) = (AtomicU64::new(0), Mutex::default());
+        let connection = Arc::new(Connection { id, node, address, connected, settled, types });
         shared.connections.live.insert(number, connection.clone());
         let held = scope.map(|scope| shared.demand.hold([scope.clone()]));
         Self { connection, ended: None, number, shared: shared.clone(), _held: held }

@@ -1,5 +1,6 @@
 //! The service over real sockets, and bytes no client would send.
 
+mod inquiries;
 mod secrets;
 
 use std::net::SocketAddr;
@@ -220,7 +221,8 @@ async fn disconnect_frees_the_connection() {
     let mesh = Mesh::new(false, Layer::default(), options()).await;
     let mut client = mesh.open(&[Address]).await;
     client.next().await;
-    mesh.until(|mesh| mesh.xds.connections().statuses().iter().any(|status| status.types[0].acked.is_some())).await;
+    mesh.until(|mesh| mesh.xds.connections().statuses().iter().any(|status| status.types[0].progress.acked.is_some()))
+        .await;
     let [status] = &mesh.xds.connections().statuses()[..] else { panic!("one connection") };
     assert_eq!(status.connection, "zt.istio-system-1");
     let json = serde_json::to_value(status).unwrap();
@@ -312,7 +314,7 @@ async fn rejections_are_counted_and_shown() {
     client.requests.send(stale).await.unwrap();
     mesh.until(|mesh| mesh.metric("pilot_xds_expired_nonce{type=\"Address\"}") == "1").await;
     assert_eq!(mesh.metric("pilot_total_xds_rejects{type=\"Address\"}"), "1");
-    let error = mesh.xds.connections().statuses()[0].types[0].error.clone().unwrap();
+    let error = mesh.xds.connections().statuses()[0].types[0].progress.error.clone().unwrap();
     assert_eq!(error.len(), 4096);
 }
 

@@ -240,6 +240,11 @@ impl Subscription {
         !self.asked() && at(&self.reached) && at(&self.completed)
     }
 
+    /// Whether the latest response was not answered yet.
+    pub(super) fn is_outstanding(&self) -> bool {
+        self.outstanding
+    }
+
     /// Whether a response is due whatever has changed.
     fn asked(&self) -> bool {
         self.answer_due || self.resend || !self.owed.is_empty()

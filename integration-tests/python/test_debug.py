@@ -1,0 +1,186 @@
+"""Debug pages: who may see them, in istiod's shapes, over HTTP and over xDS as
+istioctl asks for them."""
+
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+from discovery import ADDRESS, DeltaStream, _Stream, bearer
+from envoy.config.core.v3 import base_pb2
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+from envoy.service.status.v3 import csds_pb2
+from fairway import ROOT, Fairway
+
+ISTIOCTL = "sidecar~127.0.0.1~test-1.istio-system~istio-system.svc.cluster.local"
+
+
+class Asking(_Stream):
+    """Asks as istioctl does."""
+
+    def __init__(self, channel, metadata=()):
+        stub = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel)
+        super().__init__(stub.StreamAggregatedResources, metadata)
+
+    def ask(self, type_url, *names, node=ISTIOCTL):
+        self.send(discovery_pb2.DiscoveryRequest(
+            type_url=type_url, resource_names=names, node=base_pb2.Node(id=node), response_nonce="of now",
+        ))
+        return self.receive()
+
+
+def outside():
+    """An address of this machine that is not of loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback's")
+        return probe.getsockname()[0]
+
+
+@pytest.fixture
+def exposed(binary, mesh, tmp_path):
+    """A control plane whose pages can be reached from elsewhere."""
+    fairway = Fairway(binary, mesh, tmp_path)
+    port = fairway.monitoring.split(":")[1]
+    fairway.monitoring = f"0.0.0.0:{port}"
+    with fairway as running:
+        running.monitoring, running.outside = f"127.0.0.1:{port}", f"{outside()}:{port}"
+        yield running
+        print(running.log())
+
+
+def get(address, path, **headers):
+    request = urllib.request.Request(f"http://{address}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def token(fairway, namespace, account, audience="istio-ca"):
+    import subprocess
+
+    return subprocess.run(
+        [fairway.binary, "token", "--stateDir", fairway.state, "--namespace", namespace, "--serviceAccount", account,
+         "--audience", audience],
+        check=True, capture_output=True, text=True, timeout=10,
+    ).stdout.strip()
+
+
+def test_others_prove_who_they_are(exposed):
+    path = "/debug/syncz"
+    assert get(exposed.monitoring, path)[0] == 200
+    assert get(exposed.outside, path)[0] == 401
+    assert get(exposed.outside, path, Authorization="Bearer nonsense")[0] == 401
+    assert get(exposed.outside, path, **{"X-Forwarded-For": "127.0.0.1"})[0] == 401
+    system = token(exposed, "istio-system", "default")
+    assert get(exposed.outside, path, Authorization=f"Bearer {system}")[0] == 200
+    other = token(exposed, "default", "sleep")
+    assert get(exposed.outside, path, Authorization=f"Bearer {other}")[0] == 403
+    # The metrics are for Prometheus, which proves nothing.
+    assert get(exposed.outside, "/metrics")[0] == 200
+
+
+def test_a_token_for_the_pages_is_good_for_nothing_else(exposed):
+    weak = token(exposed, "istio-system", "default", audience="fairway-debug")
+    assert get(exposed.outside, "/debug/syncz", **{"fairway-token": weak})[0] == 200
+    with exposed.tls() as channel, Asking(channel, bearer(weak)) as stream, pytest.raises(grpc.RpcError) as refused:
+        stream.ask("istio.io/debug/syncz")
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_page_in_a_browser_cannot_ask(fairway):
+    assert get(fairway.monitoring, "/debug/syncz", Host="rebound.example")[0] == 403
+
+
+def test_all_pages_answer(fairway):
+    names = json.loads(get(fairway.monitoring, "/debug/list")[1])
+    assert {"syncz", "config_dump", "connections", "adsz", "ambientz"} <= set(names)
+    wanting = {"provenancez": "?type=Address&name=none", "objectz": "?kind=Service&namespace=default&name=reviews"}
+    for name in [*names, "list"]:
+        status, body = get(fairway.monitoring, f"/debug/{name}{wanting.get(name, '')}")
+        expected = {"provenancez": 404, "config_dump": 400, "edsz": 400, "ecdsz": 400, "ndsz": 400}.get(name, 200)
+        assert status == expected, (name, body)
+        if status == 200:
+            json.loads(body)
+    assert get(fairway.monitoring, "/debug/nothing")[0] == 404
+
+
+def test_syncz_is_what_istioctl_and_kiali_read(fairway):
+    with fairway.plaintext() as channel, DeltaStream(channel) as stream:
+        stream.subscribe_all()
+        [row] = json.loads(get(fairway.monitoring, "/debug/syncz")[1])
+        assert row["proxy"] == "ztunnel-8hxkd.istio-system"
+        assert row["proxy_type"] == "ztunnel"
+        assert row["cluster_id"] == "Kubernetes"
+        address = row["resources"][ADDRESS]
+        assert address["sent"] and address["sentTime"].endswith("Z")
+        connections = json.loads(get(fairway.monitoring, "/debug/connections")[1])
+        assert connections["totalClients"] == 1
+        assert connections["clients"][0]["connectionId"].startswith("ztunnel-8hxkd.istio-system-")
+
+
+def test_istioctl_is_told_over_tls(fairway):
+    system = bearer(token(fairway, "istio-system", "default"))
+    with fairway.plaintext() as other, DeltaStream(other) as ztunnel, fairway.tls() as channel:
+        ztunnel.subscribe_all()
+        with Asking(channel, system) as stream:
+            response = stream.ask("istio.io/debug/syncz")
+            assert json.loads(response.control_plane.identifier)["Component"] == "istiod"
+            [resource] = response.resources
+            config = csds_pb2.ClientConfig()
+            assert resource.Unpack(config)
+            assert config.node.id == "ztunnel-8hxkd.istio-system"
+            assert config.node.metadata["NAMESPACE"] == "istio-system"
+            states = {one.type_url: one.config_status for one in config.generic_xds_configs}
+            assert states[ADDRESS] in (csds_pb2.SYNCED, csds_pb2.STALE)
+            # What istioctl itself is on the stream for is not a proxy.
+            dump = stream.ask("istio.io/debug/config_dump", "ztunnel-8hxkd.istio-system")
+            assert {one.type_url for one in dump.resources} >= {ADDRESS}
+            assert not stream.ask("istio.io/debug/config_dump", "nobody.istio-system").resources
+            page = stream.ask("istio.io/debug", "list")
+            assert "syncz" in json.loads(page.resources[0].value)
+            missing = stream.ask("istio.io/debug", "config_dump?proxyID=nobody.istio-system")
+            assert b"Proxy not connected to this Pilot instance" in missing.resources[0].value
+            unknown = stream.ask("istio.io/debug", "nothing")
+            assert b"404 page not found" in unknown.resources[0].value
+
+
+@pytest.mark.parametrize("type_url, names, told", [
+    ("istio.io/debug/syncz", [], []),
+    ("istio.io/debug/config_dump", ["ztunnel-8hxkd.istio-system"], []),
+    ("istio.io/debug", ["syncz"], grpc.StatusCode.PERMISSION_DENIED),
+    ("istio.io/debug", ["config_dump?proxyID=ztunnel-8hxkd.istio-system"], b"Proxy not connected"),
+])
+def test_other_namespaces_are_told_of_their_own(fairway, type_url, names, told):
+    node = "sidecar~127.0.0.1~sleep-1.default~default.svc.cluster.local"
+    with fairway.plaintext() as other, DeltaStream(other) as ztunnel, fairway.tls() as channel:
+        ztunnel.subscribe_all()
+        with Asking(channel, bearer(token(fairway, "default", "sleep"))) as stream:
+            if isinstance(told, grpc.StatusCode):
+                with pytest.raises(grpc.RpcError) as refused:
+                    stream.ask(type_url, *names, node=node)
+                assert refused.value.code() == told
+            else:
+                resources = stream.ask(type_url, *names, node=node).resources
+                assert [one.value[:len(told)] for one in resources] == ([told] if told else [])
+
+
+def test_nothing_is_told_in_plaintext(fairway):
+    with fairway.plaintext() as channel:
+        for metadata in [[], bearer(token(fairway, "istio-system", "default"))]:
+            for type_url in ["istio.io/debug/syncz", "istio.io/debug/config_dump", "istio.io/debug"]:
+                with Asking(channel, metadata) as stream, pytest.raises(grpc.RpcError) as refused:
+                    stream.ask(type_url, "syncz")
+                assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_reference_lists_what_there_is(fairway):
+    written = (ROOT / "docs/debug.md").read_text()
+    for name in json.loads(get(fairway.monitoring, "/debug/list")[1]):
+        assert f"`/debug/{name}" in written
