@@ -1,6 +1,11 @@
 //! Metrics of the process as a whole and of the graph. Modules that serve
 //! something register their own.
 
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
 use std::time::Instant;
 
 use prometheus_client::collector::Collector;
