@@ -1,3 +1,11 @@
-//! What a person asks of a mesh on the command line, without a cluster.
+//! What a person asks on the command line: of a folder of YAML, or of a control
+//! plane that is running.
 
+pub mod check;
+pub mod completion;
+mod connect;
+mod kinds;
+mod output;
+pub mod proxies;
 pub mod translate;
+pub mod wait;

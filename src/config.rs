@@ -7,6 +7,7 @@
 pub mod agent;
 pub(crate) mod duration;
 mod environment;
+pub mod terminal;
 #[cfg(test)]
 mod tests;
 mod unknown;
@@ -39,6 +40,22 @@ pub enum Command {
     Token(Token),
     /// Print what a proxy would be told for a folder of YAML.
     Translate(Translate),
+    /// List connected proxies: what they have, what they wait for, and what they
+    /// rejected.
+    Proxies(terminal::Proxies),
+    /// Wait until all proxies have what an object says.
+    ///
+    /// Returns when every connected proxy has acknowledged everything up to the
+    /// change of the object; a proxy that the object does not concern is there at
+    /// once. Fails at once if a proxy rejects what comes from it. Of kinds that the
+    /// API server does not count changes of, such as Service, what is in force when
+    /// the command begins is waited for.
+    Wait(terminal::Wait),
+    /// Say what is wrong with an installation, or in the way of one, and what to
+    /// do about it.
+    Check(terminal::Check),
+    /// Print what completes commands in a shell.
+    Completion(terminal::Completion),
     /// Run a stock Envoy as a proxy of the mesh, in place of pilot-agent.
     Agent(Box<agent::Agent>),
     /// Become Envoy, for as long as the agent lives. Only the agent calls it.

@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-use fairway::cli::translate;
+use fairway::cli::{check, completion, proxies, translate, wait};
 use fairway::config::{self, Command};
 use fairway::{agent, app, token};
 
@@ -42,6 +42,10 @@ fn main() -> ExitCode {
         }
         Command::Token(flags) => token::print(&flags),
         Command::Translate(flags) => translate::print(&flags),
+        Command::Proxies(flags) => proxies::print(&flags),
+        Command::Wait(flags) => wait::wait(&flags),
+        Command::Check(flags) => check::print(&flags),
+        Command::Completion(flags) => completion::print(&flags),
         Command::Agent(flags) => match agent::run(*flags, unknown) {
             Ok(code) => return code,
             Err(error) => Err(error),

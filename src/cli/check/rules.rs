@@ -1,0 +1,488 @@
+//! What facts mean, and what to do about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use openssl::asn1::Asn1Time;
+use openssl::x509::X509;
+use serde_json::Value;
+
+use super::facts::{Facts, Right, defined_elsewhere};
+use super::{Finding, Level};
+use crate::cli::connect::text;
+
+const KUBERNETES: &str = "Kubernetes";
+const DEFINITIONS: &str = "Definitions";
+const RIGHTS: &str = "Rights";
+const CONTROL_PLANE: &str = "Control plane";
+const LEASES: &str = "Leases";
+const ROOT: &str = "Root";
+const ZTUNNEL: &str = "ztunnel";
+
+/// The oldest Kubernetes that is tested with.
+const OLDEST: u64 = 29;
+/// How long before its end a root is to be replaced.
+const SOON: i32 = 30;
+/// What istiod trusts if its Deployment does not say.
+const TRUSTED: &str = "istio-system/ztunnel";
+/// The Lease of those who write root certificates, which is always there.
+const ROOTS_LEASE: &str = "istio-namespace-controller-election";
+/// Namespaces without root certificates, as in istiod.
+const LEFT_ALONE: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];
+
+/// Everything that is to be said.
+pub(super) fn findings(facts: &Facts, pre: bool) -> Vec<Finding> {
+    let mut all = kubernetes(facts);
+    all.extend(definitions(facts));
+    all.extend(rights(facts, pre));
+    if pre {
+        all.extend(others(facts));
+    } else {
+        all.extend(control_plane(facts));
+        all.extend(leases(facts));
+        all.extend(root(facts));
+    }
+    all.extend(ztunnel(facts, pre));
+    all
+}
+
+fn unknown(group: &'static str, what: &str, error: &str) -> Finding {
+    Finding::of(group, Level::Unknown, format!("{what}: {error}"), "ask with the rights of somebody who may read it")
+}
+
+fn kubernetes(facts: &Facts) -> Vec<Finding> {
+    let version = match &facts.version {
+        Err(error) => Finding::of(
+            KUBERNETES,
+            Level::Bad,
+            format!("the API server does not answer: {error}"),
+            "does the kubeconfig name the right cluster, and is it reachable from here?",
+        ),
+        Ok(version) => {
+            let minor: String = text(version, "/minor").chars().take_while(char::is_ascii_digit).collect();
+            let name = text(version, "/gitVersion");
+            match minor.parse::<u64>() {
+                Ok(minor) if minor < OLDEST => Finding::of(
+                    KUBERNETES,
+                    Level::Doubtful,
+                    format!("{name} is older than what Fairway is tested with"),
+                    format!("Kubernetes 1.{OLDEST} or newer"),
+                ),
+                _ => Finding::good(KUBERNETES, format!("the API server answers: {name}")),
+            }
+        }
+    };
+    let token = match &facts.token {
+        Ok(()) => Finding::good(KUBERNETES, "there are tokens for the audience istio-ca"),
+        Err(error) if error.contains("orbidden") => {
+            unknown(KUBERNETES, "whether there are tokens for an audience", error)
+        }
+        Err(error) => Finding::of(
+            KUBERNETES,
+            Level::Bad,
+            format!("no token for the audience istio-ca: {error}"),
+            "the API server needs --service-account-issuer and --service-account-signing-key-file: proxies prove who \
+             they are with projected tokens",
+        ),
+    };
+    vec![version, token]
+}
+
+fn definitions(facts: &Facts) -> Vec<Finding> {
+    let known = match &facts.definitions {
+        Ok(known) => known,
+        Err(error) => return vec![unknown(DEFINITIONS, "the definitions of kinds", error)],
+    };
+    let mut groups = BTreeMap::<&str, (usize, Vec<String>, Vec<String>)>::new();
+    for kind in defined_elsewhere() {
+        let info = kind.info();
+        let (found, missing, unserved) = groups.entry(info.group).or_default();
+        let served = |definition: &Value| {
+            let versions = definition.pointer("/spec/versions").and_then(Value::as_array).into_iter().flatten();
+            let served = versions.filter(|one| one.get("served").and_then(Value::as_bool) == Some(true));
+            served.map(|one| text(one, "/name").to_owned()).collect::<Vec<_>>()
+        };
+        match known.get(&format!("{}.{}", info.plural, info.group)).map(served) {
+            None => missing.push(info.kind.to_owned()),
+            Some(versions) if !versions.iter().any(|one| info.versions.contains(&one.as_str())) => {
+                unserved.push(format!("{} ({})", info.kind, versions.join(", ")));
+            }
+            Some(_) => *found += 1,
+        }
+    }
+    let finding = |(group, (found, missing, unserved)): (&str, (usize, Vec<String>, Vec<String>))| {
+        let fix = if group == "gateway.networking.k8s.io" {
+            "install the Gateway API, see https://gateway-api.sigs.k8s.io/guides/"
+        } else {
+            "helm install istio-base istio/base --namespace istio-system --set defaultRevision="
+        };
+        let mut all = Vec::new();
+        if missing.is_empty() && unserved.is_empty() {
+            all.push(Finding::good(DEFINITIONS, format!("{group}: all {found} kinds are defined")));
+        }
+        if !missing.is_empty() {
+            // Fairway does without, and begins when they come.
+            let what = format!("{group}: not defined: {}", missing.join(", "));
+            all.push(Finding::of(DEFINITIONS, Level::Doubtful, what, format!("if you need them: {fix}")));
+        }
+        if !unserved.is_empty() {
+            let what = format!("{group}: no version that is read: {}", unserved.join(", "));
+            all.push(Finding::of(DEFINITIONS, Level::Bad, what, fix));
+        }
+        all
+    };
+    groups.into_iter().flat_map(finding).collect()
+}
+
+fn rights(facts: &Facts, pre: bool) -> Vec<Finding> {
+    let who = if pre { "you" } else { "the control plane" };
+    let (denied, unsure): (Vec<_>, Vec<_>) =
+        facts.rights.iter().filter(|right| right.allowed != Ok(true)).partition(|right| right.allowed.is_ok());
+    let mut all = Vec::new();
+    if denied.is_empty() && unsure.is_empty() {
+        all.push(Finding::good(RIGHTS, format!("{who} may do all {} things that it takes", facts.rights.len())));
+    }
+    let fix = if pre {
+        "install as somebody who may, such as a cluster administrator"
+    } else {
+        "helm upgrade the chart together with the image: its roles are what this version needs"
+    };
+    if !denied.is_empty() {
+        let what = format!("{who} may not: {}", listed(denied.iter().copied()));
+        all.push(Finding::of(RIGHTS, Level::Bad, what, fix));
+    }
+    if let Some(right) = unsure.first() {
+        let error = right.allowed.as_ref().err().map(String::as_str).unwrap_or_default();
+        all.push(unknown(RIGHTS, &format!("what {who} may"), error));
+    }
+    all
+}
+
+/// Rights, those to the same thing together.
+fn listed<'a>(rights: impl Iterator<Item = &'a Right>) -> String {
+    let mut verbs = BTreeMap::<String, Vec<&str>>::new();
+    for right in rights {
+        let dot = if right.group.is_empty() { "" } else { "." };
+        let place = if right.namespace.is_empty() { String::new() } else { format!(" in {}", right.namespace) };
+        verbs.entry(format!("{}{dot}{}{place}", right.resource, right.group)).or_default().push(&right.verb);
+    }
+    verbs.into_iter().map(|(what, verbs)| format!("{} {what}", verbs.join("/"))).collect::<Vec<_>>().join("; ")
+}
+
+/// Whether a Deployment runs istiod's own image.
+fn is_istiod(deployment: &Value) -> bool {
+    let image = text(deployment, "/spec/template/spec/containers/0/image");
+    image.rsplit('/').next().is_some_and(|name| name.split([':', '@']).next() == Some("pilot"))
+}
+
+fn name(object: &Value) -> String {
+    format!("{}/{}", text(object, "/metadata/namespace"), text(object, "/metadata/name"))
+}
+
+/// Other control planes, before an installation.
+fn others(facts: &Facts) -> Vec<Finding> {
+    match &facts.control_planes {
+        Err(error) => vec![unknown(CONTROL_PLANE, "whether there is a control plane", error)],
+        Ok(all) if all.is_empty() => vec![Finding::good(CONTROL_PLANE, "there is none yet")],
+        Ok(all) => all
+            .iter()
+            .map(|one| match is_istiod(one) {
+                true => Finding::of(
+                    CONTROL_PLANE,
+                    Level::Doubtful,
+                    format!("an istiod is here: {}", name(one)),
+                    "docs/migrate.md says how to take its place, and the way back",
+                ),
+                false => Finding::good(CONTROL_PLANE, format!("Fairway is here: {}", name(one))),
+            })
+            .collect(),
+    }
+}
+
+fn control_plane(facts: &Facts) -> Vec<Finding> {
+    let mut all = Vec::new();
+    let deployments = match &facts.control_planes {
+        Ok(deployments) => deployments.as_slice(),
+        Err(error) => {
+            all.push(unknown(CONTROL_PLANE, "Deployments", error));
+            &[]
+        }
+    };
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        deployments.iter().partition(|one| text(one, "/metadata/namespace") == facts.namespace);
+    if here.is_empty() && facts.control_planes.is_ok() {
+        all.push(Finding::of(
+            CONTROL_PLANE,
+            Level::Bad,
+            format!("there is none in {}", facts.namespace),
+            "docs/install.md; --istio-namespace says where to look",
+        ));
+    }
+    for one in here {
+        let number = |field: &str| one.pointer(field).and_then(Value::as_u64).unwrap_or(0);
+        let (wanted, ready) = (number("/spec/replicas"), number("/status/readyReplicas"));
+        let what = format!("{}: {ready} of {wanted} replicas are ready", name(one));
+        all.push(match ready {
+            _ if is_istiod(one) => {
+                Finding::of(CONTROL_PLANE, Level::Doubtful, format!("{} is an istiod", name(one)), "docs/migrate.md")
+            }
+            0 => Finding::of(
+                CONTROL_PLANE,
+                Level::Bad,
+                what,
+                format!(
+                    "kubectl -n {} describe pods -l app=istiod; a replica that is not ready says why on :8080/ready",
+                    facts.namespace
+                ),
+            ),
+            1 => Finding::of(
+                CONTROL_PLANE,
+                Level::Doubtful,
+                what,
+                "two or more replicas (autoscaleMin: 2): with one, new pods wait while it is away",
+            ),
+            _ if ready < wanted => {
+                Finding::of(CONTROL_PLANE, Level::Doubtful, what, "kubectl describe the pods that are not ready")
+            }
+            _ => Finding::good(CONTROL_PLANE, what),
+        });
+    }
+    for one in elsewhere {
+        let what = format!("another control plane is in this cluster: {}", name(one));
+        all.push(Finding::of(
+            CONTROL_PLANE,
+            Level::Doubtful,
+            what,
+            "two write the same root certificates unless their roots are the same: see docs/migrate.md",
+        ));
+    }
+    let pods = facts.pods.iter().flatten();
+    let images: BTreeSet<_> = pods.map(|pod| text(pod, "/spec/containers/0/image")).collect();
+    if images.len() > 1 {
+        let what = format!("replicas have different images: {}", images.into_iter().collect::<Vec<_>>().join(", "));
+        all.push(Finding::of(
+            CONTROL_PLANE,
+            Level::Doubtful,
+            what,
+            "an upgrade is under way, or stuck: kubectl rollout status",
+        ));
+    }
+    for replica in &facts.replicas {
+        all.extend(replica_findings(replica));
+    }
+    all
+}
+
+fn replica_findings(replica: &super::facts::ReplicaFacts) -> Vec<Finding> {
+    let name = &replica.name;
+    let mut all = Vec::new();
+    match &replica.problems {
+        Err(error) => all.push(Finding::of(
+            CONTROL_PLANE,
+            Level::Unknown,
+            format!("{name} cannot be asked: {error}"),
+            "fairway check --help says which rights that takes",
+        )),
+        Ok(problems) if problems.is_empty() => {
+            all.push(Finding::good(CONTROL_PLANE, format!("{name} reads everything")));
+        }
+        Ok(problems) => {
+            for problem in problems {
+                let [place, field, reason] = ["/place", "/field", "/reason"].map(|part| text(problem, part));
+                let colon = if field.is_empty() { "" } else { ": " };
+                let what = format!("{name} cannot read {place}{colon}{field}: {reason}");
+                let fix = if reason.contains("orbidden") {
+                    "helm upgrade the chart together with the image"
+                } else {
+                    "mend the object; its last good state is in force until a restart"
+                };
+                all.push(Finding::of(CONTROL_PLANE, Level::Bad, what, fix));
+            }
+        }
+    }
+    let Ok(diagnostics) = &replica.diagnostics else { return all };
+    if diagnostics.is_empty() {
+        all.push(Finding::good(CONTROL_PLANE, format!("{name} honours all objects")));
+    } else {
+        let what = format!("{name} does not honour everything: {} findings about objects", diagnostics.len());
+        all.push(Finding::of(
+            CONTROL_PLANE,
+            Level::Doubtful,
+            what,
+            "their status conditions say what; all are on /debug/diagnosticsz",
+        ));
+    }
+    all
+}
+
+fn leases(facts: &Facts) -> Vec<Finding> {
+    let leases = match &facts.leases {
+        Ok(leases) => leases,
+        Err(error) => return vec![unknown(LEASES, "Leases", error)],
+    };
+    let pods: BTreeSet<_> = facts.pods.iter().flatten().map(|pod| text(pod, "/metadata/name")).collect();
+    let mut all = Vec::new();
+    if !leases.iter().any(|lease| text(lease, "/metadata/name") == ROOTS_LEASE) {
+        all.push(Finding::of(
+            LEASES,
+            Level::Doubtful,
+            format!("nobody has ever held {ROOTS_LEASE}"),
+            "without it no root certificates are written; is this a control plane with --read-only?",
+        ));
+    }
+    for lease in leases.iter().filter(|lease| text(lease, "/metadata/name").starts_with("istio-")) {
+        let (name, holder) = (text(lease, "/metadata/name"), text(lease, "/spec/holderIdentity"));
+        let renewed = text(lease, "/spec/renewTime").parse::<Timestamp>().ok();
+        let seconds = lease.pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64).unwrap_or(30);
+        // Their clocks are not ours.
+        let old = renewed.is_none_or(|at| facts.now.duration_since(at) > SignedDuration::from_secs(2 * seconds + 30));
+        all.push(match holder {
+            "" => Finding::of(
+                LEASES,
+                Level::Doubtful,
+                format!("{name} has no holder"),
+                "a replica takes it within 30 seconds if any is ready",
+            ),
+            _ if old => Finding::of(
+                LEASES,
+                Level::Bad,
+                format!("{name} was not renewed by {holder} for long"),
+                "nobody writes what it stands for: are replicas ready, and may they update leases?",
+            ),
+            _ if !pods.contains(holder) => Finding::of(
+                LEASES,
+                Level::Doubtful,
+                format!("{name} is held by {holder}, which is no replica here"),
+                "another control plane has it: see docs/migrate.md",
+            ),
+            _ => Finding::good(LEASES, format!("{name} is held by {holder}")),
+        });
+    }
+    all
+}
+
+fn root(facts: &Facts) -> Vec<Finding> {
+    let (secret, pem) = match &facts.root {
+        Err(error) => return vec![unknown(ROOT, "the Secret with the root", error)],
+        Ok(None) => {
+            return vec![Finding::of(
+                ROOT,
+                Level::Doubtful,
+                "there is neither cacerts nor istio-ca-secret",
+                "the first replica makes istio-ca-secret; with ENABLE_CA_SERVER=false somebody else signs",
+            )];
+        }
+        Ok(Some(root)) => root,
+    };
+    let roots = match X509::stack_from_pem(pem.as_bytes()) {
+        Ok(roots) if !roots.is_empty() => roots,
+        _ => {
+            return vec![Finding::of(
+                ROOT,
+                Level::Bad,
+                format!("{secret}: root-cert.pem is no certificate"),
+                "docs/operate.md#certificates",
+            )];
+        }
+    };
+    let mut all: Vec<_> = roots.iter().map(|root| expiry(secret, root)).collect();
+    all.extend(distributed(facts, &roots));
+    all
+}
+
+fn expiry(secret: &str, root: &X509) -> Finding {
+    let fix = "replace the root: docs/operate.md#certificates";
+    let left = Asn1Time::days_from_now(0).and_then(|now| now.diff(root.not_after()));
+    match left {
+        Ok(left) if left.days < 0 || (left.days == 0 && left.secs <= 0) => {
+            Finding::of(ROOT, Level::Bad, format!("{secret}: a root has expired at {}", root.not_after()), fix)
+        }
+        Ok(left) if left.days < SOON => {
+            Finding::of(ROOT, Level::Doubtful, format!("{secret}: a root expires in {} days", left.days), fix)
+        }
+        Ok(left) => Finding::good(ROOT, format!("{secret}: the root is valid for {} more days", left.days)),
+        Err(error) => unknown(ROOT, "how long the root is valid", &error.to_string()),
+    }
+}
+
+/// Whether every namespace has the roots.
+fn distributed(facts: &Facts, roots: &[X509]) -> Option<Finding> {
+    let (Ok(maps), Ok(namespaces)) = (&facts.root_config_maps, &facts.namespaces) else { return None };
+    let has_all = |map: &&Value| {
+        let known = X509::stack_from_pem(text(map, "/data/root-cert.pem").as_bytes()).unwrap_or_default();
+        let known: Vec<_> = known.iter().filter_map(|root| root.to_der().ok()).collect();
+        roots.iter().all(|root| root.to_der().is_ok_and(|root| known.contains(&root)))
+    };
+    let current: BTreeSet<_> = maps.iter().filter(has_all).map(|map| text(map, "/metadata/namespace")).collect();
+    let live = namespaces.iter().filter(|one| text(one, "/status/phase") != "Terminating");
+    let without: Vec<_> = live
+        .map(|one| text(one, "/metadata/name"))
+        .filter(|name| !LEFT_ALONE.contains(name) && !current.contains(name))
+        .collect();
+    Some(match without.len() {
+        0 => Finding::good(ROOT, format!("all {} namespaces have it", current.len())),
+        many => {
+            let some = without.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+            let what = format!("{many} namespaces do not have it in istio-ca-root-cert, such as {some}");
+            let fix = "pods cannot start there. Who holds the Lease says why in its log; discoverySelectors leave namespaces out on purpose";
+            Finding::of(ROOT, Level::Doubtful, what, fix)
+        }
+    })
+}
+
+fn ztunnel(facts: &Facts, pre: bool) -> Vec<Finding> {
+    let daemons = match &facts.ztunnels {
+        Ok(daemons) => daemons,
+        Err(error) => return vec![unknown(ZTUNNEL, "DaemonSets", error)],
+    };
+    if daemons.is_empty() {
+        let what = "no DaemonSet has the label app=ztunnel";
+        let fix = "helm install ztunnel istio/ztunnel, for ambient mode";
+        return vec![if pre { Finding::good(ZTUNNEL, what) } else { Finding::of(ZTUNNEL, Level::Doubtful, what, fix) }];
+    }
+    daemons.iter().flat_map(|daemon| of_daemon(facts, daemon, pre)).collect()
+}
+
+fn of_daemon(facts: &Facts, daemon: &Value, pre: bool) -> Vec<Finding> {
+    let namespace = text(daemon, "/metadata/namespace");
+    let account = text(daemon, "/spec/template/spec/serviceAccountName");
+    let mut all = Vec::new();
+    let deployments = facts.control_planes.iter().flatten();
+    for deployment in deployments.filter(|one| !pre && text(one, "/metadata/namespace") == facts.namespace) {
+        let containers = deployment.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array);
+        let trusted = containers.into_iter().flatten().find(|one| text(one, "/name") == "CA_TRUSTED_NODE_ACCOUNTS");
+        let trusted = trusted.map(|one| text(one, "/value")).filter(|value| !value.is_empty()).unwrap_or(TRUSTED);
+        let own = format!("{namespace}/{account}");
+        all.push(match trusted.split(',').any(|one| one.trim() == own) {
+            true => Finding::good(ZTUNNEL, format!("{own} may ask for certificates of the pods on its node")),
+            false => Finding::of(
+                ZTUNNEL,
+                Level::Bad,
+                format!("{own} is not trusted: CA_TRUSTED_NODE_ACCOUNTS is {trusted}"),
+                format!(
+                    "set trustedZtunnelNamespace={namespace} and trustedZtunnelName={account} in the chart's values"
+                ),
+            ),
+        });
+    }
+    let number = |field: &str| daemon.pointer(field).and_then(Value::as_u64).unwrap_or(0);
+    let (wanted, ready) = (number("/status/desiredNumberScheduled"), number("/status/numberReady"));
+    let what = format!("{}: {ready} of {wanted} are ready", name(daemon));
+    all.push(match ready < wanted {
+        true => Finding::of(ZTUNNEL, Level::Bad, what, format!("kubectl -n {namespace} logs daemonset/{}: is it the token, the name of the control plane, or its certificate?", text(daemon, "/metadata/name"))),
+        false => Finding::good(ZTUNNEL, what),
+    });
+    // Without replicas that were asked nothing is known of connections.
+    if !pre && facts.replicas.iter().any(|replica| replica.problems.is_ok()) {
+        let prefix = format!("{}-", text(daemon, "/metadata/name"));
+        let suffix = format!(".{namespace}");
+        let connected = facts.connected.iter().filter(|name| name.starts_with(&prefix) && name.ends_with(&suffix));
+        let connected = connected.collect::<BTreeSet<_>>().len() as u64;
+        let what = format!("{}: {connected} of {wanted} are connected", name(daemon));
+        all.push(match connected < wanted {
+            true => Finding::of(ZTUNNEL, Level::Bad, what, "the log of those that are not says what they cannot do: resolve the name, connect, verify the certificate or authenticate"),
+            false => Finding::good(ZTUNNEL, what),
+        });
+    }
+    all
+}
