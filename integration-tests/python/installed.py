@@ -63,6 +63,7 @@ class ControlPlane:
         names = ["grpcAddr", "secureGRPCAddr", "httpAddr", "httpsAddr", "monitoringAddr"]
         arguments = [one for one in container["args"] if not one.startswith("--monitoringAddr")]
         arguments += [f"--{name}=127.0.0.1:{port}" for name, port in zip(names, ports)]
+        self.monitoring = f"http://127.0.0.1:{ports[4]}"
         self.health = f"http://127.0.0.1:{ports[2]}/ready"
         environment = {**os.environ, **variables, "KUBECONFIG": str(self.kubeconfig)}
         with open(self.path, "wb") as log:

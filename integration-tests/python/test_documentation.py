@@ -1,6 +1,7 @@
 """The pages about installing, migrating and operating: their commands work, and
 what they speak of exists."""
 
+import json
 import os
 import re
 import shlex
@@ -14,7 +15,9 @@ from helm import CHART, NAMESPACE
 from installed import ISTIOD, VALIDATOR, Node, run, wait_for
 
 DOCS = ROOT / "docs"
-PAGES = ["install", "migrate", "operate"]
+PAGES = ["install", "migrate", "operate", "troubleshoot"]
+#: Pages without commands.
+OTHERS = ["security", "metrics", "debug"]
 #: What begins a command that is for a person with a registry, a network or a
 #: node, so in a block of another language.
 BY_HAND = ("docker", "helm repo", "istio/", "port-forward", "curl")
@@ -34,10 +37,13 @@ def commands(page):
             yield command
 
 
-def shell(command, cluster, work):
-    """Runs a command as somebody would who has the repository."""
-    path = f"{ROOT / '.cache/bin'}:{os.environ['PATH']}"
+def shell(command, cluster, work, binary, node):
+    """Runs a command as somebody would who has the repository, the program and
+    the end of a forwarded port."""
+    path = f"{ROOT / '.cache/bin'}:{binary.parent}:{os.environ['PATH']}"
     environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "PATH": path, "HOME": str(work)}
+    if node.control_plane:
+        environment["FAIRWAY_ADDRESS"] = node.control_plane.monitoring
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command], cwd=work, env=environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=330,
@@ -71,18 +77,19 @@ def test_the_commands_work(page, cluster, binary, work):
         cluster.kubectl("apply", "-f", str(VALIDATOR))
     said = {}
     try:
-        with Node(cluster, binary, work):
-            if page == "operate":
+        with Node(cluster, binary, work) as node:
+            if page in ("operate", "troubleshoot"):
                 run(cluster, "install", "istiod", CHART, f"--values={work / 'my-values.yaml'}", "--wait")
                 wait_for("a leader", lambda: "istio-status-leader" in cluster.kubectl(
                     "get", "leases", f"--namespace={NAMESPACE}"))
+                wait_for("roots", lambda: "istio-ca-root-cert" in cluster.kubectl("get", "configmaps"))
             for command in commands(page):
-                said[command] = shell(command, cluster, work)
+                said[command] = shell(command, cluster, work, binary, node)
     finally:
         run(cluster, "uninstall", "istiod", "--ignore-not-found")
         cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=60s")
     assert len(said) >= 7
-    check = {"install": installed, "migrate": migrated, "operate": operated}[page]
+    check = {"install": installed, "migrate": migrated, "operate": operated, "troubleshoot": found}[page]
     check(said, cluster, work)
 
 
@@ -115,6 +122,16 @@ def operated(said, _, work):
     assert "tokenreviews" in saying(said, "auth can-i")
 
 
+def found(said, _, work):
+    assert re.search(r"^  ok  the API server answers", said["fairway check"], re.M)
+    assert "the control plane may do all" in said["fairway check"]
+    assert "no proxy is connected" in said["fairway proxies"]
+    assert "Service default/kubernetes is in force at 0 proxies of 1 replica" in saying(said, "fairway wait")
+    assert "istiod-0" in saying(said, "istio-namespace-controller-election")
+    assert {one["level"] for one in json.loads((work / "check.json").read_text())} >= {"good"}
+    assert json.loads((work / "proxies.json").read_text()) == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_only_what_must_is_left_to_a_person(page):
     """Every command is in a block that is run, or says why it cannot be."""
@@ -128,10 +145,11 @@ def test_only_what_must_is_left_to_a_person(page):
 def test_the_pages_that_are_spoken_of_are_there(fairway):
     """Debug pages, on a running control plane."""
     text = "".join((DOCS / f"{page}.md").read_text() for page in PAGES)
-    found = set(re.findall(r"`(/(?:debug|version|metrics)[a-z/]*)", text)) | set(re.findall(r":15014(/[a-z/]+)", text))
+    found = set(re.findall(r"`(/(?:debug|version|metrics)[a-z_/]*)", text)) | set(re.findall(r":15014(/[a-z_/]+)", text))
     assert len(found) >= 6
     for path in sorted(found):
-        query = "?type=Address&name=none" if path.endswith("provenancez") else ""
+        wanting = {"/debug/provenancez": "?type=Address&name=none", "/debug/config_dump": "?proxyID=none"}
+        query = wanting.get(path, "")
         status, _, body = fairway.get(fairway.monitoring, path + query)
         assert status == 200 or (query and status == 404 and body), path
 
@@ -143,7 +161,7 @@ def test_every_alert_has_a_first_thing_to_do():
     assert [name for row in rows for name in row.split(", ")] == names
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + OTHERS)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", (DOCS / f"{page}.md").read_text()):
         if target.startswith("https://"):

@@ -40,10 +40,12 @@ impl Asking {
         let id = "sidecar~10.0.0.9~test-1.istio-system~istio-system.svc.cluster.local".into();
         let node = Some(WireNode { id, ..Default::default() });
         let first = DiscoveryRequest { node, ..Default::default() };
-        let asking = mesh.connect().await.stream_aggregated_resources(call);
+        let mut client = mesh.connect().await;
+        let asking = client.stream_aggregated_resources(call);
         // The node may come with a request that means nothing.
         requests.send(DiscoveryRequest { type_url: "istio.io/nothing".into(), ..first }).await.unwrap();
-        Self { requests, responses: asking.await.unwrap().into_inner() }
+        let responses = asking.await.unwrap().into_inner();
+        Self { requests, responses }
     }
 
     async fn ask(&self, type_url: &str, name: &str, nonce: &str) {
