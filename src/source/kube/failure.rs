@@ -33,6 +33,18 @@ pub enum Failure {
         /// Where it was.
         seen: u64,
     },
+    /// A list lacks nearly all that was there.
+    #[error(
+        "a list lacks {missing} of the {known} objects that were there; nothing is taken away before it has said so for {} s", wait.as_secs()
+    )]
+    Lost {
+        /// How many are not in the list.
+        missing: usize,
+        /// How many were known.
+        known: usize,
+        /// How long it must say so.
+        wait: Duration,
+    },
     /// The connection is there, but nothing comes.
     #[error("nothing was heard from the API server for {} s", .0.as_secs())]
     Silent(Duration),

@@ -81,6 +81,22 @@ impl Known {
         self.is_news(&key, version).then_some(Change::Put(object))
     }
 
+    /// How many of the objects that are known are not in the list, if it would
+    /// leave less than a tenth of what there was, whatever is new in it.
+    pub fn lost(&self, news: &[Change]) -> Option<usize> {
+        let missing = self.objects.values().filter(|seen| seen.list != self.list).count();
+        let new = news.iter().filter(|change| match change {
+            Change::Put(object) => !self.objects.contains_key(&object.meta().key()),
+            Change::Delete(..) | Change::Reset(..) | Change::Unreadable(..) => false,
+        });
+        (missing * 10 > (self.objects.len() + new.count()) * 9).then_some(missing)
+    }
+
+    /// How many objects are known.
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
     /// The list is complete, at a version, and `news` is what was new in it.
     /// Returns the difference to what was known. `keep_all`: the list has
     /// objects without a name, which may be any of those it lacks.

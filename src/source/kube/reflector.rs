@@ -35,6 +35,10 @@ const SHORT: Duration = Duration::from_secs(1);
 /// versions begin again, because the cluster was restored or rebuilt. A member
 /// that lags catches up or is replaced in less.
 const PAST: Duration = Duration::from_secs(300);
+/// How long lists must say that nearly all of a kind is gone. An API server
+/// whose storage was emptied says so too, and so does one that is not the one
+/// it was; what was really deleted comes as events, or stays so long.
+const LOST: Duration = Duration::from_secs(300);
 /// How long discovery must say that a kind is gone until its objects go. An
 /// API server that starts may not have seen all definitions yet.
 const GONE: Duration = Duration::from_secs(10);
@@ -58,6 +62,8 @@ pub struct Reflector {
     doubtful: bool,
     /// Since when the API server is in the past.
     past: Option<Instant>,
+    /// Since when lists lack nearly everything.
+    lost: Option<Instant>,
     /// Since when discovery says that the kind is not served.
     gone: Option<Instant>,
     synced: bool,
@@ -86,6 +92,7 @@ impl Reflector {
             listed: false,
             doubtful: false,
             past: None,
+            lost: None,
             gone: None,
             synced: false,
             changes: Vec::new(),
@@ -258,6 +265,7 @@ impl Reflector {
             if token.is_empty() {
                 let version = meta.resource_version.0;
                 self.check(version)?;
+                self.doubt_losses(&news)?;
                 self.finish_list(news, version).await;
                 return Ok(());
             }
@@ -299,6 +307,23 @@ impl Reflector {
     fn check(&self, newest: u64) -> Result<(), Failure> {
         let seen = self.known.newest;
         if newest < seen { Err(Failure::Past { newest, seen }) } else { Ok(()) }
+    }
+
+    /// Refuses a list that lacks nearly everything, for a while.
+    fn doubt_losses(&mut self, news: &[Change]) -> Result<(), Failure> {
+        // What cannot even be named may be any of those.
+        let Some(missing) = self.known.lost(news).filter(|_| !self.nameless) else {
+            self.lost = None;
+            return Ok(());
+        };
+        let known = self.known.len();
+        if self.lost.get_or_insert_with(Instant::now).elapsed() < LOST {
+            return Err(Failure::Lost { missing, known, wait: LOST });
+        }
+        let kind = self.selection.kind.info().plural;
+        tracing::warn!(kind, missing, known, "nearly all objects stay away; that is believed now");
+        self.lost = None;
+        Ok(())
     }
 
     fn begin_list(&mut self) {

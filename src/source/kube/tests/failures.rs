@@ -135,3 +135,49 @@ async fn a_cluster_that_was_rebuilt_is_believed_in_the_end() {
     assert_eq!(test.said().await, ["+a/x@52"]);
     assert_eq!(test.reasons(), "");
 }
+
+/// An API server whose storage was emptied, or another one at its address.
+#[tokio::test(start_paused = true)]
+async fn a_list_that_lost_nearly_everything_is_not_believed_at_once() {
+    let objects: Vec<_> = (0..20).map(|number| object(&format!("x{number}"), 100 + number)).collect();
+    let (mut test, stream) = Test::pods(1000, &objects).await;
+    stream.event("ERROR", &status(410, "expired"));
+    // The version is newer, so it is not the past. One of twenty is left.
+    newest(test.api.next().await, 2000);
+    test.api.next().await.list(2000, "", &objects[..1]);
+    settle().await;
+    test.silent();
+    assert!(test.reasons().contains("a list lacks 19 of the 20 objects"), "{}", test.reasons());
+
+    // It was a mistake.
+    newest(test.api.next().await, 2001);
+    test.api.next().await.list(2001, "", &objects[1..]);
+    assert_eq!(test.said().await, ["-a/x0"]);
+    let stream = test.api.watch(2001).await;
+    settle().await;
+    assert_eq!(test.reasons(), "");
+
+    // It is none.
+    stream.event("ERROR", &status(410, "expired"));
+    let started = tokio::time::Instant::now();
+    let _stream = loop {
+        let call = test.api.next().await;
+        if call.query.contains("watch=true") {
+            break call.stream();
+        }
+        call.list(3000, "", &[]);
+    };
+    assert!(started.elapsed() >= Duration::from_secs(300), "{:?}", started.elapsed());
+    assert_eq!(test.said().await.len(), 19);
+    settle().await;
+    assert_eq!(test.reasons(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_replaced_is_not_lost() {
+    let (mut test, stream) = Test::pods(7, &[object("x", 6)]).await;
+    stream.event("ERROR", &status(410, "expired"));
+    newest(test.api.next().await, 20);
+    test.api.next().await.list(20, "", &[object("y", 19)]);
+    assert_eq!(test.said().await, ["+a/y@19", "-a/x"]);
+}

@@ -127,7 +127,8 @@ async fn converge(steps: Vec<Step>, protobuf: bool) {
             step => world.lock().expect("no panic").step(step),
         }
     }
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    // Long enough for a list that lacks everything to be believed.
+    tokio::time::sleep(Duration::from_secs(700)).await;
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     while let Ok(event) = events.try_recv() {
         let Event::Changes(changes) = event else { continue };
