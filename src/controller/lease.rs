@@ -3,21 +3,27 @@
 //!
 //! Clocks of replicas are never compared: a lease has expired when its record
 //! did not change for its duration, by our own clock. A leader that cannot
-//! renew stops after half of that, long before another can begin.
+//! renew stops after half of that, long before another can begin. One that was
+//! itself stopped, with a request on its way out, finds a [`Fence`] in it when it
+//! goes on.
 //! <https://pkg.go.dev/k8s.io/client-go/tools/leaderelection>
 
 #[cfg(test)]
 pub(super) mod tests;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::{Request, Response};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
+use kube::client::Body;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tower::BoxError;
 
 use crate::source::kube::backoff::jittered;
 
@@ -32,17 +38,21 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// Does `work` whenever this replica leads, until cancelled. The work is
 /// dropped when the lease is lost, and begins again when it is won again; what
-/// it spawns must end with it.
+/// it spawns must end with it. All its requests go through the client it is
+/// given, which sends none when another may lead.
 pub async fn run_while_leader<W: Future<Output = ()>>(
     client: kube::Client,
     namespace: &str,
     name: &str,
     identity: &str,
     cancel: CancellationToken,
-    mut work: impl FnMut() -> W,
+    mut work: impl FnMut(kube::Client) -> W,
 ) {
-    let api = Api::namespaced(client, namespace);
-    let mut candidate = Candidate { api, name: name.into(), identity: identity.into(), observed: None };
+    let api = Api::namespaced(client.clone(), namespace);
+    let fence = Fence::new();
+    let fenced = fence.before(client);
+    let mut candidate =
+        Candidate { api, name: name.into(), identity: identity.into(), observed: None, fence: fence.clone() };
     loop {
         let renewed = tokio::select! {
             () = cancel.cancelled() => return,
@@ -55,8 +65,9 @@ pub async fn run_while_leader<W: Future<Output = ()>>(
             biased;
             () = cancel.cancelled() => {}
             () = candidate.renew(renewed) => {}
-            () = work() => {}
+            () = work(fenced.clone()) => {}
         }
+        fence.close();
         tracing::info!(lease = name, identity, "no longer leads");
         candidate.release().await;
         if cancel.is_cancelled() {
@@ -66,12 +77,57 @@ pub async fn run_while_leader<W: Future<Output = ()>>(
     }
 }
 
+/// What keeps the requests of a leader back that is none any more. The work of
+/// a leader ends with its lease, but what it has spawned runs on other threads,
+/// and after a pause of the whole process they may be the first to go on.
+#[derive(Clone)]
+struct Fence {
+    // Locked to copy a time.
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Fence {
+    /// It is closed.
+    fn new() -> Self {
+        Self { until: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    /// The lease was asked for at a time, and given.
+    fn open(&self, renewed: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = renewed + DEADLINE;
+    }
+
+    fn close(&self) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn is_open(&self) -> bool {
+        Instant::now() < *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client whose requests are looked at when they are sent.
+    fn before(&self, client: kube::Client) -> kube::Client {
+        let (fence, namespace) = (self.clone(), client.default_namespace().to_owned());
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (fence, client) = (fence.clone(), client.clone());
+            async move {
+                if !fence.is_open() {
+                    return Err::<Response<Body>, _>(BoxError::from("not sent: another replica may lead by now"));
+                }
+                client.send(request).await.map_err(BoxError::from)
+            }
+        });
+        kube::Client::new(service, namespace)
+    }
+}
+
 struct Candidate {
     api: Api<Lease>,
     name: String,
     identity: String,
     /// The record as it was last seen to change, and when that was.
     observed: Option<(LeaseSpec, Instant)>,
+    fence: Fence,
 }
 
 impl Candidate {
@@ -80,7 +136,10 @@ impl Candidate {
         loop {
             let asked = Instant::now();
             match timeout_at(asked + ATTEMPT, self.attempt()).await {
-                Ok(Ok(true)) => return asked,
+                Ok(Ok(true)) => {
+                    self.fence.open(asked);
+                    return asked;
+                }
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "cannot be acquired"),
                 Err(_) => tracing::warn!(lease = self.name, "cannot be acquired in time"),
@@ -99,7 +158,10 @@ impl Candidate {
                 return;
             }
             match timeout_at(deadline.min(asked + ATTEMPT), self.attempt()).await {
-                Ok(Ok(true)) => renewed = asked,
+                Ok(Ok(true)) => {
+                    self.fence.open(asked);
+                    renewed = asked;
+                }
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "cannot be renewed"),
                 Err(_) => tracing::warn!(lease = self.name, "cannot be renewed in time"),

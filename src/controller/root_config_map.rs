@@ -63,7 +63,7 @@ impl RootConfigMap {
     /// Publishes whenever this replica leads, until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
         let (client, identity) = (self.client.clone(), self.identity.clone());
-        let work = || Box::pin(self.clone().lead());
+        let work = |client| Box::pin(Self { client, ..self.clone() }.lead());
         run_while_leader(client, &self.system_namespace, LEASE, &identity, cancel, work).await;
     }
 

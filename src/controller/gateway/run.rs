@@ -73,7 +73,7 @@ impl GatewayController {
         let namespace = self.settings.system_namespace.clone();
         let revision = if self.settings.revision.is_empty() { "default" } else { &self.settings.revision };
         let lease = format!("istio-gateway-deployment-{revision}");
-        let work = || Box::pin(Leader::new(self.clone()).run());
+        let work = |client| Box::pin(Leader::new(Self { client, ..self.clone() }).run());
         run_while_leader(client, &namespace, &lease, &identity, cancel, work).await;
     }
 }

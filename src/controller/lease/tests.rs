@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::run_while_leader;
+use super::{Body, DEADLINE, Fence, Request, run_while_leader};
 use crate::source::kube::scripted::{Call, server};
 
 /// The Leases of an API server.
@@ -68,7 +68,7 @@ impl Replica {
         }));
         let (leading, leaders, token) = (leads.clone(), leaders.clone(), cancel.clone());
         tokio::spawn(async move {
-            let work = || Working::begin(leading.clone(), leaders.clone()).forever();
+            let work = |_| Working::begin(leading.clone(), leaders.clone()).forever();
             run_while_leader(client, "istio-system", "lease", name, token, work).await;
         });
         Self { leads, cut, _end: cancel.clone().drop_guard(), cancel }
@@ -169,4 +169,28 @@ async fn clocks_of_replicas_are_not_compared() {
     let waited = until(|| one.leads()).await;
     assert!((Duration::from_secs(29)..Duration::from_secs(46)).contains(&waited), "{waited:?}");
     assert_eq!(leases.lock().expect("no panic").holder(), "one");
+}
+
+/// Requests that were on their way out when the process was stopped.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_stopped_sends_nothing_when_it_goes_on() {
+    let (client, mut script) = server();
+    let fence = Fence::new();
+    let fenced = fence.before(client);
+    let request = || Request::get("/version").body(Body::empty()).expect("a request");
+    assert!(fenced.send(request()).await.is_err(), "nobody leads yet");
+    fence.open(Instant::now());
+    let sent = tokio::spawn({
+        let (fenced, request) = (fenced.clone(), request());
+        async move { fenced.send(request).await.is_ok() }
+    });
+    script.next().await.json(200, &json!({}));
+    assert!(sent.await.expect("no panic"));
+    tokio::time::advance(DEADLINE).await;
+    let error = fenced.send(request()).await.expect_err("another may lead");
+    assert!(error.to_string().contains("another replica may lead"), "{error}");
+    fence.open(Instant::now());
+    fence.close();
+    assert!(fenced.send(request()).await.is_err(), "the lease was given back");
+    script.quiet(Duration::from_secs(60)).await;
 }

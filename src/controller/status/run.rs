@@ -65,7 +65,7 @@ impl StatusController {
         };
         let (client, identity) = (self.client.clone(), self.identity.clone());
         let namespace = self.system_namespace.clone();
-        let work = || Box::pin(Leader::new(self.clone()).run());
+        let work = |client| Box::pin(Leader::new(Self { client, ..self.clone() }).run());
         run_while_leader(client, &namespace, lease, &identity, cancel, work).await;
     }
 }
