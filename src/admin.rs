@@ -5,6 +5,7 @@
 //! has them.
 
 pub mod access;
+pub mod ca;
 pub mod debug;
 pub mod metrics;
 pub mod render;
@@ -54,6 +55,8 @@ pub struct Admin {
     pub connections: Arc<Connections>,
     /// What cannot be read at the moment.
     pub problems: Problems,
+    /// What signs certificates, and who was refused one.
+    pub ca: ca::Ca,
     /// The cluster's id.
     pub cluster: Arc<str>,
     /// Finds out who asks for debug pages.

@@ -227,13 +227,15 @@ async fn start(
     });
 
     let (ready, is_ready) = watch::channel(false);
+    let ca = admin::ca::Ca::default();
     let pages = Admin {
         ready: is_ready,
         registry: registry.clone(),
         published: published.clone(),
         questions,
         connections: xds.connections().clone(),
-        problems,
+        problems: problems.clone(),
+        ca: ca.clone(),
         cluster: settings.cluster.clone(),
         authenticate: setup.authenticator(&trust, &[admin::access::AUDIENCE])?,
         system_namespaces: std::iter::once(settings.system_namespace.clone())
@@ -270,7 +272,10 @@ async fn start(
         mesh.trust_domain.parse()?,
         mesh.trust_domain_aliases.iter().map(|one| one.parse()).collect::<Result<_, _>>()?,
     );
-    let signer = setup.authority(tasks, &trust, &registry).await?;
+    let signer = setup.authority(tasks, &trust, &registry, problems).await?;
+    if let Some(signer) = &signer {
+        ca.show(signer.clone());
+    }
     if let (Some(client), Some(signer), false) = (&client, &signer, flags.read_only) {
         cluster::write(tasks, client.clone(), &environment, &settings, signer, &published);
     }
@@ -299,7 +304,7 @@ async fn start(
         let serving = setup.serving(tasks, &mesh, signer.clone())?;
         let certificates = signer.map(|signer| {
             let metrics = registry.register(CaMetrics::new);
-            setup.certificates(signer, authenticator, trust, &published, metrics)
+            setup.certificates(signer, authenticator, trust, &published, metrics, ca.denials)
         });
         let bound = bind(address).await?;
         tracing::info!(address = %bound.local_addr()?, "TLS gRPC");

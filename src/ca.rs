@@ -3,10 +3,11 @@
 //! Reading order: an `identity` is a name; `authenticate` finds which one a
 //! caller has; a `bundle` is the key that vouches for names, made by
 //! `self_signed` or read from `files`, kept by a `root_store`, held by an
-//! `authority`; `csr` and `issue` (with `der` and `p256`) turn a request into a certificate
+//! `authority`, which changes to another by a `handover`, remembers the `previous`
+//! one and knows the `holders` of certificates; `csr` and `issue` (with `der` and `p256`) turn a request into a certificate
 //! on the threads of `signing`, `node`
-//! says when one may ask for another's, `service` puts it on the wire, and
-//! `serving` and `listener` are the control plane's own end of TLS.
+//! says when one may ask for another's, `service` puts it on the wire, `denials`
+//! remembers why it did not, and `serving` and `listener` are the control plane's own end of TLS.
 //!
 //! All cryptography is OpenSSL's. Time is an argument everywhere below the
 //! service, so that tests can set the clock.
@@ -18,14 +19,18 @@ pub mod authenticate;
 pub mod authority;
 pub mod bundle;
 pub mod csr;
+pub mod denials;
 mod der;
 pub mod files;
+pub mod handover;
+pub mod holders;
 pub mod identity;
 pub mod issue;
 pub mod listener;
 pub mod metrics;
 pub mod node;
 mod p256;
+pub mod previous;
 pub mod root_store;
 pub mod self_signed;
 pub mod service;

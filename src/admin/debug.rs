@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::access::Viewer;
-use super::{Admin, render};
+use super::{Admin, ca, render};
 use crate::api::{Kind, ObjectKey};
 use crate::writer::Question;
 use crate::xds::resource::ResourceType;
@@ -63,6 +63,8 @@ enum Page {
     Objectz,
     Provenancez,
     Sourcez,
+    Ca,
+    Denials,
     Graphz,
     List,
 }
@@ -194,6 +196,23 @@ const PAGES: &[Row] = &[
         what: "What cannot be read at the moment.",
     },
     Row {
+        page: Page::Ca,
+        name: "ca",
+        query: "",
+        by_namespace: false,
+        of_istiod: false,
+        what: "What signs, which roots are told, the step of a change of the root, and which workloads hold \
+               certificates of old issuers.",
+    },
+    Row {
+        page: Page::Denials,
+        name: "ca/denials",
+        query: "?id=ID",
+        by_namespace: false,
+        of_istiod: false,
+        what: "Who was refused a certificate, and why; the id is what the caller was told.",
+    },
+    Row {
         page: Page::Graphz,
         name: "graphz",
         query: "",
@@ -218,7 +237,7 @@ pub(super) type Shown = Result<Value, (StatusCode, String)>;
 pub(super) type Arguments = BTreeMap<String, String>;
 
 pub(super) fn pages() -> Router<Admin> {
-    Router::new().route("/debug", get(index)).route("/debug/", get(index)).route("/debug/{page}", get(over_http))
+    Router::new().route("/debug", get(index)).route("/debug/", get(index)).route("/debug/{*page}", get(over_http))
 }
 
 async fn index() -> String {
@@ -277,6 +296,8 @@ pub(super) async fn show(admin: &Admin, viewer: &Viewer, name: &str, arguments: 
         Page::Objectz => objectz(admin, arguments).await,
         Page::Provenancez => provenancez(admin, arguments).await,
         Page::Sourcez => Ok(json!({ "problems": admin.problems.list() })),
+        Page::Ca => ca::authority(admin),
+        Page::Denials => Ok(ca::denials(admin, arguments)),
         Page::Graphz => Ok(graphz(admin)),
         Page::List => {
             let mut names: Vec<_> = PAGES.iter().map(|row| row.name).filter(|name| *name != "list").collect();

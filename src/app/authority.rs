@@ -16,13 +16,16 @@ use crate::ca::authenticate::{
     Authenticate, AuthenticatorChain, DevIssuer, JwtAuthenticator, JwtRule, KubeReviewer, KubernetesTokens,
     TokenAuthenticator,
 };
-use crate::ca::authority::{Authority, RootChange};
+use crate::ca::authority::{Authority, Refusal};
 use crate::ca::bundle::CaBundle;
+use crate::ca::denials::Denials;
 use crate::ca::files::{CaFiles, ISTIO_GENERATED};
+use crate::ca::handover::Pace;
 use crate::ca::identity::{TrustDomain, TrustDomains};
 use crate::ca::issue::Lifetimes;
 use crate::ca::metrics::{CaMetrics, register_expiry};
 use crate::ca::node::{NodeAccount, NodeAuthorizer};
+use crate::ca::previous::PreviousStore;
 use crate::ca::root_store::{self, DirectoryStore, ReadOnlyStore, RootStore, SecretStore};
 use crate::ca::self_signed::{RootKey, RootPolicy};
 use crate::ca::service::CertificateService;
@@ -30,6 +33,7 @@ use crate::ca::serving::{ServingCertificate, ServingNames, ServingSource};
 use crate::config::{Discovery, Environment};
 use crate::model::Settings;
 use crate::model::mesh::MeshConfig;
+use crate::source::{Problem, Problems};
 use crate::writer::Published;
 
 /// What decides about identity.
@@ -43,6 +47,9 @@ pub(super) struct Setup<'a> {
 
 /// How often a plugged-in Secret that is not mounted is read.
 const SECRET_POLL: Duration = Duration::from_secs(30);
+
+/// The key of the problem that key material is refused.
+const CA_PROBLEM: &str = "ca";
 
 impl Setup<'_> {
     /// The names of the mesh. Until the mesh configuration has been read, that
@@ -87,17 +94,36 @@ impl Setup<'_> {
         tasks: &mut Tasks,
         trust: &TrustDomains,
         registry: &SharedRegistry,
+        problems: Problems,
     ) -> anyhow::Result<Option<Arc<Authority>>> {
         if !self.environment.ca_server {
             tracing::info!("ENABLE_CA_SERVER=false: certificates are not signed here");
             return Ok(None);
         }
-        let change = if self.environment.multi_root { RootChange::Overlap } else { RootChange::Grow };
-        let plugged = self.plugged_in(tasks, change).await?;
+        let pace = Pace { lifetime: self.environment.default_ttl, spread: self.environment.ca_spread };
+        let plugged = self.plugged_in(tasks, pace).await?;
         let authority = match plugged {
             Some(authority) => authority,
-            None => self.self_signed(tasks, trust, change).await?,
+            None => self.self_signed(tasks, trust, pace).await?,
         };
+        let previous = match self.client {
+            Some(client) => PreviousStore::Secret(Api::namespaced(client.clone(), &self.settings.system_namespace)),
+            None => PreviousStore::Directory(self.flags.state_dir.clone()),
+        };
+        match previous.load().await {
+            Ok(Some(found)) => {
+                authority.resume(found, Timestamp::now()).unwrap_or_else(|error| authority.refuse(&error))
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "whether a new root is being told is not known"),
+        }
+        if !self.flags.read_only {
+            let (keeping, stop) = (authority.clone(), tasks.stop.clone());
+            tasks.spawn_stoppable("issuer before", async move { keeping.keep_previous(&previous, stop).await });
+        }
+        let (pacing, stop) = (authority.clone(), tasks.stop.clone());
+        tasks.spawn_stoppable("steps of a new root", async move { pacing.keep_pace(stop).await });
+        tasks.spawn("refused key material", show_refusals(authority.refusals(), problems));
         let bundle = authority.bundle();
         tracing::info!(root_expires = %bundle.root_not_after(), signer_expires = %bundle.not_after(), "certificate authority");
         registry.register(|registry| register_expiry(registry, authority.clone()));
@@ -119,11 +145,11 @@ impl Setup<'_> {
 
     /// Material that the operator brings: a mounted directory, or the Secret
     /// that is usually mounted there.
-    async fn plugged_in(&self, tasks: &mut Tasks, change: RootChange) -> anyhow::Result<Option<Arc<Authority>>> {
+    async fn plugged_in(&self, tasks: &mut Tasks, pace: Pace) -> anyhow::Result<Option<Arc<Authority>>> {
         let dir = PathBuf::from(&self.environment.root_ca_dir);
         if let Some(files) = CaFiles::from_dir(&dir)? {
             let bundle = CaBundle::verified(&files, Timestamp::now()).with_context(|| format!("{}", dir.display()))?;
-            let authority = Arc::new(Authority::new(bundle, change));
+            let authority = Arc::new(Authority::new(bundle, pace));
             let (following, stop) = (authority.clone(), tasks.stop.clone());
             tasks.spawn_stoppable("CA directory", async move { following.follow_dir(&dir, stop).await });
             return Ok(Some(authority));
@@ -144,18 +170,12 @@ impl Setup<'_> {
             }
         };
         let Some(files) = read().await? else { return Ok(None) };
-        let authority = Arc::new(Authority::new(CaBundle::verified(&files, Timestamp::now())?, change));
+        let authority = Arc::new(Authority::new(CaBundle::verified(&files, Timestamp::now())?, pace));
         let (following, stop) = (authority.clone(), tasks.stop.clone());
         tasks.spawn_stoppable("CA Secret", async move {
             while stop.run_until_cancelled(tokio::time::sleep(SECRET_POLL)).await.is_some() {
                 match read().await {
-                    Ok(Some(files)) if !following.bundle().is_from(&files) => {
-                        let new = CaBundle::verified(&files, Timestamp::now()).map_err(anyhow::Error::from);
-                        match new.and_then(|bundle| Ok(following.replace(bundle)?)) {
-                            Ok(()) => tracing::info!("using new CA key material"),
-                            Err(error) => tracing::error!(%error, "new CA key material is refused, the old is kept"),
-                        }
-                    }
+                    Ok(Some(files)) if !following.newest().is_from(&files) => following.consider(&files),
                     Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "cannot read the CA Secret"),
                 }
@@ -164,12 +184,7 @@ impl Setup<'_> {
         Ok(Some(authority))
     }
 
-    async fn self_signed(
-        &self,
-        tasks: &mut Tasks,
-        trust: &TrustDomains,
-        change: RootChange,
-    ) -> anyhow::Result<Arc<Authority>> {
+    async fn self_signed(&self, tasks: &mut Tasks, trust: &TrustDomains, pace: Pace) -> anyhow::Result<Arc<Authority>> {
         let policy = RootPolicy {
             key: self.environment.root_rsa_bits.map_or(RootKey::P256, RootKey::Rsa),
             ttl: self.environment.root_ttl,
@@ -185,7 +200,7 @@ impl Setup<'_> {
             }
         };
         let bundle = root_store::obtain(&*store, &trust.own(), policy, Timestamp::now()).await?;
-        let authority = Arc::new(Authority::new(bundle, change));
+        let authority = Arc::new(Authority::new(bundle, pace));
         let (following, stop, interval) = (authority.clone(), tasks.stop.clone(), self.environment.root_check_interval);
         tasks.spawn_stoppable("root renewal", async move {
             following.follow_store(&*store, policy, interval, stop).await;
@@ -233,10 +248,11 @@ impl Setup<'_> {
         trust: Arc<TrustDomains>,
         published: &Published,
         metrics: CaMetrics,
+        denials: Denials,
     ) -> anyhow::Result<CertificateService> {
         let nodes = NodeAuthorizer::new(node_proxies(self.environment)?, trust, published.pods.clone());
         let lifetimes = Lifetimes { default: self.environment.default_ttl, max: self.environment.max_ttl };
-        Ok(CertificateService::new(authority, authenticator, Some(nodes), lifetimes, metrics))
+        Ok(CertificateService::new(authority, authenticator, Some(nodes), lifetimes, metrics, denials))
     }
 }
 
@@ -250,6 +266,21 @@ pub(super) fn node_proxies(environment: &Environment) -> anyhow::Result<Vec<Node
 fn names(mesh: &MeshConfig) -> anyhow::Result<(TrustDomain, Vec<TrustDomain>)> {
     let aliases = mesh.trust_domain_aliases.iter().map(|alias| alias.parse());
     Ok((mesh.trust_domain.parse()?, aliases.collect::<Result<_, _>>()?))
+}
+
+/// Shows, with what else cannot be read, that key material is not used.
+async fn show_refusals(mut refusals: watch::Receiver<Option<Refusal>>, problems: Problems) -> anyhow::Result<()> {
+    loop {
+        match refusals.borrow_and_update().as_ref() {
+            Some(refusal) => {
+                let place = "CA key material".to_owned();
+                problems
+                    .open(CA_PROBLEM.into(), Problem { place, field: String::new(), reason: refusal.reason.clone() });
+            }
+            None => problems.close(CA_PROBLEM),
+        }
+        refusals.changed().await?;
+    }
 }
 
 /// Takes over the trust domain whenever the mesh configuration changes it.

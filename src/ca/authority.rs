@@ -1,22 +1,26 @@
 //! The one place that holds the key material in use, and decides whether new
 //! material may take its place.
 //!
-//! Peers trust the roots they were told of. Material whose roots leave one of
-//! them out would break connections between the workloads renewed before and
-//! after, so it is refused.
+//! Peers trust the roots they were told of. Material that shares none of them
+//! is refused; with other material a [`Handover`] changes to the new issuer when
+//! everybody believes it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use openssl::x509::X509;
+use jiff::{SignedDuration, Timestamp};
+use openssl::error::ErrorStack;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::bundle::{BundleError, CaBundle};
+use super::bundle::{BundleError, CaBundle, certificates};
 use super::files::{CaFiles, FilesError};
+use super::handover::{Handover, Pace, RootReport, Step};
+use super::holders::{Holders, IssuerReport};
+use super::previous::{Previous, PreviousStore, State};
 use super::root_store::{self, RootStore};
 use super::self_signed::RootPolicy;
 
@@ -24,17 +28,8 @@ use super::self_signed::RootPolicy;
 /// files and comparing hashes is cheap, and sees every way to change them:
 /// symlink swaps, renames, network file systems that tell nobody.
 const POLL: Duration = Duration::from_secs(2);
-
-/// Which changes of the root bundle are taken at run time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RootChange {
-    /// The new roots must contain every old one.
-    #[default]
-    Grow,
-    /// The new roots must share one with the old ones, so that a retired root
-    /// can leave (`ISTIO_MULTIROOT_MESH`).
-    Overlap,
-}
+/// How often certificates that have ended are forgotten.
+const SWEEP: SignedDuration = SignedDuration::from_mins(10);
 
 /// Why new key material is not used.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +43,14 @@ pub enum ReplaceError {
     /// The files are gone.
     #[error("{0} has no key material any more")]
     Gone(PathBuf),
-    /// Workloads would stop trusting each other.
+    /// Nobody would trust what it signs.
     #[error(
-        "the new root bundle leaves out roots that workloads trust now; ship a bundle with the old and the new root first"
+        "no workload has been told of any root in the new root bundle; ship a bundle with the old and the new root first"
     )]
     Roots,
+    /// OpenSSL failed where it should not.
+    #[error("OpenSSL failed")]
+    OpenSsl(#[from] ErrorStack),
 }
 
 /// What a directory held: nothing, material, or why it cannot be read.
@@ -62,14 +60,48 @@ type Seen = Result<Option<[u8; 32]>, String>;
 #[derive(Debug)]
 pub struct Authority {
     current: watch::Sender<Arc<CaBundle>>,
-    change: RootChange,
+    // Held while a step is taken, by whoever follows a source.
+    handover: Mutex<Handover>,
+    holders: Holders,
     rejected: AtomicU64,
+    refusal: watch::Sender<Option<Refusal>>,
+}
+
+/// The last key material that was refused.
+#[derive(Clone, Debug, Serialize)]
+pub struct Refusal {
+    at: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+/// What is shown of an authority.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where a change of the root is.
+    pub step: Step,
+    /// The same in words.
+    pub explanation: String,
+    /// Why the newest key material is not used at all.
+    pub refused: Option<Refusal>,
+    /// When the signing certificate or one above it ends.
+    signer_expires: Timestamp,
+    roots: Vec<RootReport>,
+    /// Whose certificates are in use, of those issued by this process.
+    pub issuers: Vec<IssuerReport>,
 }
 
 impl Authority {
     /// Starts with verified material.
-    pub fn new(bundle: CaBundle, change: RootChange) -> Self {
-        Self { current: watch::Sender::new(Arc::new(bundle)), change, rejected: AtomicU64::new(0) }
+    pub fn new(bundle: CaBundle, pace: Pace) -> Self {
+        let bundle = Arc::new(bundle);
+        Self {
+            current: watch::Sender::new(bundle.clone()),
+            handover: Mutex::new(Handover::new(bundle, pace, Timestamp::now())),
+            holders: Holders::default(),
+            rejected: AtomicU64::new(0),
+            refusal: watch::Sender::new(None),
+        }
     }
 
     /// The material in use now. Use one answer for the whole of a response:
@@ -78,9 +110,24 @@ impl Authority {
         self.current.borrow().clone()
     }
 
+    /// The newest material, which may not be in use yet.
+    pub fn newest(&self) -> Arc<CaBundle> {
+        self.lock().given().clone()
+    }
+
     /// Tells of every change from now on.
     pub fn subscribe(&self) -> watch::Receiver<Arc<CaBundle>> {
         self.current.subscribe()
+    }
+
+    /// Who holds what was issued.
+    pub fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
+    /// The newest material, if it was refused.
+    pub fn refusals(&self) -> watch::Receiver<Option<Refusal>> {
+        self.refusal.subscribe()
     }
 
     /// How often new material was refused.
@@ -88,22 +135,127 @@ impl Authority {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// Uses other material from now on, or says why not and changes nothing.
-    pub fn replace(&self, bundle: CaBundle) -> Result<(), ReplaceError> {
-        let mut refused = false;
-        self.current.send_if_modified(|current| {
-            let known = |root: &X509, roots: &[X509]| roots.iter().any(|other| same_key(root, other));
-            let kept = |root: &X509| known(root, bundle.roots());
-            refused = !match self.change {
-                RootChange::Grow => current.roots().iter().all(kept),
-                RootChange::Overlap => current.roots().iter().any(kept),
-            };
-            if !refused {
-                *current = Arc::new(bundle);
+    /// Where a change of the root is.
+    pub fn step(&self, now: Timestamp) -> Step {
+        self.lock().step(now)
+    }
+
+    /// What there is to see.
+    pub fn report(&self, now: Timestamp) -> Report {
+        let bundle = self.bundle();
+        let (step, explanation, roots) = {
+            let handover = self.lock();
+            (handover.step(now), handover.explanation(now), handover.roots(now))
+        };
+        Report {
+            step,
+            explanation,
+            refused: self.refusal.borrow().clone(),
+            signer_expires: bundle.not_after(),
+            roots,
+            issuers: self.holders.report(&bundle, now),
+        }
+    }
+
+    /// Changes to other material as soon as that is safe, or says why it never
+    /// is and changes nothing.
+    pub fn replace(&self, bundle: CaBundle, now: Timestamp) -> Result<(), ReplaceError> {
+        self.take_steps(now, |handover, last_end| handover.offer(bundle, last_end, now))?;
+        self.refusal.send_if_modified(|refusal| refusal.take().is_some());
+        Ok(())
+    }
+
+    /// Takes the steps whose time has come.
+    fn advance(&self, now: Timestamp) -> Result<(), ReplaceError> {
+        self.take_steps(now, |handover, last_end| handover.settle(last_end, now))
+    }
+
+    fn take_steps(
+        &self,
+        now: Timestamp,
+        take: impl FnOnce(&mut Handover, Timestamp) -> Result<(), ReplaceError>,
+    ) -> Result<(), ReplaceError> {
+        let mut handover = self.lock();
+        let before = handover.step(now);
+        take(&mut handover, self.holders.last_end())?;
+        let step = handover.step(now);
+        if step != before {
+            tracing::info!(step = step.name(), before = before.name(), "{}", handover.explanation(now));
+        }
+        let current = handover.current();
+        self.current.send_if_modified(|used| {
+            let changed = !Arc::ptr_eq(used, current);
+            if changed {
+                *used = current.clone();
             }
-            !refused
+            changed
         });
-        if refused { Err(ReplaceError::Roots) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Goes on with a change that began before this process did.
+    pub fn resume(&self, previous: Previous, now: Timestamp) -> Result<(), ReplaceError> {
+        let newest = self.newest();
+        if previous.next != newest.issuer_fingerprint() {
+            return Ok(());
+        }
+        self.take_steps(now, |handover, _| match previous.state {
+            State::Signs(files, staged) => {
+                let previous = CaBundle::verified(&files, now)?;
+                let given = newest.with_roots(newest.roots().to_vec())?;
+                *handover = Handover::resume(previous, given, handover.pace(), staged, now)?;
+                Ok(())
+            }
+            State::Signed(root, at) => {
+                let roots = certificates("the root of the issuer before", &root)?;
+                roots.into_iter().try_for_each(|root| handover.recall(root, at, now))
+            }
+        })
+    }
+
+    /// Keeps what [`Authority::resume`] needs, until cancelled.
+    pub async fn keep_previous(&self, store: &PreviousStore, stop: CancellationToken) {
+        let mut changes = self.subscribe();
+        let mut kept = false;
+        while stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
+            let changed = changes.has_changed().unwrap_or(false);
+            let previous = self.lock().previous(Timestamp::now());
+            // What somebody else has noted is not for us to take away.
+            if !changed && previous.as_ref().is_ok_and(|previous| previous.is_some() == kept) {
+                continue;
+            }
+            let written = match &previous {
+                Ok(None) if !kept => Ok(()),
+                Ok(previous) => store.keep(previous.as_ref()).await.map_err(|error| Sources(&error).to_string()),
+                Err(error) => Err(Sources(error).to_string()),
+            };
+            match written {
+                Ok(()) => {
+                    changes.mark_unchanged();
+                    kept = matches!(previous, Ok(Some(_)));
+                }
+                Err(error) => tracing::warn!(error, "the issuer before cannot be kept; a restart would forget it"),
+            }
+        }
+    }
+
+    /// Takes steps in their time, until cancelled.
+    pub async fn keep_pace(&self, stop: CancellationToken) {
+        let mut swept = Timestamp::now();
+        while stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
+            let now = Timestamp::now();
+            if let Err(error) = self.advance(now) {
+                self.refuse(&error);
+            }
+            if now.duration_since(swept) > SWEEP {
+                self.holders.sweep(now);
+                swept = now;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Handover> {
+        self.handover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over what a directory of plugged-in material holds, until
@@ -126,8 +278,8 @@ impl Authority {
         *seen = Some(found);
         match read.map_err(ReplaceError::from).and_then(|files| self.take(dir, files, now)) {
             Ok(false) => {}
-            Ok(true) => tracing::info!(dir = %dir.display(), "using new CA key material"),
-            Err(error) => self.report(&error),
+            Ok(true) => tracing::info!(dir = %dir.display(), step = self.step(now).name(), "new CA key material"),
+            Err(error) => self.refuse(&error),
         }
     }
 
@@ -144,13 +296,13 @@ impl Authority {
         // checks, so that the first to renew is seen by the others.
         let jitter = interval.mul_f64(f64::from(Timestamp::now().subsec_millisecond().unsigned_abs()) / 10_000.0);
         while stop.run_until_cancelled(tokio::time::sleep(interval + jitter)).await.is_some() {
-            match root_store::refreshed(store, &self.bundle(), policy, Timestamp::now()).await {
+            match root_store::refreshed(store, &self.newest(), policy, Timestamp::now()).await {
                 Ok(None) => {}
-                Ok(Some(bundle)) => match self.replace(bundle) {
-                    Ok(()) => tracing::info!("using the renewed self-signed root"),
-                    Err(error) => self.report(&error),
+                Ok(Some(bundle)) => match self.replace(bundle, Timestamp::now()) {
+                    Ok(()) => tracing::info!("the self-signed root has changed"),
+                    Err(error) => self.refuse(&error),
                 },
-                Err(error) => self.report(&error),
+                Err(error) => self.refuse(&error),
             }
         }
     }
@@ -158,24 +310,30 @@ impl Authority {
     /// Whether the files were new.
     fn take(&self, dir: &Path, files: Option<CaFiles>, now: Timestamp) -> Result<bool, ReplaceError> {
         let files = files.ok_or_else(|| ReplaceError::Gone(dir.to_owned()))?;
-        if self.bundle().is_from(&files) {
+        if self.newest().is_from(&files) {
             return Ok(false);
         }
-        self.replace(CaBundle::verified(&files, now)?)?;
+        self.replace(CaBundle::verified(&files, now)?, now)?;
         Ok(true)
     }
 
-    fn report(&self, error: &dyn std::error::Error) {
-        self.rejected.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(error = %Sources(error), "keeping the old CA key material");
+    /// Takes over files that are not those of the newest material. Bad ones are
+    /// reported and the old kept.
+    pub fn consider(&self, files: &CaFiles) {
+        let now = Timestamp::now();
+        match CaBundle::verified(files, now).map_err(ReplaceError::from).and_then(|bundle| self.replace(bundle, now)) {
+            Ok(()) => tracing::info!(step = self.step(now).name(), "new CA key material"),
+            Err(error) => self.refuse(&error),
+        }
     }
-}
 
-/// A renewed root has another certificate but the same name and key, which is
-/// all that a peer's verification depends on.
-fn same_key(a: &X509, b: &X509) -> bool {
-    let names = matches!(a.subject_name().try_cmp(b.subject_name()), Ok(std::cmp::Ordering::Equal));
-    names && matches!((a.public_key(), b.public_key()), (Ok(a), Ok(b)) if a.public_eq(&b))
+    /// Notes that key material is not used.
+    pub fn refuse(&self, error: &dyn std::error::Error) {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        let reason = Sources(error).to_string();
+        tracing::warn!(error = reason, "keeping the old CA key material");
+        self.refusal.send_replace(Some(Refusal { at: Timestamp::now(), reason }));
+    }
 }
 
 /// An error with everything that caused it, on one line.

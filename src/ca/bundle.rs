@@ -23,7 +23,7 @@ use openssl::x509::{X509, X509KeyUsage, X509PurposeId, X509Ref, X509StoreContext
 
 use super::files::CaFiles;
 use super::issue::{self, Template};
-use super::timestamp;
+use super::{handover, timestamp};
 
 /// More certificates than this in one file is a mistake.
 const MAX_CERTIFICATES: usize = 64;
@@ -40,6 +40,9 @@ pub struct CaBundle {
     /// Signing certificate and intermediates, without the roots.
     pub(super) intermediates: Vec<X509>,
     intermediate_pems: Vec<String>,
+    /// The end of the path from the signing certificate.
+    root: X509,
+    issuer_fingerprint: Arc<str>,
     roots: Vec<X509>,
     root_pem: Arc<str>,
     crl: Option<Bytes>,
@@ -115,7 +118,6 @@ impl CaBundle {
         // The end of the path is a root, which every peer already has.
         let intermediates = &path[..path.len() - 1];
         let intermediate_pems = intermediates.iter().map(|cert| pem(cert)).collect::<Result<_, _>>()?;
-        let root_pem: String = roots.iter().map(|cert| pem(cert)).collect::<Result<_, _>>()?;
         Ok(Self {
             digest: digest(&key),
             cert_not_after: timestamp(cert.not_after())?,
@@ -125,13 +127,48 @@ impl CaBundle {
                 .ok_or(BundleError::NotCa("its certificates cannot be taken apart".into()))?,
             intermediates: intermediates.to_vec(),
             intermediate_pems,
+            root: path.last().unwrap_or(&cert).clone(),
+            issuer_fingerprint: handover::fingerprint(&cert).into(),
+            root_pem: pems(&roots)?,
             roots,
-            root_pem: root_pem.into(),
             crl: files.crl.clone(),
             fingerprint: files.fingerprint(),
             p256: p256_key(&key),
             cert,
             key,
+        })
+    }
+
+    /// The same signer with other roots for the mesh.
+    pub(super) fn with_roots(&self, roots: Vec<X509>) -> Result<Self, ErrorStack> {
+        Ok(Self {
+            digest: self.digest,
+            cert_not_after: self.cert_not_after,
+            root_not_after: self.root_not_after,
+            not_after: self.not_after,
+            template: self.template.clone(),
+            intermediates: self.intermediates.clone(),
+            intermediate_pems: self.intermediate_pems.clone(),
+            root: self.root.clone(),
+            issuer_fingerprint: self.issuer_fingerprint.clone(),
+            root_pem: pems(&roots)?,
+            roots,
+            crl: self.crl.clone(),
+            fingerprint: self.fingerprint,
+            p256: self.p256.clone(),
+            cert: self.cert.clone(),
+            key: self.key.clone(),
+        })
+    }
+
+    /// Files that it could be made from. The key is among them.
+    pub(super) fn files(&self) -> Result<CaFiles, ErrorStack> {
+        Ok(CaFiles {
+            cert: pem(&self.cert)?.into(),
+            key: self.key.private_key_to_pem_pkcs8()?.into(),
+            chain: self.intermediate_pems.concat().into(),
+            root: pem(&self.root)?.into(),
+            crl: self.crl.clone(),
         })
     }
 
@@ -160,6 +197,16 @@ impl CaBundle {
         &self.cert
     }
 
+    /// Tells the signing certificate from others.
+    pub(super) fn issuer_fingerprint(&self) -> &str {
+        &self.issuer_fingerprint
+    }
+
+    /// The root at the end of the signer's chain.
+    pub(super) fn root(&self) -> &X509Ref {
+        &self.root
+    }
+
     /// When the signing certificate ends.
     pub fn certificate_not_after(&self) -> Timestamp {
         self.cert_not_after
@@ -181,6 +228,11 @@ impl CaBundle {
         self.fingerprint == files.fingerprint()
     }
 
+    /// Whether both were made from the same files, whatever their roots are now.
+    pub(super) fn same_files(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+
     /// The roots in the form a TLS end verifies against.
     pub fn trust_store(&self) -> Result<X509Store, ErrorStack> {
         trust_store(&self.roots)
@@ -197,6 +249,11 @@ impl fmt::Debug for CaBundle {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
+}
+
+fn pems(certs: &[X509]) -> Result<Arc<str>, ErrorStack> {
+    let text: String = certs.iter().map(|cert| pem(cert)).collect::<Result<_, _>>()?;
+    Ok(text.into())
 }
 
 /// One certificate as text.

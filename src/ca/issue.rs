@@ -100,6 +100,12 @@ impl CaBundle {
         Ok(chain)
     }
 
+    /// When a workload's certificate ends that is issued now, for a TTL as in a
+    /// request.
+    pub(super) fn workload_end(&self, ttl: i64, lifetimes: Lifetimes, now: Timestamp) -> Result<Timestamp, IssueError> {
+        Ok(validity(requested_ttl(ttl, lifetimes)?, self.not_after(), now)?.1)
+    }
+
     /// A certificate and a fresh key for a server of the control plane.
     pub fn serving_pair(
         &self,
@@ -191,6 +197,7 @@ fn key_id(public_key_info: &[u8]) -> [u8; 20] {
 }
 
 /// The parts that are the same in every leaf of an issuer, in DER.
+#[derive(Clone)]
 pub(super) struct Template {
     algorithm: Vec<u8>,
     issuer: Vec<u8>,

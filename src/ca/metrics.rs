@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::authority::Authority;
+use super::handover::Step;
 
 /// Counts of the certificate service.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +93,20 @@ impl Collector for Expiry {
         ] {
             let metric = ConstGauge::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let report = self.0.report(Timestamp::now());
+        let help = "Where a change of the root is";
+        let mut steps = encoder.encode_descriptor("fairway_ca_rotation_step", help, None, MetricType::Gauge)?;
+        for step in Step::ALL {
+            ConstGauge::new(i64::from(step == report.step)).encode(steps.encode_family(&[("step", step.name())])?)?;
+        }
+        let help =
+            "Certificates in use that were issued by this process, by whether their issuer is the one that signs";
+        let mut held = encoder.encode_descriptor("fairway_ca_certificates", help, None, MetricType::Gauge)?;
+        for (issuer, signs) in [("current", true), ("old", false)] {
+            let count: usize = report.issuers.iter().filter(|one| one.signs == signs).map(|one| one.certificates).sum();
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(held.encode_family(&[("issuer", issuer)])?)?;
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //! which identity is meant, sign.
 //!
 //! Error texts are istiod's, because agents and people look for them. They
-//! never say why a caller was refused; the log does, under an id.
+//! never say why a caller was refused; the log and a debug page do, under an id
+//! that the caller is told.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status};
 use super::authenticate::{Authenticate, Caller, Denial, Peer};
 use super::authority::{Authority, Sources};
 use super::csr::{Csr, CsrError, MAX_CSR};
+use super::denials::Denials;
 use super::identity::SpiffeId;
 use super::issue::{IssueError, Lifetimes};
 use super::metrics::{CaMetrics, SignErrorLabels};
@@ -33,6 +35,7 @@ pub struct CertificateService {
     nodes: Option<NodeAuthorizer>,
     lifetimes: Lifetimes,
     metrics: CaMetrics,
+    denials: Denials,
     signing: Signing,
 }
 
@@ -54,8 +57,9 @@ impl CertificateService {
         nodes: Option<NodeAuthorizer>,
         lifetimes: Lifetimes,
         metrics: CaMetrics,
+        denials: Denials,
     ) -> Self {
-        Self { authority, authenticator, nodes, lifetimes, metrics, signing: Signing::new() }
+        Self { authority, authenticator, nodes, lifetimes, metrics, denials, signing: Signing::new() }
     }
 
     /// The service with the size of requests bounded.
@@ -68,11 +72,18 @@ impl CertificateService {
         IstioCertificateServiceServer::from_arc(this.clone()).max_decoding_message_size(MAX_REQUEST)
     }
 
-    fn unauthenticated(&self, peer: &Peer, message: &str, reason: &dyn Display) -> Status {
+    fn unauthenticated(
+        &self,
+        peer: &Peer,
+        caller: Option<&Caller>,
+        message: &'static str,
+        reason: &dyn Display,
+    ) -> Status {
         self.metrics.authentication_failures.inc();
-        let (id, address) = (denial_id(), peer.address.map(tracing::field::display));
+        let id = self.denials.note(peer, caller, message, reason);
+        let address = peer.address.map(tracing::field::display);
         tracing::warn!(%id, peer = address, %reason, "{message}");
-        Status::unauthenticated(message)
+        Status::unauthenticated(format!("{message} (id {id})"))
     }
 
     /// The identity to certify: the caller's own, or the one it asks for.
@@ -84,13 +95,20 @@ impl CertificateService {
                 identities => {
                     self.metrics.identity_errors.inc();
                     let count = identities.len();
-                    Err(self.unauthenticated(peer, AUTHENTICATION, &format!("caller has {count} identities, not one")))
+                    Err(self.unauthenticated(
+                        peer,
+                        Some(caller),
+                        AUTHENTICATION,
+                        &format!("caller has {count} identities, not one"),
+                    ))
                 }
             },
-            Some(Some(Kind::StringValue(text))) => {
-                self.impersonated(caller, text).map_err(|denial| self.unauthenticated(peer, IMPERSONATION, &denial))
+            Some(Some(Kind::StringValue(text))) => self
+                .impersonated(caller, text)
+                .map_err(|denial| self.unauthenticated(peer, Some(caller), IMPERSONATION, &denial)),
+            Some(_) => {
+                Err(self.unauthenticated(peer, Some(caller), IMPERSONATION, &"ImpersonatedIdentity is not a string"))
             }
-            Some(_) => Err(self.unauthenticated(peer, IMPERSONATION, &"ImpersonatedIdentity is not a string")),
         }
     }
 
@@ -102,13 +120,20 @@ impl CertificateService {
         Ok(requested)
     }
 
-    async fn signed(&self, request: IstioCertificateRequest, identity: SpiffeId) -> Result<Vec<String>, Status> {
+    async fn signed(
+        &self,
+        request: IstioCertificateRequest,
+        identity: SpiffeId,
+        holder: u32,
+    ) -> Result<Vec<String>, Status> {
         let (authority, lifetimes) = (self.authority.clone(), self.lifetimes);
         let subject = identity.clone();
         let signed = self.signing.run(move || {
             let csr = Csr::parse(&request.csr)?;
-            let bundle = authority.bundle();
-            Ok(bundle.workload_chain(&csr, &subject, request.validity_duration, lifetimes, Timestamp::now())?)
+            let (bundle, now, ttl) = (authority.bundle(), Timestamp::now(), request.validity_duration);
+            let chain = bundle.workload_chain(&csr, &subject, ttl, lifetimes, now)?;
+            authority.holders().issued(&bundle, &subject, holder, bundle.workload_end(ttl, lifetimes, now)?);
+            Ok(chain)
         });
         match signed.await {
             Ok(Ok(chain)) => Ok(chain),
@@ -152,28 +177,31 @@ impl IstioCertificateService for CertificateService {
         self.metrics.requests.inc();
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         if !peer.encrypted {
-            return Err(self.unauthenticated(&peer, AUTHENTICATION, &"the connection is not encrypted"));
+            return Err(self.unauthenticated(&peer, None, AUTHENTICATION, &"the connection is not encrypted"));
         }
         let caller = self
             .authenticator
             .authenticate(&peer, request.metadata().as_ref())
             .await
-            .map_err(|denial| self.unauthenticated(&peer, AUTHENTICATION, &denial))?;
+            .map_err(|denial| self.unauthenticated(&peer, None, AUTHENTICATION, &denial))?;
         let request = request.into_inner();
         let identity = self.identity(&peer, &caller, &request)?;
-        let cert_chain = self.signed(request, identity.clone()).await?;
+        let cert_chain = self.signed(request, identity.clone(), holder(&peer, &caller)).await?;
         self.metrics.issued.inc();
         tracing::debug!(%identity, proof = ?caller.proof, "certificate issued");
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
 }
 
-/// Ties a log line to a time and a caller when somebody asks.
-fn denial_id() -> String {
-    let mut bytes = [0; 4];
-    // Without randomness nothing can be signed either; the id is then zero.
-    let _ = openssl::rand::rand_bytes(&mut bytes);
-    format!("{:08x}", u32::from_be_bytes(bytes))
+/// Tells callers apart that ask for certificates of one identity: by the pod of
+/// the token, or else by the address.
+fn holder(peer: &Peer, caller: &Caller) -> u32 {
+    let hash = match (&caller.pod, peer.address) {
+        (Some(pod), _) => openssl::sha::sha256(pod.uid.as_bytes()),
+        (None, Some(address)) => openssl::sha::sha256(address.ip().to_string().as_bytes()),
+        (None, None) => return 0,
+    };
+    u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 
 use super::bundle::CaBundle;
 use super::files::CaFiles;
+use super::handover::Pace;
 use super::identity::{SpiffeId, TrustDomain, TrustDomains};
 use super::self_signed::{self, RootPolicy};
 
@@ -51,6 +53,9 @@ pub(super) fn trust_domains() -> Arc<TrustDomains> {
 pub(super) fn id(text: &str) -> SpiffeId {
     text.parse().unwrap()
 }
+
+/// Steps without waiting.
+pub(super) const AT_ONCE: Pace = Pace { lifetime: Duration::ZERO, spread: Duration::ZERO };
 
 /// A fresh self-signed root.
 pub(super) fn root() -> CaFiles {

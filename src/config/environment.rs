@@ -47,8 +47,9 @@ pub struct Environment {
     pub root_ca_dir: String,
     /// `USE_CACERTS_FOR_SELF_SIGNED_CA`.
     pub cacerts_for_self_signed: bool,
-    /// `ISTIO_MULTIROOT_MESH`.
-    pub multi_root: bool,
+    /// `FAIRWAY_CA_SPREAD`: by how much replicas may differ in when they learn
+    /// of new CA key material.
+    pub ca_spread: Duration,
     /// `PILOT_CA_CERT_CONFIGMAP`.
     pub root_config_map: String,
     /// `JWT_RULE`: JSON of an issuer whose tokens are accepted.
@@ -179,7 +180,7 @@ impl Environment {
             root_rsa_bits: reader.number_if_set("CITADEL_SELF_SIGNED_CA_RSA_KEY_SIZE")?,
             root_ca_dir: reader.text("ROOT_CA_DIR", "./etc/cacerts"),
             cacerts_for_self_signed: reader.flag("USE_CACERTS_FOR_SELF_SIGNED_CA", false)?,
-            multi_root: reader.flag("ISTIO_MULTIROOT_MESH", false)?,
+            ca_spread: reader.duration("FAIRWAY_CA_SPREAD", "5m")?,
             root_config_map: reader.text("PILOT_CA_CERT_CONFIGMAP", "istio-ca-root-cert"),
             jwt_rule: reader.value("JWT_RULE"),
             audiences: reader.list("TOKEN_AUDIENCES", &audience),

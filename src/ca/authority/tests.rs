@@ -1,5 +1,7 @@
 use std::os::unix::fs::symlink;
 
+use openssl::x509::X509;
+
 use super::*;
 use crate::ca::testing::*;
 
@@ -9,31 +11,27 @@ fn with_roots(files: &CaFiles, roots: &[&CaFiles]) -> CaBundle {
 }
 
 #[test]
-fn a_root_that_is_trusted_now_must_stay() {
+fn a_root_that_nobody_knows_is_refused() {
     let (a, b) = (root(), root());
-    let authority = Authority::new(with_roots(&a, &[&a]), RootChange::Grow);
-    assert!(matches!(authority.replace(with_roots(&b, &[&b])), Err(ReplaceError::Roots)));
+    let authority = Authority::new(with_roots(&a, &[&a]), AT_ONCE);
+    let refusals = authority.refusals();
+    authority.consider(&b);
     assert!(authority.bundle().is_from(&a));
-    authority.replace(with_roots(&a, &[&a, &b])).unwrap();
-    authority.replace(with_roots(&b, &[&a, &b])).unwrap();
-    assert!(matches!(authority.replace(with_roots(&b, &[&b])), Err(ReplaceError::Roots)));
-}
-
-#[test]
-fn a_multi_root_mesh_can_retire_one() {
-    let (a, b, c) = (root(), root(), root());
-    let authority = Authority::new(with_roots(&a, &[&a, &b]), RootChange::Overlap);
-    authority.replace(with_roots(&b, &[&b])).unwrap();
-    assert!(matches!(authority.replace(with_roots(&c, &[&c])), Err(ReplaceError::Roots)));
+    assert_eq!(authority.rejected(), 1);
+    let refused = |authority: &Authority| authority.report(now()).refused.map(|refusal| refusal.reason);
+    assert!(refused(&authority).unwrap().contains("no workload has been told of any root"));
+    assert!(refusals.has_changed().unwrap());
+    authority.consider(&a);
+    assert_eq!(refused(&authority), None, "what is good again is not complained of");
 }
 
 #[test]
 fn a_renewed_root_counts_as_the_same() {
     let old = root_bundle();
     let renewed = crate::ca::self_signed::renewed(&old, RootPolicy::default(), Timestamp::now()).unwrap();
-    let authority = Authority::new(old, RootChange::Grow);
+    let authority = Authority::new(old, Pace::default());
     let mut changes = authority.subscribe();
-    authority.replace(CaBundle::verified(&renewed, now()).unwrap()).unwrap();
+    authority.replace(CaBundle::verified(&renewed, now()).unwrap(), now()).unwrap();
     assert!(changes.has_changed().unwrap());
     assert!(changes.borrow_and_update().is_from(&renewed));
 }
@@ -66,20 +64,20 @@ fn a_directory_is_followed_and_bad_material_ignored() {
     let old = CaFiles::from_dir(&made("ec").path().join("cacerts")).unwrap().unwrap();
     let other = CaFiles::from_dir(&made("rsa").path().join("cacerts")).unwrap().unwrap();
     project(dir.path(), "1", &old);
-    let authority = Authority::new(CaBundle::verified(&old, now()).unwrap(), RootChange::Grow);
+    let authority = Authority::new(CaBundle::verified(&old, now()).unwrap(), Pace::default());
     let mut seen = None;
     let mut look = || {
         for _ in 0..3 {
             authority.look_at(dir.path(), &mut seen, now());
         }
-        (authority.bundle().is_from(&old), authority.rejected())
+        (authority.newest().is_from(&old), authority.rejected())
     };
 
     assert_eq!(look(), (true, 0));
     project(dir.path(), "2", &CaFiles { key: other.key.clone(), ..old.clone() });
     assert_eq!(look(), (true, 1), "each bad version is reported once");
     project(dir.path(), "3", &other);
-    assert_eq!(look(), (true, 2), "these roots leave out the old one");
+    assert_eq!(look(), (true, 2), "nobody knows this root");
 
     let grown = CaFiles { root: [other.root.as_ref(), old.root.as_ref()].concat().into(), ..other.clone() };
     project(dir.path(), "4", &grown);
@@ -87,7 +85,10 @@ fn a_directory_is_followed_and_bad_material_ignored() {
 
     std::fs::remove_file(dir.path().join("..data")).unwrap();
     assert_eq!(look(), (false, 3));
-    assert!(authority.bundle().is_from(&grown), "a vanished directory changes nothing");
+    assert!(authority.newest().is_from(&grown), "a vanished directory changes nothing");
+    assert!(authority.bundle().is_from(&old), "the old issuer signs until everybody has the new root");
+    authority.advance(later(25 * 3600)).unwrap();
+    assert!(authority.bundle().is_from(&grown));
 }
 
 /// Every leaf must verify against the roots handed out with it, whatever is
@@ -95,12 +96,12 @@ fn a_directory_is_followed_and_bad_material_ignored() {
 #[test]
 fn a_swap_never_mixes_two_bundles() {
     let (a, b) = (root(), root());
-    let authority = Authority::new(with_roots(&a, &[&a, &b]), RootChange::Grow);
+    let authority = Authority::new(with_roots(&a, &[&a, &b]), AT_ONCE);
     let parsed = crate::ca::csr::Csr::parse(&csr(&p256())).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for i in 0..50 {
-                authority.replace(with_roots(if i % 2 == 0 { &b } else { &a }, &[&a, &b])).unwrap();
+                authority.replace(with_roots(if i % 2 == 0 { &b } else { &a }, &[&a, &b]), now()).unwrap();
             }
         });
         for _ in 0..200 {
@@ -109,4 +110,48 @@ fn a_swap_never_mixes_two_bundles() {
             verify(&chain, openssl::x509::X509PurposeId::SSL_CLIENT, now());
         }
     });
+}
+
+/// A process that starts while another's change is under way goes on with it.
+#[tokio::test]
+async fn a_change_goes_on_after_a_restart() {
+    let (a, b) = (root(), root());
+    let store = PreviousStore::Directory(tempfile::tempdir().unwrap().keep());
+    let kept = async |authority: &Authority, at| {
+        let previous = authority.lock().previous(at).unwrap();
+        store.keep(previous.as_ref()).await.unwrap();
+    };
+    let restarted = async |roots: &[&CaFiles], at| {
+        let authority = Authority::new(with_roots(&b, roots), Pace::default());
+        if let Some(previous) = store.load().await.unwrap() {
+            authority.resume(previous, at).unwrap();
+        }
+        authority
+    };
+    let pems =
+        |roots: &[&CaFiles]| roots.iter().map(|files| std::str::from_utf8(&files.root).unwrap()).collect::<String>();
+    let (day, signs_at) = (24 * 3600, 24 * 3600 + 400);
+
+    let authority = Authority::new(with_roots(&a, &[&a]), Pace::default());
+    authority.replace(with_roots(&b, &[&b, &a]), now()).unwrap();
+    kept(&authority, now()).await;
+    let authority = restarted(&[&b, &a], later(day)).await;
+    assert_eq!(authority.step(later(day)), Step::Stage);
+    assert_eq!(authority.bundle().certificate().to_der().unwrap(), X509::from_pem(&a.cert).unwrap().to_der().unwrap());
+    authority.advance(later(signs_at)).unwrap();
+    assert_eq!(authority.step(later(signs_at)), Step::Sign);
+    assert!(authority.bundle().is_from(&b) || authority.bundle().same_files(&with_roots(&b, &[&b, &a])));
+    kept(&authority, later(signs_at)).await;
+
+    // The operator has taken the old root away.
+    let authority = restarted(&[&b], later(signs_at + day)).await;
+    assert_eq!(authority.step(later(signs_at + day)), Step::Sign);
+    assert_eq!(**authority.bundle().root_pem(), pems(&[&b, &a]));
+    authority.advance(later(signs_at + day + 400)).unwrap();
+    assert_eq!(**authority.bundle().root_pem(), pems(&[&b]));
+
+    // What was kept is about another issuer.
+    let authority = Authority::new(with_roots(&a, &[&a]), Pace::default());
+    authority.resume(store.load().await.unwrap().unwrap(), later(0)).unwrap();
+    assert_eq!(authority.step(later(0)), Step::Settled);
 }

@@ -1,12 +1,12 @@
 use super::*;
-use crate::ca::authority::RootChange;
+use crate::ca::handover::Pace;
 use crate::ca::testing::root_bundle;
 
 #[test]
 fn the_names_are_istiods() {
     let mut registry = Registry::default();
     let metrics = CaMetrics::new(&mut registry);
-    register_expiry(&mut registry, Arc::new(Authority::new(root_bundle(), RootChange::Grow)));
+    register_expiry(&mut registry, Arc::new(Authority::new(root_bundle(), Pace::default())));
     metrics.requests.inc();
     metrics.sign_errors.get_or_create(&SignErrorLabels { error: "CSR_ERROR" }).inc();
     let mut text = String::new();

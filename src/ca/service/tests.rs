@@ -8,8 +8,8 @@ use tonic::Code;
 
 use super::*;
 use crate::ca::authenticate::{PodBinding, Proof};
-use crate::ca::authority::RootChange;
 use crate::ca::bundle::CaBundle;
+use crate::ca::handover::Pace;
 use crate::ca::node::{PodFacts, Pods};
 use crate::ca::self_signed::{self, RootPolicy};
 use crate::ca::testing::*;
@@ -47,8 +47,9 @@ const ZTUNNEL: &str = "spiffe://cluster.local/ns/istio-system/sa/ztunnel";
 
 fn service_with(bundle: CaBundle) -> CertificateService {
     let nodes = NodeAuthorizer::new(vec!["istio-system/ztunnel".parse().unwrap()], trust_domains(), Arc::new(OneNode));
-    let authority = Arc::new(Authority::new(bundle, RootChange::Grow));
-    CertificateService::new(authority, Arc::new(Trusting), Some(nodes), Lifetimes::default(), CaMetrics::default())
+    let authority = Arc::new(Authority::new(bundle, Pace::default()));
+    let (metrics, denials) = (CaMetrics::default(), Denials::default());
+    CertificateService::new(authority, Arc::new(Trusting), Some(nodes), Lifetimes::default(), metrics, denials)
 }
 
 fn request(caller: &str, csr: &str) -> Request<IstioCertificateRequest> {
@@ -75,7 +76,15 @@ async fn issued_to(service: &CertificateService, request: Request<IstioCertifica
 
 async fn refused(service: &CertificateService, request: Request<IstioCertificateRequest>, code: Code, message: &str) {
     let status = service.create_certificate(request).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (code, message));
+    let (said, id) = match status.message().split_once(" (id ") {
+        Some((said, id)) => (said, id.strip_suffix(')')),
+        None => (status.message(), None),
+    };
+    assert_eq!((status.code(), said), (code, message));
+    // Whoever may look finds out why by what the caller was told.
+    let explained = service.denials.list(id).into_iter().next();
+    assert_eq!(explained.is_some(), code == Code::Unauthenticated, "{explained:?}");
+    assert_eq!(explained.map(|denied| denied.id).as_deref(), id);
 }
 
 #[tokio::test]
@@ -83,6 +92,8 @@ async fn a_caller_gets_its_own_identity() {
     let service = service_with(root_bundle());
     assert_eq!(issued_to(&service, request(ALICE, &csr(&p256()))).await, [format!("URI:{ALICE}")]);
     assert_eq!((service.metrics.requests.get(), service.metrics.issued.get()), (1, 1));
+    let issuers = service.authority.report(Timestamp::now()).issuers;
+    assert_eq!(issuers.iter().map(|issuer| (issuer.signs, issuer.certificates)).collect::<Vec<_>>(), [(true, 1)]);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ca::authority::RootChange;
+use crate::ca::handover::Pace;
 use crate::ca::testing::*;
 
 fn listed(names: &ServingNames<'_>) -> Vec<String> {
@@ -72,7 +72,7 @@ fn own(authority: &Arc<Authority>) -> ServingCertificate {
 #[test]
 fn it_is_replaced_at_half_its_life_and_when_the_ca_changes() {
     let files = root();
-    let authority = Arc::new(Authority::new(CaBundle::verified(&files, now()).unwrap(), RootChange::Grow));
+    let authority = Arc::new(Authority::new(CaBundle::verified(&files, now()).unwrap(), Pace::default()));
     let serving = own(&authority);
     let before = serving.acceptor();
     assert!(!serving.refresh(later(3 * 24 * 3600)).unwrap());
@@ -82,7 +82,7 @@ fn it_is_replaced_at_half_its_life_and_when_the_ca_changes() {
     assert!(!serving.refresh(later(4 * 24 * 3600)).unwrap());
     let other = root();
     let grown = crate::ca::files::CaFiles { root: [files.root.as_ref(), other.root.as_ref()].concat().into(), ..other };
-    authority.replace(CaBundle::verified(&grown, now()).unwrap()).unwrap();
+    authority.replace(CaBundle::verified(&grown, now()).unwrap(), now()).unwrap();
     assert!(serving.refresh(now()).unwrap());
 }
 

@@ -1,0 +1,173 @@
+//! What a change of the root has to know after a restart: the issuer that still
+//! signs while the new root is being told, and then when it stopped.
+//!
+//! It is kept in a Secret beside the one with the new key, or in the state
+//! directory, for as long as the change takes. The key leaves it as soon as the
+//! new issuer signs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+
+use super::files::{self, CaFiles};
+use super::root_store::{StoreError, private_dir, private_file};
+
+/// The name of the Secret, and of the directory.
+const NAME: &str = "fairway-ca-previous";
+const SECRET_TYPE: &str = "fairway.istio.io/ca-previous";
+/// The fingerprint of the issuer that follows.
+const NEXT: &str = "next";
+const STAGED: &str = "staged";
+const SIGNED: &str = "signed";
+
+/// The issuer before the newest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Previous {
+    /// The fingerprint of the newest issuer's certificate.
+    pub next: String,
+    /// What is known of the one before.
+    pub state: State,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It signs, and the new root is told since a time.
+    Signs(CaFiles, Timestamp),
+    /// Its root, and when it stopped.
+    Signed(Bytes, Timestamp),
+}
+
+impl Previous {
+    fn step(&self) -> (&str, bool) {
+        (&self.next, matches!(self.state, State::Signs(..)))
+    }
+
+    fn entries(&self) -> BTreeMap<String, Bytes> {
+        let mut entries = match &self.state {
+            State::Signs(files, staged) => [
+                (files::CA_CERT, files.cert.clone()),
+                (files::CA_KEY, files.key.clone()),
+                (files::CERT_CHAIN, files.chain.clone()),
+                (files::ROOT_CERT, files.root.clone()),
+                (STAGED, staged.to_string().into()),
+            ]
+            .to_vec(),
+            State::Signed(root, at) => vec![(files::ROOT_CERT, root.clone()), (SIGNED, at.to_string().into())],
+        };
+        entries.push((NEXT, self.next.clone().into()));
+        entries.into_iter().map(|(name, content)| (name.to_owned(), content)).collect()
+    }
+
+    /// `None` where there is nothing, or nothing that can be made sense of: then
+    /// nothing is known.
+    fn from_entries(entries: &BTreeMap<String, Bytes>) -> Option<Self> {
+        let text = |name: &str| entries.get(name).and_then(|content| std::str::from_utf8(content).ok());
+        let content = |name: &str| entries.get(name).cloned().unwrap_or_default();
+        let time = |name: &str| text(name).and_then(|text| text.parse::<Timestamp>().ok());
+        let state = match (time(STAGED), time(SIGNED)) {
+            (Some(staged), _) => {
+                let (cert, key, root) = (content(files::CA_CERT), content(files::CA_KEY), content(files::ROOT_CERT));
+                State::Signs(CaFiles { cert, key, chain: content(files::CERT_CHAIN), root, crl: None }, staged)
+            }
+            (None, Some(signed)) => State::Signed(content(files::ROOT_CERT), signed),
+            (None, None) => return None,
+        };
+        Some(Self { next: text(NEXT)?.to_owned(), state })
+    }
+}
+
+/// Where it is kept.
+pub enum PreviousStore {
+    /// A Secret of the cluster, in the namespace of the control plane.
+    Secret(Api<Secret>),
+    /// The state directory.
+    Directory(PathBuf),
+}
+
+impl PreviousStore {
+    /// What is kept.
+    pub async fn load(&self) -> Result<Option<Previous>, StoreError> {
+        let entries = match self {
+            Self::Secret(secrets) => {
+                let secret = secrets.get_opt(NAME).await.map_err(failed("get"))?;
+                let data = secret.and_then(|secret| secret.data).unwrap_or_default();
+                data.into_iter().map(|(name, content)| (name, content.0.into())).collect()
+            }
+            Self::Directory(state) => {
+                let mut entries = BTreeMap::new();
+                let names = [files::CA_CERT, files::CA_KEY, files::CERT_CHAIN, files::ROOT_CERT, NEXT, STAGED, SIGNED];
+                for name in names {
+                    if let Some(content) = files::read(&state.join(NAME).join(name))? {
+                        entries.insert(name.to_owned(), content);
+                    }
+                }
+                entries
+            }
+        };
+        Ok(Previous::from_entries(&entries))
+    }
+
+    /// Keeps something else, unless another replica has already noted that step.
+    pub async fn keep(&self, previous: Option<&Previous>) -> Result<(), StoreError> {
+        if let (Some(kept), Some(previous)) = (self.load().await?, previous)
+            && kept.step() == previous.step()
+        {
+            return Ok(());
+        }
+        let entries = previous.map(Previous::entries).unwrap_or_default();
+        match self {
+            Self::Secret(secrets) => {
+                let data = entries.into_iter().map(|(name, content)| (name, ByteString(content.into()))).collect();
+                let stored = secrets.get_opt(NAME).await.map_err(failed("get"))?;
+                let known = stored.is_some();
+                let mut secret = stored.unwrap_or_else(|| Secret {
+                    metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() },
+                    type_: Some(SECRET_TYPE.to_owned()),
+                    ..Secret::default()
+                });
+                secret.data = Some(data);
+                // Of two replicas that write at the same time the API server
+                // refuses one, which has the same to say.
+                let written = match known {
+                    true => secrets.replace(NAME, &PostParams::default(), &secret).await,
+                    false if previous.is_none() => return Ok(()),
+                    false => secrets.create(&PostParams::default(), &secret).await,
+                };
+                match written {
+                    Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(()),
+                    other => other.map(drop).map_err(failed("write")),
+                }
+            }
+            Self::Directory(state) => {
+                let dir = state.join(NAME);
+                match std::fs::remove_dir_all(&dir) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(StoreError::Directory { verb: "clear", path: dir, source: error });
+                    }
+                    _ => {}
+                }
+                if !entries.is_empty() {
+                    private_dir(&dir)?;
+                }
+                for (name, content) in entries {
+                    private_file(&dir.join(name), &content)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn failed(verb: &'static str) -> impl FnOnce(kube::Error) -> StoreError {
+    move |source| StoreError::Api { verb, namespace: String::new(), name: NAME.to_owned(), source: source.into() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::ca::testing::*;
+use crate::source::kube::scripted::{Call, server};
+
+fn both() -> [Previous; 2] {
+    let files = root();
+    let signs = Previous { next: "f00d".into(), state: State::Signs(files.clone(), later(0)) };
+    let signed = Previous { next: "f00d".into(), state: State::Signed(files.root, later(9)) };
+    [signs, signed]
+}
+
+async fn check(store: &PreviousStore, raw: impl Fn() -> String) {
+    let [signs, signed] = both();
+    assert_eq!(store.load().await.unwrap(), None);
+    store.keep(None).await.unwrap();
+    store.keep(Some(&signs)).await.unwrap();
+    assert_eq!(store.load().await.unwrap().as_ref(), Some(&signs));
+    // Another replica notices later; what counts is who was first.
+    let State::Signs(files, _) = signs.state.clone() else { panic!("it signs") };
+    let later = Previous { state: State::Signs(files.clone(), later(60)), ..signs.clone() };
+    store.keep(Some(&later)).await.unwrap();
+    assert_eq!(store.load().await.unwrap().as_ref(), Some(&signs));
+    assert!(raw().contains("ca-key.pem"));
+    store.keep(Some(&signed)).await.unwrap();
+    assert_eq!(store.load().await.unwrap().as_ref(), Some(&signed));
+    assert!(!raw().contains("ca-key.pem"), "a key that is not needed any more is gone");
+    store.keep(None).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_directory_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = || {
+        let entries = std::fs::read_dir(dir.path().join(NAME)).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>().join(" ")
+    };
+    check(&PreviousStore::Directory(dir.path().to_owned()), names).await;
+}
+
+#[tokio::test]
+async fn a_secret_keeps_it() {
+    let (client, script) = server();
+    let stored = Arc::<Mutex<Option<Value>>>::default();
+    let answering = stored.clone();
+    tokio::spawn(script.serve(move |call: Call| {
+        let mut stored = answering.lock().unwrap();
+        match (call.method.as_str(), stored.is_some()) {
+            ("GET", false) => return call.refuse(404, "not found"),
+            ("GET", true) => {}
+            ("POST", false) | ("PUT", true) => *stored = serde_json::from_slice(&call.body).unwrap(),
+            _ => return call.refuse(409, "conflict"),
+        }
+        let answer = stored.clone().unwrap_or_else(|| json!({}));
+        call.json(200, &answer);
+    }));
+    let raw = || stored.lock().unwrap().as_ref().map(ToString::to_string).unwrap_or_default();
+    check(&PreviousStore::Secret(Api::namespaced(client, "istio-system")), raw).await;
+}
+
+#[test]
+fn what_makes_no_sense_is_nothing() {
+    let entries = |names: &[(&str, &'static str)]| {
+        names.iter().map(|(name, content)| ((*name).to_owned(), Bytes::from_static(content.as_bytes()))).collect()
+    };
+    for bad in
+        [&[][..], &[("next", "x")], &[("next", "x"), ("staged", "yesterday")], &[("signed", "2026-01-01T00:00:00Z")]]
+    {
+        assert_eq!(Previous::from_entries(&entries(bad)), None, "{bad:?}");
+    }
+}
