@@ -3,10 +3,11 @@
 //! Order of a start: health and monitoring ports answer at once; sources are
 //! read; the root is found or made; only when everything has synced are the
 //! gRPC ports bound, so that nobody ever sees an empty or half a mesh. On
-//! SIGTERM streams are ended one by one with a retryable status, and what is
-//! left after the given time is dropped.
+//! SIGTERM streams are ended one by one with a retryable status, spread over half
+//! of the given time, and what is left after all of it is dropped.
 
 mod authority;
+mod balance;
 mod cluster;
 mod edge;
 mod gateways;
@@ -219,6 +220,8 @@ async fn start(
         ambient: environment.ambient,
         max_message: environment.max_message.unwrap_or(Options::default().max_message),
         max_age: Some(flags.keepalive_max_server_connection_age).filter(|age| *age < Duration::MAX),
+        // The rest of the time is for what is under way then.
+        drain: flags.shutdown_duration / 2,
         ..Options::default()
     };
     let views = published.views.clone();
@@ -288,6 +291,7 @@ async fn start(
     }
     if let (Some(client), false) = (&client, flags.read_only) {
         statuses::write(tasks, client, &environment, &settings, &published);
+        balance::keep(tasks, client.clone(), &environment, &settings, xds.connections().clone());
     }
     let keepalive = edge::Keepalive {
         interval: flags.keepalive_interval,

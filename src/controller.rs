@@ -8,6 +8,7 @@ pub mod event;
 pub mod gateway;
 pub mod lease;
 pub mod pace;
+pub mod replicas;
 pub mod resource;
 pub mod rights;
 pub mod root_config_map;

@@ -37,7 +37,7 @@ use crate::ca::listener;
 use crate::ca::service::CertificateService;
 use crate::ca::serving::ServingCertificate;
 use crate::xds::reflection::Served;
-use crate::xds::server::{StreamBody, Xds, XdsServer};
+use crate::xds::server::{Goodbye, StreamBody, Xds, XdsServer};
 
 use super::listen;
 
@@ -161,7 +161,8 @@ impl Edge {
         let Keepalive { interval, timeout, max_streams } = self.keepalive;
         let peer = io.connect_info();
         let address = peer.address;
-        let closing = self.xds.closing();
+        let (closing, goodbye) = (self.xds.closing(), Goodbye::default());
+        let leaving = goodbye.said();
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(interval))
@@ -170,11 +171,11 @@ impl Edge {
             .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(RECEIVE_WINDOW)
             .initial_connection_window_size(RECEIVE_WINDOW)
-            .serve_connection(TokioIo::new(io), Calls { edge: self, peer });
+            .serve_connection(TokioIo::new(io), Calls { edge: self, peer, goodbye });
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = closing => {
+            () = async { tokio::select! { () = closing => {}, () = leaving => {} } } => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -189,6 +190,7 @@ impl Edge {
 struct Calls {
     edge: Edge,
     peer: Peer,
+    goodbye: Goodbye,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Calls {
@@ -198,6 +200,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().insert(self.goodbye.clone());
         if XdsServer::serves(request.uri().path()) {
             // Straight to the socket: a router around the body would be asked
             // for each of its frames too.

@@ -6,6 +6,7 @@
 //! new issuer signs.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -18,8 +19,10 @@ use kube::api::{ObjectMeta, PostParams};
 use super::files::{self, CaFiles};
 use super::root_store::{StoreError, private_dir, private_file};
 
-/// The name of the Secret, and of the directory.
+/// The name of the Secret.
 const NAME: &str = "fairway-ca-previous";
+/// The name of the file in the state directory.
+const FILE: &str = "ca-previous.json";
 const SECRET_TYPE: &str = "fairway.istio.io/ca-previous";
 /// The fingerprint of the issuer that follows.
 const NEXT: &str = "next";
@@ -101,14 +104,9 @@ impl PreviousStore {
                 data.into_iter().map(|(name, content)| (name, content.0.into())).collect()
             }
             Self::Directory(state) => {
-                let mut entries = BTreeMap::new();
-                let names = [files::CA_CERT, files::CA_KEY, files::CERT_CHAIN, files::ROOT_CERT, NEXT, STAGED, SIGNED];
-                for name in names {
-                    if let Some(content) = files::read(&state.join(NAME).join(name))? {
-                        entries.insert(name.to_owned(), content);
-                    }
-                }
-                entries
+                let text = files::read(&state.join(FILE))?.unwrap_or_default();
+                let entries: BTreeMap<String, String> = serde_json::from_slice(&text).unwrap_or_default();
+                entries.into_iter().map(|(name, content)| (name, content.into())).collect()
             }
         };
         Ok(Previous::from_entries(&entries))
@@ -146,20 +144,25 @@ impl PreviousStore {
                 }
             }
             Self::Directory(state) => {
-                let dir = state.join(NAME);
-                match std::fs::remove_dir_all(&dir) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(StoreError::Directory { verb: "clear", path: dir, source: error });
-                    }
-                    _ => {}
+                let (path, staging) = (state.join(FILE), state.join(format!(".{FILE}")));
+                let failed = |verb, path: &PathBuf| {
+                    let path = path.clone();
+                    move |source| StoreError::Directory { verb, path, source }
+                };
+                if entries.is_empty() {
+                    return match std::fs::remove_file(&path) {
+                        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+                        _ => Ok(()),
+                    };
                 }
-                if !entries.is_empty() {
-                    private_dir(&dir)?;
-                }
-                for (name, content) in entries {
-                    private_file(&dir.join(name), &content)?;
-                }
-                Ok(())
+                let text = |content: &Bytes| String::from_utf8_lossy(content).into_owned();
+                let entries: BTreeMap<_, _> = entries.iter().map(|(name, content)| (name, text(content))).collect();
+                private_dir(state)?;
+                // What a process that was killed has left.
+                let _ = std::fs::remove_file(&staging);
+                // One file, so that a process may be killed at any moment.
+                private_file(&staging, serde_json::json!(entries).to_string().as_bytes())?;
+                std::fs::rename(&staging, &path).map_err(failed("replace", &path))
             }
         }
     }

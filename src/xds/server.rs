@@ -75,6 +75,8 @@ pub struct Options {
     /// After about this time a stream is ended, so that load spreads again
     /// over replicas.
     pub max_age: Option<Duration>,
+    /// Over what time streams are ended when the process is to end.
+    pub drain: Duration,
 }
 
 impl Default for Options {
@@ -88,6 +90,7 @@ impl Default for Options {
             max_message: 64 << 20,
             max_message_unauthenticated: 4 << 20,
             max_age: None,
+            drain: Duration::ZERO,
         }
     }
 }
@@ -229,7 +232,8 @@ impl XdsServer {
         let limits = (shared.options.max_message, shared.options.max_message_unauthenticated);
         let limit = if caller.is_some() { limits.0 } else { limits.1 };
         let reader = Reader::new(body, limit, shared.places.clone());
-        let connected = Connected { caller, peer: peer.unwrap_or_default() };
+        let goodbye = parts.extensions.get::<Goodbye>().cloned().unwrap_or_default();
+        let connected = Connected { caller, peer: peer.unwrap_or_default(), goodbye };
         let body = StreamBody::new(shared, self.fanout, variant, reader, connected);
         let mut response = Response::new(body);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -297,6 +301,24 @@ struct Connected {
     caller: Option<Caller>,
     /// What the transport knows.
     peer: Peer,
+    /// Closes the connection.
+    goodbye: Goodbye,
+}
+
+/// Has a connection closed when what is under way on it has ended. In the
+/// extensions of each request on it.
+#[derive(Clone, Debug, Default)]
+pub struct Goodbye(CancellationToken);
+
+impl Goodbye {
+    fn say(&self) {
+        self.0.cancel();
+    }
+
+    /// Completes when it was said.
+    pub fn said(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.0.clone().cancelled_owned()
+    }
 }
 
 impl Connected {

@@ -35,11 +35,11 @@ async fn check(store: &PreviousStore, raw: impl Fn() -> String) {
 #[tokio::test]
 async fn a_directory_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
-    let names = || {
-        let entries = std::fs::read_dir(dir.path().join(NAME)).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>().join(" ")
-    };
-    check(&PreviousStore::Directory(dir.path().to_owned()), names).await;
+    // What a process that was killed in the middle has left.
+    std::fs::write(dir.path().join(format!(".{FILE}")), "{").unwrap();
+    let text = || std::fs::read_to_string(dir.path().join(FILE)).unwrap();
+    check(&PreviousStore::Directory(dir.path().to_owned()), text).await;
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left of it");
 }
 
 #[tokio::test]

@@ -33,8 +33,9 @@ fn nothing_is_granted_wholesale() {
         assert!(!rule.to_string().contains('*'), "{rule}");
         let verbs = rule["verbs"].as_array().expect("verbs");
         assert!(verbs.iter().all(|verb| verb != "escalate" && verb != "bind"), "{rule}");
-        // Nothing is deleted but what an overlay had us make.
-        let ours = ["horizontalpodautoscalers", "poddisruptionbudgets"].map(Value::from);
+        // Nothing is deleted but what an overlay had us make, and what replicas
+        // say of themselves.
+        let ours = ["horizontalpodautoscalers", "poddisruptionbudgets", "leases"].map(Value::from);
         let resources = rule["resources"].as_array().expect("resources");
         let all_ours = resources.iter().all(|resource| ours.contains(resource));
         assert!(all_ours || verbs.iter().all(|verb| verb != "delete"), "{rule}");

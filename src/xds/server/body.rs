@@ -53,7 +53,10 @@ pub struct StreamBody<B> {
     listener: Listener,
     /// In a box, for the same reason.
     sending: Option<Box<Sending>>,
+    /// When the stream is to end.
     age: Option<Pin<Box<Sleep>>>,
+    /// Whether that is because the process is to end.
+    draining: bool,
     connected: Connected,
     /// Present once it asks for secrets; in a box, as few do.
     opening: Option<Box<Opening>>,
@@ -123,6 +126,7 @@ impl<B: RequestBody> StreamBody<B> {
             listener: Listener::new(fanout),
             sending: None,
             age,
+            draining: false,
             connected,
             opening: None,
             answering: None,
@@ -136,9 +140,17 @@ impl<B: RequestBody> StreamBody<B> {
     /// how the stream ends; with OK it does after the client closed its side and
     /// was answered.
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, Status>> {
-        let aged = self.age.as_mut().is_some_and(|age| age.poll_unpin(cx).is_ready());
         self.listener.listen(cx);
-        if aged || self.listener.closing() {
+        if self.listener.closing() && !self.draining {
+            // All of them at once would be a burst for whoever takes them over.
+            self.draining = true;
+            self.age = Some(Box::pin(tokio::time::sleep(self.shared.options.drain.mul_f64(jitter()))));
+        }
+        let aged = self.age.as_mut().is_some_and(|age| age.poll_unpin(cx).is_ready());
+        let leaves = self.registration.as_ref().is_some_and(|registration| registration.connection.leaves());
+        if aged || leaves {
+            // The next stream would else come over the same connection.
+            self.connected.goodbye.say();
             return Poll::Ready(Err(closing()));
         }
         let mut more = true;
@@ -229,7 +241,8 @@ impl<B: RequestBody> StreamBody<B> {
                 let node = self.stream.node().ok_or_else(|| Status::internal("a request without a node"))?;
                 self.shared.authorize(self.connected.caller.as_ref(), node)?;
                 let address = self.connected.peer.address;
-                let registration = Registration::new(&self.shared, node.clone(), self.stream.scope(), address);
+                let (scope, waker) = (self.stream.scope(), self.listener.waker());
+                let registration = Registration::new(&self.shared, node.clone(), scope, address, waker);
                 &none.insert(registration).connection
             }
         };

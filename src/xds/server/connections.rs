@@ -1,14 +1,15 @@
-//! The live connections, for metrics and the debug pages only: nothing that a
-//! client is sent depends on this registry.
+//! The live connections, for metrics and the debug pages, and to send some of
+//! them elsewhere: nothing that a client is sent depends on this registry.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
-use jiff::Timestamp;
+use futures::task::AtomicWaker;
+use jiff::{SignedDuration, Timestamp};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -44,6 +45,9 @@ pub struct Connection {
     // A lock and not a channel: written by its stream, read by debug pages,
     // and held only to copy a few strings.
     types: Mutex<Vec<TypeStatus>>,
+    /// Whether it is to go to another replica.
+    leaving: AtomicBool,
+    waker: Arc<AtomicWaker>,
 }
 
 /// What has been sent of a type and acknowledged, and when.
@@ -122,6 +126,23 @@ impl Connections {
         self.live.is_empty()
     }
 
+    /// Ends some streams, for their clients to find another replica. Those that
+    /// have just come are left alone. Returns how many.
+    pub fn shed(&self, count: usize, settled: SignedDuration) -> usize {
+        let now = Timestamp::now();
+        // The map is in an order of its own, another in each process.
+        let old = self.live.iter().filter(|entry| {
+            let connection = entry.value();
+            now.duration_since(connection.connected) >= settled && !connection.leaves()
+        });
+        let leaving: Vec<_> = old.take(count).map(|entry| entry.value().clone()).collect();
+        for connection in &leaving {
+            connection.leaving.store(true, Ordering::Release);
+            connection.waker.wake();
+        }
+        leaving.len()
+    }
+
     /// The state of every open stream of a kind of proxy.
     pub fn statuses_of(&self, kind: NodeKind) -> Vec<Status> {
         let of_kind = self.live.iter().filter(|entry| entry.value().node.kind == kind);
@@ -177,6 +198,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is to go to another replica.
+    pub(super) fn leaves(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
     fn status(&self) -> Status {
         let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let settled = self.settled.load(Ordering::Relaxed);
@@ -197,13 +223,19 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    pub(super) fn new(shared: &Arc<Shared>, node: Node, scope: Option<&Scope>, address: Option<SocketAddr>) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        node: Node,
+        scope: Option<&Scope>,
+        address: Option<SocketAddr>,
+        waker: Arc<AtomicWaker>,
+    ) -> Self {
         let number = shared.connections.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let id = format!("{}-{number}", node.name);
         info!(connection = id, node = %node.id, ?address, "xDS stream opened");
         let connected = Timestamp::now();
-        let (settled, types) = (AtomicU64::new(0), Mutex::default());
-        let connection = Arc::new(Connection { id, node, address, connected, settled, types });
+        let (settled, types, leaving) = (AtomicU64::new(0), Mutex::default(), AtomicBool::new(false));
+        let connection = Arc::new(Connection { id, node, address, connected, settled, types, leaving, waker });
         shared.connections.live.insert(number, connection.clone());
         let held = scope.map(|scope| shared.demand.hold([scope.clone()]));
         Self { connection, ended: None, number, shared: shared.clone(), _held: held }

@@ -59,8 +59,9 @@ impl Listeners {
 }
 
 impl Fanout {
-    /// Follows the views that are published until `drain` is cancelled or they
-    /// end; after that streams are to close. Needs a runtime to run on.
+    /// Follows the views that are published until they end. When that is so, or
+    /// `drain` is cancelled, streams are to close; until they have, they go on to
+    /// be told what is new. Needs a runtime to run on.
     pub(super) fn follow(
         mut views: watch::Receiver<Arc<Views>>,
         mut vault: watch::Receiver<Arc<Vault>>,
@@ -78,27 +79,29 @@ impl Fanout {
         });
         let weak = Arc::downgrade(&fanout);
         tokio::spawn(async move {
+            let mut closing = false;
             loop {
-                let open = tokio::select! {
-                    changed = views.changed() => changed.is_ok(),
+                let (open, more) = tokio::select! {
+                    changed = views.changed() => (changed.is_ok(), changed.is_ok()),
                     Ok(()) = vault.changed() => {
                         let Some(fanout) = Weak::upgrade(&weak) else { return };
                         *fanout.lock_vault() = vault.borrow_and_update().clone();
                         fanout.openers.wake();
                         continue;
                     }
-                    () = drain.cancelled() => false,
+                    () = drain.cancelled(), if !closing => (false, true),
                 };
                 // Nobody is left to be told.
                 let Some(fanout) = Weak::upgrade(&weak) else { return };
                 if open {
                     fanout.publish(views.borrow_and_update().clone());
                 } else {
+                    closing = true;
                     fanout.closing.store(true, Ordering::Release);
+                    fanout.connections.wake();
                 }
                 fanout.streams.wake();
-                if !open {
-                    fanout.connections.wake();
+                if !more {
                     return;
                 }
             }
@@ -176,6 +179,11 @@ impl Listener {
     pub(super) fn new(fanout: Arc<Fanout>) -> Self {
         let (number, waker) = fanout.streams.add();
         Self { fanout, waker, number }
+    }
+
+    /// Has the stream look at itself.
+    pub(super) fn waker(&self) -> Arc<AtomicWaker> {
+        self.waker.clone()
     }
 
     /// Has the task woken from now on. To be called before looking at anything.

@@ -12,6 +12,7 @@ use fairway_proto::workload::{Address as WireAddress, Workload as WireWorkload, 
 use futures::StreamExt;
 use http::HeaderMap;
 use http_body_util::{BodyExt, Full};
+use jiff::SignedDuration;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -296,11 +297,39 @@ async fn drain_and_age_end_streams_as_unavailable() {
     let status = client.end().await;
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "transport is closing"));
 
-    let options = Options { max_age: Some(Duration::from_millis(50)), ..options() };
+    // Until a stream's turn comes it is told what is new.
+    let options = Options { drain: Duration::from_secs(3600), ..options() };
+    let mesh = Mesh::new(false, Layer::default(), options).await;
+    let mut client = mesh.open(&[Address]).await;
+    client.next().await;
+    mesh.drain.cancel();
+    mesh.publish([workload(1, 10)].into_iter().collect());
+    assert_eq!(client.next().await.resources.len(), 1);
+
+    let options = Options { max_age: Some(Duration::from_millis(50)), ..super::tests::options() };
     let mesh = Mesh::new(false, Layer::default(), options).await;
     let mut client = mesh.open(&[Address]).await;
     client.next().await;
     assert_eq!(client.end().await.message(), "transport is closing");
+}
+
+#[tokio::test]
+async fn some_streams_are_sent_elsewhere() {
+    let mesh = Mesh::new(false, Layer::default(), options()).await;
+    let mut clients = vec![];
+    for _ in 0..5 {
+        let mut client = mesh.open(&[Address]).await;
+        client.next().await;
+        clients.push(client);
+    }
+    let connections = mesh.xds.connections().clone();
+    assert_eq!(connections.shed(3, SignedDuration::from_hours(1)), 0, "they have just come");
+    assert_eq!(connections.shed(2, SignedDuration::ZERO), 2);
+    assert_eq!(connections.shed(9, SignedDuration::ZERO), 3, "those that leave are not counted twice");
+    for client in &mut clients {
+        assert_eq!(client.end().await.message(), "transport is closing");
+    }
+    mesh.until(|mesh| mesh.xds.connections().is_empty()).await;
 }
 
 #[tokio::test]
