@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::*;
+use crate::ca::authenticate::AuthenticatorChain;
 use crate::writer::{Heard, Pace, start};
 
 /// The pages of a control plane that knows nothing.
@@ -29,7 +30,11 @@ fn admin(metrics_local_only: bool) -> Admin {
         questions,
         connections: Arc::default(),
         problems: Problems::default(),
+        ca: ca::Ca::default(),
         cluster: "Kubernetes".into(),
+        // Nobody can prove anything.
+        authenticate: Arc::new(AuthenticatorChain::new(crate::ca::testing::trust_domains(), Vec::new())),
+        system_namespaces: Arc::default(),
         metrics_local_only,
     }
 }
@@ -45,18 +50,20 @@ async fn status(pages: &Router, path: &str, from: &str) -> u16 {
 
 /// Whoever reached istiod's port could read about proxies of all namespaces.
 #[tokio::test]
-async fn cve_2026_31838_debug_pages_are_for_this_machine() {
+async fn cve_2026_31838_debug_pages_are_for_nobody_unknown() {
     let pages = monitoring_pages(admin(false));
-    for path in ["/debug", "/debug/", "/debug/syncz", "/debug/ambientz", "/debug/sourcez", "/debug/graphz"] {
+    for path in
+        ["/debug", "/debug/", "/debug/syncz", "/debug/ambientz", "/debug/sourcez", "/debug/graphz", "/debug/ca/denials"]
+    {
         for from in ["10.0.0.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
-            assert_eq!(status(&pages, path, from).await, 403, "{path} from {from}");
+            assert_eq!(status(&pages, path, from).await, 401, "{path} from {from}");
         }
         for from in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
             assert_eq!(status(&pages, path, from).await, 200, "{path} from {from}");
         }
     }
-    assert_eq!(status(&pages, "/debug/diagnosticsz", "10.0.0.1").await, 403);
-    assert_eq!(status(&pages, "/debug/provenancez?type=Address&name=x", "10.0.0.1").await, 403);
+    assert_eq!(status(&pages, "/debug/diagnosticsz", "10.0.0.1").await, 401);
+    assert_eq!(status(&pages, "/debug/provenancez?type=Address&name=x", "10.0.0.1").await, 401);
     assert_eq!(status(&pages, "/metrics", "10.0.0.1").await, 200);
     assert_eq!(status(&monitoring_pages(admin(true)), "/metrics", "10.0.0.1").await, 403);
     // The port that probes ask has no other pages.

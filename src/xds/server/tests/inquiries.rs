@@ -84,7 +84,7 @@ async fn who_has_proved_who_it_is_is_answered_once() {
 }
 
 #[tokio::test]
-async fn nobody_else_is() {
+async fn cve_2026_31838_nobody_else_is() {
     let mesh = Mesh::new(false, Layer::default(), Options { authenticate_plaintext: true, ..options() }).await;
     mesh.xds.answer_with(Arc::new(Echo));
     for (type_url, token) in

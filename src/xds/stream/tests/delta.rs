@@ -234,10 +234,11 @@ fn acknowledgement_may_carry_new_names() {
 }
 
 #[test]
-fn cve_2026_31838_debug_types_are_unknown_like_any_other() {
+fn cve_2026_31838_debug_types_are_no_resources() {
     let mut bench = synced(&[("w1", "a")]);
     // istiod has served the second kind to whoever reached its port, and the
-    // third, by which it gives away objects as they are.
+    // third, by which it gives away objects as they are. What a server answers
+    // callers who are known does not come this far.
     for type_url in [
         "type.googleapis.com/what",
         "istio.io/debug",
