@@ -11,6 +11,7 @@ use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509, X509Extension, X509NameBuilder, X509Req, X509ReqBuilder, X509StoreContext};
 use prost_types::value::Kind;
+use tonic::transport::Channel;
 
 use crate::ztunnel::{self, Options};
 
@@ -107,12 +108,24 @@ pub async fn create(
     csr: String,
     impersonated: Option<&str>,
 ) -> Result<IstioCertificateResponse, tonic::Status> {
-    let mut client = IstioCertificateServiceClient::new(ztunnel::channel(options).await?);
+    create_over(ztunnel::channel(options).await?, options, csr, impersonated, 86400).await
+}
+
+/// Asks for a certificate that lives for some seconds, over a connection that is
+/// there.
+pub async fn create_over(
+    channel: Channel,
+    options: &Options,
+    csr: String,
+    impersonated: Option<&str>,
+    seconds: i64,
+) -> Result<IstioCertificateResponse, tonic::Status> {
+    let mut client = IstioCertificateServiceClient::new(channel);
     let metadata = impersonated.map(|identity| {
         let identity = prost_types::Value { kind: Some(Kind::StringValue(identity.into())) };
         prost_types::Struct { fields: [("ImpersonatedIdentity".to_string(), identity)].into() }
     });
-    let mut request = tonic::Request::new(IstioCertificateRequest { csr, validity_duration: 86400, metadata });
+    let mut request = tonic::Request::new(IstioCertificateRequest { csr, validity_duration: seconds, metadata });
     ztunnel::authorize(options, request.metadata_mut());
     request.set_timeout(crate::PATIENCE);
     Ok(client.create_certificate(request).await?.into_inner())

@@ -111,6 +111,7 @@ impl Cluster {
         let (etcd, address) = (free_address(), SocketAddr::new(place.ip(), free_address().port()));
         let token = format!("{:x}-{:x}", std::process::id(), address.port());
         make_keys(&folder, &token);
+        write_audit_policy(&folder);
         let mut children = vec![("etcd", start_etcd(&folder, etcd))];
         children.push(("kube-apiserver", start_apiserver(&folder, etcd, place, address)));
         let certificate = folder.join("apiserver/apiserver.crt");
@@ -282,6 +283,38 @@ impl Cluster {
         self.until_ready().await;
     }
 
+    /// Ends the API server and what it stores in, keeps a copy of what is stored
+    /// under a name, and starts both again.
+    pub async fn keep_storage(&self, name: &str) {
+        self.with_storage_stopped(|data| copy(data, &data.with_file_name(name))).await;
+    }
+
+    /// Ends both, has the API server go on with what was kept under a name, and
+    /// starts both again.
+    pub async fn restore_storage(&self, name: &str) {
+        self.with_storage_stopped(|data| {
+            std::fs::remove_dir_all(data).unwrap();
+            copy(&data.with_file_name(name), data);
+        })
+        .await;
+    }
+
+    async fn with_storage_stopped(&self, change: impl FnOnce(&Path)) {
+        self.kill_apiserver().await;
+        self.take("etcd").expect("etcd runs").kill().await;
+        change(&self.folder.join("etcd"));
+        self.children.lock().unwrap().insert(0, ("etcd", start_etcd(&self.folder, self.etcd)));
+        self.start_apiserver().await;
+    }
+
+    /// What was written, by whom, in order: audit events.
+    /// <https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/>
+    pub fn writes(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.join("audit.log")).unwrap_or_default();
+        // The last line may be being written.
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// Ends everything, users of etcd first.
     pub async fn stop(&self) {
         let children: Vec<_> = self.children.lock().unwrap().drain(..).collect();
@@ -315,6 +348,32 @@ impl Drop for Cluster {
 
 fn controlplane() -> PathBuf {
     tool("FAIRWAY_CONTROLPLANE", ".cache/bin/controlplane")
+}
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// Writes only, and of those what they are of.
+fn write_audit_policy(folder: &Path) {
+    let policy = json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "None", "verbs": ["get", "list", "watch"] },
+            { "level": "None", "users": ["system:apiserver"] },
+            { "level": "Metadata" },
+        ],
+    });
+    std::fs::write(folder.join("audit-policy.json"), policy.to_string()).unwrap();
 }
 
 fn make_keys(folder: &Path, token: &str) {
@@ -378,6 +437,8 @@ fn start_apiserver(folder: &Path, etcd: SocketAddr, place: Place, address: Socke
         format!("--api-audiences={ISSUER}"),
         format!("--service-account-signing-key-file={}", folder.join("service-account.key").display()),
         format!("--service-account-key-file={}", folder.join("service-account.pub").display()),
+        format!("--audit-policy-file={}", folder.join("audit-policy.json").display()),
+        format!("--audit-log-path={}", folder.join("audit.log").display()),
         "--allow-privileged=true".into(),
         "--profiling=false".into(),
     ]);

@@ -22,6 +22,7 @@ pub fn binary() -> PathBuf {
 /// How to start a control plane.
 #[derive(Clone)]
 pub struct Options {
+    binary: PathBuf,
     source: Vec<OsString>,
     flags: Vec<String>,
     environment: BTreeMap<String, String>,
@@ -47,7 +48,13 @@ impl Options {
             ("REVISION", "default"),
         ];
         let environment = environment.map(|(name, value)| (name.to_string(), value.to_string()));
-        Self { source, flags: vec![], environment: environment.into() }
+        Self { binary: binary(), source, flags: vec![], environment: environment.into() }
+    }
+
+    /// Of another build.
+    pub fn of_build(mut self, binary: PathBuf) -> Self {
+        self.binary = binary;
+        self
     }
 
     /// With one more flag.
@@ -95,7 +102,7 @@ impl Fairway {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let [grpc, secure_grpc, http, https, monitoring] = addresses;
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&options.binary);
         command.arg("discovery").args(&options.source);
         let flags = [
             ("--grpcAddr", grpc),
@@ -178,6 +185,11 @@ impl Fairway {
     /// Panics if it has ended.
     pub fn assert_running(&self) {
         self.child.assert_running();
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub fn signal(&self, signal: &str) {
+        self.child.signal(signal);
     }
 
     /// Asks it to end and waits.

@@ -5,16 +5,18 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::Command;
 
+use fairway_proto::auth::IstioCertificateResponse;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{
     SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslRef, SslVerifyMode, SslVersion, select_next_proto,
 };
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
+use tonic::transport::Channel;
 
-use crate::certificate::{Csr, check_chain, create, p256};
+use crate::certificate::{Csr, check_chain, create, create_over, p256};
 use crate::fairway::{self, Fairway};
 use crate::ztunnel::{Options, Tls};
 
@@ -26,9 +28,10 @@ pub struct Identity {
     /// Its SPIFFE ID.
     pub name: String,
     key: PKey<Private>,
-    /// The leaf first.
+    /// The leaf and what is between it and a root.
     chain: Vec<X509>,
-    roots: Vec<X509>,
+    /// Whom it trusts.
+    pub roots: Vec<X509>,
 }
 
 /// A token of the development issuer, for a control plane without a cluster.
@@ -63,12 +66,23 @@ impl Identity {
     async fn issued(options: &Options, name: &str, impersonated: Option<&str>) -> Result<Self, String> {
         let key = p256();
         let response = create(options, Csr::new(key.clone()).uri(name).pem(), impersonated).await;
-        let response = response.map_err(|status| format!("{status:?}"))?;
-        check_chain(&response, name)?;
+        Self::answered(name, key, &response.map_err(|status| format!("{status:?}"))?)
+    }
+
+    /// Asks for a certificate that lives for some seconds, over a connection that
+    /// is there.
+    pub async fn over(channel: Channel, options: &Options, name: &str, seconds: i64) -> Result<Self, String> {
+        let key = p256();
+        let response = create_over(channel, options, Csr::new(key.clone()).uri(name).pem(), None, seconds).await;
+        Self::answered(name, key, &response.map_err(|status| format!("{status:?}"))?)
+    }
+
+    fn answered(name: &str, key: PKey<Private>, response: &IstioCertificateResponse) -> Result<Self, String> {
+        check_chain(response, name)?;
         let certificates = |pem: &String| X509::stack_from_pem(pem.as_bytes()).unwrap_or_default();
-        let roots = response.cert_chain.last().map(certificates).unwrap_or_default();
-        let chain = response.cert_chain.iter().flat_map(certificates).collect();
-        Ok(Self { name: name.into(), key, chain, roots })
+        let (roots, chain) = response.cert_chain.split_last().ok_or("an empty chain")?;
+        let chain = chain.iter().flat_map(certificates).collect();
+        Ok(Self { name: name.into(), key, chain, roots: certificates(roots) })
     }
 
     /// Its certificate.
@@ -79,8 +93,7 @@ impl Identity {
     fn present(&self, context: &mut SslContextBuilder) -> Result<(), openssl::error::ErrorStack> {
         context.set_min_proto_version(Some(SslVersion::TLS1_3))?;
         context.set_certificate(&self.chain[0])?;
-        // The last is the root, which the peer has.
-        for intermediate in &self.chain[1..self.chain.len().saturating_sub(1).max(1)] {
+        for intermediate in &self.chain[1..] {
             context.add_extra_chain_cert(intermediate.clone())?;
         }
         context.set_private_key(&self.key)?;
@@ -93,7 +106,10 @@ impl Identity {
     }
 
     /// Opens mutual TLS to a peer, whose identity is returned too.
-    pub async fn connect(&self, stream: TcpStream) -> Result<(SslStream<TcpStream>, String), String> {
+    pub async fn connect<S>(&self, stream: S) -> Result<(SslStream<S>, String), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let shake = async {
             let mut builder = SslConnector::builder(SslMethod::tls_client())?;
             self.present(&mut builder)?;
@@ -112,7 +128,10 @@ impl Identity {
     }
 
     /// Takes mutual TLS from a peer, whose identity is returned too.
-    pub async fn accept(&self, stream: TcpStream) -> Result<(SslStream<TcpStream>, String), String> {
+    pub async fn accept<S>(&self, stream: S) -> Result<(SslStream<S>, String), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let shake = async {
             let mut builder = SslAcceptor::mozilla_modern_v5(SslMethod::tls_server())?;
             self.present(&mut builder)?;

@@ -31,6 +31,9 @@ pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorizatio
 pub struct Options {
     /// Where the control plane listens.
     pub address: SocketAddr,
+    /// Where its other replicas listen: a connection that ends is followed by one
+    /// to the next, as a Service would have it.
+    pub others: Vec<SocketAddr>,
     /// TLS, with what it takes; `None` is plaintext, which a real ztunnel
     /// never speaks.
     pub tls: Option<Tls>,
@@ -47,7 +50,15 @@ pub struct Options {
 impl Options {
     /// A ztunnel on the plaintext port.
     pub fn plaintext(address: SocketAddr) -> Self {
-        Self { address, tls: None, token: None, node: "node-a".into(), on_demand: false, retained: BTreeMap::new() }
+        Self {
+            address,
+            others: vec![],
+            tls: None,
+            token: None,
+            node: "node-a".into(),
+            on_demand: false,
+            retained: BTreeMap::new(),
+        }
     }
 }
 

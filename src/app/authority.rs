@@ -107,7 +107,9 @@ impl Setup<'_> {
             None => self.self_signed(tasks, trust, pace).await?,
         };
         let previous = match self.client {
-            Some(client) => PreviousStore::Secret(Api::namespaced(client.clone(), &self.settings.system_namespace)),
+            Some(client) => {
+                PreviousStore::Secret(Box::new(Api::namespaced(client.clone(), &self.settings.system_namespace)))
+            }
             None => PreviousStore::Directory(self.flags.state_dir.clone()),
         };
         match previous.load().await {

@@ -89,7 +89,7 @@ impl Previous {
 /// Where it is kept.
 pub enum PreviousStore {
     /// A Secret of the cluster, in the namespace of the control plane.
-    Secret(Api<Secret>),
+    Secret(Box<Api<Secret>>),
     /// The state directory.
     Directory(PathBuf),
 }

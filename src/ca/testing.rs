@@ -46,7 +46,7 @@ pub(super) fn trust_domain() -> TrustDomain {
     "cluster.local".parse().unwrap()
 }
 
-pub(crate) fn trust_domains() -> Arc<TrustDomains> {
+pub(super) fn trust_domains() -> Arc<TrustDomains> {
     Arc::new(TrustDomains::new(trust_domain(), vec!["old.example".parse().unwrap()]))
 }
 

@@ -39,8 +39,7 @@ pub(super) async fn run(
         let end = session(&options, &table, &changed, &mut commands).await;
         {
             let mut table = table.lock().unwrap();
-            table.connected = false;
-            table.holding = false;
+            table.disconnect();
             table.last_error = end.as_ref().err().cloned();
         }
         changed.send_modify(|count| *count += 1);
@@ -53,6 +52,10 @@ pub(super) async fn run(
                 }
             }
         } else {
+            if !options.others.is_empty() {
+                let next = options.others.remove(0);
+                options.others.push(std::mem::replace(&mut options.address, next));
+            }
             tokio::time::sleep(BACKOFF).await;
         }
     }

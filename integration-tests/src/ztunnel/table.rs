@@ -2,7 +2,7 @@
 //! on the way.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fairway_proto::security::Authorization;
 use fairway_proto::workload::{Service, Workload, address::Type};
@@ -46,6 +46,10 @@ pub struct Table {
     pub connections: usize,
     /// Whether there is one now.
     pub connected: bool,
+    /// The longest time between two of them that is over.
+    longest_absence: Duration,
+    /// Since when there is none, after there was one.
+    absent_since: Option<Instant>,
     /// Why the last connection ended.
     pub last_error: Option<tonic::Status>,
     /// Whether acknowledgements are kept back.
@@ -100,8 +104,26 @@ impl Table {
     pub(super) fn connect(&mut self) {
         self.connections += 1;
         self.connected = true;
+        self.longest_absence = self.absence();
+        self.absent_since = None;
         self.nonces.clear();
         self.answered.clear();
+    }
+
+    /// There is none.
+    pub(super) fn disconnect(&mut self) {
+        if self.connected {
+            self.absent_since = Some(Instant::now());
+        }
+        self.connected = false;
+        self.holding = false;
+    }
+
+    /// The longest time between two connections, the one that has not ended
+    /// included.
+    pub fn absence(&self) -> Duration {
+        let now = self.absent_since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.longest_absence.max(now)
     }
 
     pub(super) fn breach(&mut self, what: impl Into<String>) {

@@ -20,6 +20,8 @@ mod read_only;
 mod undecodable;
 mod rbac;
 mod outage;
+mod availability;
+mod rotation;
 mod soak;
 mod waypoint;
 mod credentials;
@@ -51,6 +53,9 @@ fn run() -> ExitCode {
     let tests = tests![
         walkthrough(""): bookinfo;
         stage_pods(""): life, services;
+        // These are about how long things take, on a cluster of their own.
+        availability("availability"): stopped_leader, killed, restarted_by_turns, other_build, back_in_time;
+        rotation(""): under_load, restarted;
         // These break the cluster or need it to themselves. They share one
         // of their own.
         outage("spare"): crds_added_late, api_server_killed, absent_at_start;
@@ -93,6 +98,7 @@ fn run() -> ExitCode {
         Box::pin(async {
             mesh::stop().await;
             outage::stop().await;
+            availability::stop().await;
             waypoint::stop().await;
             stage::stop().await;
         })

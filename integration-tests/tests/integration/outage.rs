@@ -80,14 +80,19 @@ pub async fn api_server_killed() {
     // Long enough for every watch to have noticed, and to have failed to come
     // back so often that it is in no hurry any more.
     let deadline = Instant::now() + Duration::from_secs(8);
+    let mut waited = vec![];
     while Instant::now() < deadline {
         let started = Instant::now();
         let other = Ztunnel::ready(ztunnel::Options::plaintext(fairway.grpc)).await;
-        assert!(started.elapsed() < Duration::from_secs(2), "a new client waited {:?}", started.elapsed());
+        waited.push(started.elapsed());
         assert_eq!(other.retained(), ztunnel.retained(), "a new client is told something else");
         assert_eq!(fairway.ready_status().await, 200, "an outage is no reason to send clients away");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    // Other tests have their share of the machine.
+    waited.sort();
+    let (most, longest) = (waited[waited.len() * 9 / 10], waited[waited.len() - 1]);
+    assert!(most < Duration::from_secs(1) && longest < Duration::from_secs(2), "new clients waited {waited:?}");
     let touched = ns.own(ztunnel.read(|table| table.touched_since(before)));
     assert!(touched.is_empty(), "the outage itself is no change: {touched:?}");
 

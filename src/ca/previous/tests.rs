@@ -59,7 +59,7 @@ async fn a_secret_keeps_it() {
         call.json(200, &answer);
     }));
     let raw = || stored.lock().unwrap().as_ref().map(ToString::to_string).unwrap_or_default();
-    check(&PreviousStore::Secret(Api::namespaced(client, "istio-system")), raw).await;
+    check(&PreviousStore::Secret(Box::new(Api::namespaced(client, "istio-system"))), raw).await;
 }
 
 #[test]
