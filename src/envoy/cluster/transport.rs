@@ -194,14 +194,14 @@ impl<'a> Tls<'a> {
             true => ValidationContextType::ValidationContext(CertificateValidationContext::default()),
             false => ValidationContextType::CombinedValidationContext(self.validation()),
         };
-        let texts = |texts: &[std::sync::Arc<str>]| texts.iter().map(ToString::to_string).collect();
+        let (cipher_suites, ecdh_curves) = tls::server::known(&mesh.tls_defaults);
         let common = CommonTlsContext {
             alpn_protocols: if http2 { vec!["h2".into()] } else { Vec::new() },
             tls_params: Some(TlsParameters {
                 tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
                 tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
-                ecdh_curves: texts(&mesh.tls_defaults.ecdh_curves),
-                cipher_suites: texts(&mesh.tls_defaults.cipher_suites),
+                cipher_suites,
+                ecdh_curves,
                 ..Default::default()
             }),
             tls_certificate_sds_secret_configs: self.certificate().into_iter().collect(),

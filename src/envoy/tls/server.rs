@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 
 use super::{ROOTS, WORKLOAD, any_name, credential, file_secret, named, secret};
-use crate::api::mesh::MeshConfig;
+use crate::api::mesh::{MeshConfig, TlsDefaults};
 use crate::credential::{Asked, CA_SUFFIX, Part};
 use crate::envoy::encode::boolean;
 use crate::model::gateway::{ClientCa, ServerCertificate, ServerTls, TlsMode, TlsVersion};
@@ -187,6 +187,13 @@ fn parameters(tls: &ServerTls, mesh: &MeshConfig, problems: &mut Vec<(&'static s
         ..Default::default()
     };
     (parameters != TlsParameters::default()).then_some(parameters)
+}
+
+/// The cipher suites and curves of the mesh that an Envoy takes, for
+/// connections to servers: for any other it would refuse the cluster.
+pub fn known(defaults: &TlsDefaults) -> (Vec<String>, Vec<String>) {
+    let texts = |texts: &[Arc<str>]| texts.iter().map(ToString::to_string).collect();
+    (ciphers::suites(texts(&defaults.cipher_suites)).known, curves(texts(&defaults.ecdh_curves)).known)
 }
 
 fn protocol(version: TlsVersion) -> TlsProtocol {
