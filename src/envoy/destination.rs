@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::api::{Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Diagnostic, Graph};
 use crate::model::destination_rule::Rule;
+use crate::model::endpoint::Endpoint;
 use crate::model::service::{Port, Protocol, Resolution, Service, ServiceKey};
 use crate::model::{Model, problem, waypoint};
 use crate::proxy::Scope;
@@ -21,7 +22,7 @@ use super::cluster::discovery::Discovery;
 use super::cluster::transport::Transport;
 use super::cluster::{self, Upstream};
 use super::endpoint::locality::Preference;
-use super::endpoint::{self, Reach};
+use super::endpoint::{self, Reach, TLS_MODE};
 use super::name::{self, Handling};
 use super::{Configs, Scoped, client, encode};
 
@@ -140,6 +141,12 @@ fn endpoints(
     if let Some(subset) = rule.subset(&key.subset) {
         endpoints.retain(|endpoint| subset.labels.select(&endpoint.labels));
     }
+    let policy = rule.policy(key.port, &key.subset);
+    // A rule that says what is spoken knows better.
+    let disabled = |endpoint: &Endpoint, port: u16| {
+        let Endpoint { namespace, labels, .. } = endpoint;
+        policy.tls.is_none() && model.peer_authentications.disables(cx, model.scope(), namespace, labels, port)
+    };
     let request = endpoint::Request {
         service,
         port: key.port,
@@ -148,8 +155,8 @@ fn endpoints(
         place: key.scope.place(),
         by_dns: discovery != Discovery::Eds,
         reach: reach(cx, model, key, service, rule),
+        takes_mutual: &|endpoint, port| endpoint.labels.get(TLS_MODE) == Some("istio") && !disabled(endpoint, port),
     };
-    let policy = rule.policy(key.port, &key.subset);
     if policy.load_balancer.is_some_and(|settings| settings.zone_aware_lb_setting.is_some()) {
         let message =
             "zones are balanced by proxies that know of their siblings; at a waypoint all endpoints are equal";
@@ -187,6 +194,7 @@ fn through_waypoint(
         place: &proxy.place,
         by_dns: false,
         reach: Reach::Through(SocketAddr::new(address, key.port)),
+        takes_mutual: &|_, _| false,
     };
     Some(endpoint::localities(&request, &Preference::None, &waypoints))
 }

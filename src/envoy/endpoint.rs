@@ -31,12 +31,12 @@ pub const CONNECT_ORIGINATE: &str = "connect_originate";
 
 /// The label of workloads with a sidecar, whose value `istio` says that they
 /// take mutual TLS.
-const TLS_MODE: &str = "security.istio.io/tlsMode";
+pub const TLS_MODE: &str = "security.istio.io/tlsMode";
 /// The metadata of an endpoint that says which socket of its cluster is for it.
 const SOCKET: &str = "envoy.transport_socket_match";
 
 /// Who the endpoints are for, and of what.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The service.
     pub service: &'a Service,
@@ -52,6 +52,8 @@ pub struct Request<'a> {
     pub by_dns: bool,
     /// How the proxy reaches workloads.
     pub reach: Reach,
+    /// Whether an endpoint takes the mutual TLS of sidecars on a port of its own.
+    pub takes_mutual: &'a dyn Fn(&Endpoint, u16) -> bool,
 }
 
 /// How a proxy reaches workloads.
@@ -145,7 +147,7 @@ fn lb_endpoint(endpoint: &Endpoint, request: &Request<'_>) -> Option<LbEndpoint>
                 Families::Dual => true,
             };
             let address = SocketAddr::new(*addresses.iter().find(usable)?, *target);
-            let mutual = endpoint.labels.get(TLS_MODE) == Some("istio");
+            let mutual = request.reach != Reach::Tunnel && (request.takes_mutual)(endpoint, *target);
             match request.reach {
                 Reach::Sockets { mutual: true } if mutual => {
                     metadata.push((SOCKET, fields([("tlsMode", "istio".to_owned())])));

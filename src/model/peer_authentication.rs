@@ -11,15 +11,25 @@ use crate::graph::{Collection, Ctx, Graph, Index};
 
 use super::{Scope, problem};
 
-/// A mutual TLS mode; inbound, `DISABLE` and `PERMISSIVE` are the same.
+/// A mutual TLS mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     /// As the wider scope says.
     Unset,
+    /// The mutual TLS of sidecars is not taken, hence plaintext is.
+    Disable,
     /// Plaintext is accepted.
     Permissive,
     /// Callers must prove who they are.
     Strict,
+}
+
+impl Mode {
+    /// What it is to those who only take connections: `DISABLE` and `PERMISSIVE`
+    /// are the same.
+    pub fn inbound(self) -> Self {
+        if self == Self::Disable { Self::Permissive } else { self }
+    }
 }
 
 /// One object, parsed.
@@ -84,6 +94,16 @@ impl PeerAuthentications {
         cx.get(self.namespaces, root).copied().filter(|mode| *mode != Mode::Unset).unwrap_or(Mode::Permissive)
     }
 
+    /// Whether a workload does not take the mutual TLS of sidecars on a port of
+    /// its own.
+    /// <https://istio.io/latest/docs/reference/config/security/peer_authentication/#PeerAuthentication-MutualTLS-Mode>
+    pub fn disables(&self, cx: &Ctx<'_>, scope: &Scope, namespace: &Arc<str>, labels: &Labels, port: u16) -> bool {
+        let own = self.of_workload(cx, scope, namespace, labels).map(|(_, policy)| policy);
+        let modes = own.into_iter().flat_map(|own| own.ports.get(&port).copied().into_iter().chain([own.mode]));
+        let said = modes.filter(|mode| *mode != Mode::Unset).next();
+        said.unwrap_or_else(|| self.namespace_mode(cx, scope, namespace)) == Mode::Disable
+    }
+
     /// The policy that names a workload by its labels. In the root namespace
     /// selectors are not supported, as the documentation says.
     pub fn of_workload<'g>(
@@ -126,7 +146,8 @@ fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
 fn mode(cx: &Ctx<'_>, meta: &Meta, field: &str, tls: &MutualTls) -> Mode {
     match &*tls.mode {
         "" | "UNSET" => Mode::Unset,
-        "PERMISSIVE" | "DISABLE" => Mode::Permissive,
+        "PERMISSIVE" => Mode::Permissive,
+        "DISABLE" => Mode::Disable,
         "STRICT" => Mode::Strict,
         other => {
             // Whoever wrote it wanted something; refusing plaintext is the

@@ -32,14 +32,14 @@ enum Effect {
 fn effect(policy: &Policy, parent: Mode) -> Effect {
     let mode = if policy.mode == Mode::Unset { parent } else { policy.mode };
     let ports = |wanted: Mode| -> Vec<u16> {
-        policy.ports.iter().filter(|(_, mode)| **mode == wanted).map(|(port, _)| *port).collect()
+        policy.ports.iter().filter(|(_, mode)| mode.inbound() == wanted).map(|(port, _)| *port).collect()
     };
-    match mode {
+    match mode.inbound() {
         Mode::Strict => match ports(Mode::Permissive) {
             ports if ports.is_empty() => Effect::Strict,
             ports => Effect::StrictExcept(ports),
         },
-        Mode::Permissive | Mode::Unset => match ports(Mode::Strict) {
+        Mode::Disable | Mode::Permissive | Mode::Unset => match ports(Mode::Strict) {
             ports if ports.is_empty() => Effect::Open,
             ports => Effect::StrictOn(ports),
         },
