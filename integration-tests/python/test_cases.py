@@ -22,7 +22,7 @@ CASES = pathlib.Path(os.environ.get("FAIRWAY_CASES", ROOT.parent / "shared/cases
 FILE = CASES / "route-simulation.jsonl"
 
 # The suites that are about what is served; all of their checks must pass.
-SUITES = {"TestDisablePortTranslation", "TestHTTPGateway", "TestGatewayConflicts", "TestIngress"}
+SUITES = {"TestDisablePortTranslation", "TestHTTPGateway", "TestGatewayConflicts", "TestGatewayServices", "TestIngress"}
 
 # How long a change may take to be served.
 SERVED_SECONDS = 20

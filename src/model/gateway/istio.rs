@@ -17,6 +17,7 @@ use crate::api::virtual_service::VirtualService;
 use crate::api::{Meta, ObjectKey};
 use crate::graph::{Ctx, Graph};
 use crate::model::by_host::resolve;
+use crate::model::service::ServiceKey;
 use crate::model::{Scope, problem};
 
 use super::{
@@ -34,7 +35,10 @@ pub(in crate::model) fn source(graph: &mut Graph, scope: &Scope) -> Source {
         scope_of.configures(cx, &gateway.meta).then(|| {
             let ObjectKey { namespace, name } = key.clone();
             let namespace_only = scope_of.settings.gateways_in_own_namespace.then(|| namespace.clone());
-            let proxies = Proxies::Selected { labels: gateway.spec.selector.clone(), namespace: namespace_only };
+            let proxies = match behind(&gateway.meta) {
+                Some(services) => Proxies::Behind(services),
+                None => Proxies::Selected { labels: gateway.spec.selector.clone(), namespace: namespace_only },
+            };
             let key = GatewayKey { declared: Declared::Istio, namespace, name };
             let meta = gateway.meta.clone();
             (key, Arc::new(GatewayServers { meta, proxies, servers: servers(cx, gateway) }))
@@ -50,6 +54,15 @@ pub(in crate::model) fn source(graph: &mut Graph, scope: &Scope) -> Source {
         })
     });
     Source { servers, bound }
+}
+
+/// The services that a gateway's proxies are behind, where tools say so instead
+/// of a selector. They are of its own namespace: the proxies of others are not to
+/// be had by their services' names.
+fn behind(meta: &Meta) -> Option<Box<[ServiceKey]>> {
+    const GATEWAY_SERVICE: &str = "internal.istio.io/gateway-service";
+    let names = meta.annotation(GATEWAY_SERVICE)?.split(',').map(str::trim).filter(|name| !name.is_empty());
+    Some(names.map(|name| ServiceKey { namespace: meta.namespace.clone(), hostname: name.into() }).collect())
 }
 
 /// The gateways that a virtual service names.

@@ -5,7 +5,8 @@ use super::simulation::{Call, Told};
 use super::*;
 
 /// The suites that are about what is served; all of their checks must pass.
-const SUITES: [&str; 4] = ["TestDisablePortTranslation", "TestHTTPGateway", "TestGatewayConflicts", "TestIngress"];
+const SUITES: [&str; 5] =
+    ["TestDisablePortTranslation", "TestHTTPGateway", "TestGatewayConflicts", "TestGatewayServices", "TestIngress"];
 
 fn file() -> Option<String> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/cases");
