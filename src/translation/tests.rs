@@ -6,6 +6,7 @@
 //!
 //! Each file is replayed in several orders; all must end alike.
 
+mod bad_input;
 mod bulletins;
 mod cases;
 mod cost;
