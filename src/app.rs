@@ -160,6 +160,7 @@ async fn start(
         gateways_in_own_namespace: environment.gateways_in_own_namespace,
         ingress_namespace: environment.ingress_namespace.as_str().into(),
         all_services_at_gateways: !environment.filter_gateway_clusters,
+        http10: environment.http10,
     });
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
     let grpc = address("grpcAddr", &flags.grpc_addr)?;

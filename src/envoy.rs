@@ -33,12 +33,13 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 
 use crate::api::ObjectKey;
+use crate::api::mesh::{GatewayTopology, ProxyHeaders};
 use crate::graph::{Collection, Ctx, Graph, Index, Key, Provenance, Value};
 use crate::model::Model;
 use crate::model::destination_rule::Client;
 use crate::model::gateway::GATEWAY_NAME;
 use crate::model::mesh::MeshConfig;
-use crate::proxy::{GatewayScope, Scope, WaypointScope};
+use crate::proxy::{GatewayScope, OwnConfig, Scope, WaypointScope};
 use crate::xds::resource::{Body, Resource, ResourceType};
 use crate::xds::view::{Config, Draft, LayerKind, Parts, Scopes};
 
@@ -153,6 +154,23 @@ fn class(cx: &Ctx<'_>, model: &Model, scope: &Scope) -> Arc<str> {
 /// The proxies of a scope as those who connect to services.
 fn client(scope: &Scope) -> Client<'_> {
     Client { namespace: scope.namespace(), labels: &scope.place().labels }
+}
+
+/// The headers that the proxies of a scope set or leave out.
+fn proxy_headers<'a>(scope: &'a Scope, mesh: &'a MeshConfig) -> &'a ProxyHeaders {
+    own(scope).and_then(|own| own.headers.as_ref()).unwrap_or(&mesh.default_config.proxy_headers)
+}
+
+/// What is in front of the proxies of a scope.
+fn gateway_topology<'a>(scope: &'a Scope, mesh: &'a MeshConfig) -> &'a GatewayTopology {
+    own(scope).and_then(|own| own.topology.as_ref()).unwrap_or(&mesh.default_config.gateway_topology)
+}
+
+fn own(scope: &Scope) -> Option<&OwnConfig> {
+    match scope {
+        Scope::Waypoint(_) => None,
+        Scope::Gateway(proxy) => proxy.own.as_deref(),
+    }
 }
 
 /// The trust domains that mean the mesh's own.

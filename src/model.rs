@@ -93,6 +93,8 @@ pub struct Settings {
     /// Whether gateways are told of all services, not of those alone that their
     /// routes lead to.
     pub all_services_at_gateways: bool,
+    /// Whether all proxies take HTTP/1.0, and not only those that say so.
+    pub http10: bool,
 }
 
 impl Default for Settings {
@@ -110,6 +112,7 @@ impl Default for Settings {
             gateways_in_own_namespace: false,
             ingress_namespace: "istio-system".into(),
             all_services_at_gateways: false,
+            http10: false,
         }
     }
 }

@@ -8,8 +8,10 @@
 
 pub mod capabilities;
 pub mod node;
+pub mod own;
 pub mod scope;
 
 pub use capabilities::Capabilities;
 pub use node::{Node, NodeKind};
+pub use own::OwnConfig;
 pub use scope::{GatewayScope, Place, Scope, WaypointScope};

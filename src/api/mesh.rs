@@ -253,7 +253,7 @@ pub struct ProxyConfig {
 
 /// What is in front of gateways.
 /// <https://istio.io/latest/docs/ops/configuration/traffic-management/network-topologies/>
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayTopology {
     /// How many proxies, each of which adds to `x-forwarded-for`.
@@ -285,7 +285,7 @@ pub struct ProxyTracing {
 
 /// Headers that proxies set or leave out.
 /// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#ProxyConfig-ProxyHeaders>
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProxyHeaders {
     /// `x-forwarded-client-cert`: `UNDEFINED` (also when empty), `SANITIZE`,
@@ -323,7 +323,7 @@ pub struct ProxyHeaders {
 
 /// Whether a header is there. Which of the two is read depends on whether it
 /// is there by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(default)]
 pub struct Switch {
     /// Whether it is left out.
@@ -333,7 +333,7 @@ pub struct Switch {
 }
 
 /// The header `server`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(default)]
 pub struct ServerHeader {
     /// Whether it is passed through.
@@ -344,7 +344,7 @@ pub struct ServerHeader {
 }
 
 /// Headers that tell peers of each other.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(default)]
 pub struct MetadataExchange {
     /// `UNDEFINED` (also when empty) or `IN_MESH`.
@@ -353,7 +353,7 @@ pub struct MetadataExchange {
 }
 
 /// What `x-forwarded-client-cert` says of a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(default)]
 pub struct ClientCertDetails {
     /// The subject.

@@ -171,6 +171,7 @@ fn scope(flags: &Translate) -> anyhow::Result<Option<Scope>> {
             families: Families::V4,
             loopback: None,
             unprivileged: false,
+            own: None,
             place: Place { labels: labels(pods), ..Place::default() },
             address: None,
             listed_by: [].into(),

@@ -92,6 +92,8 @@ pub struct Environment {
     /// `DEBUG_ENDPOINT_AUTH_ALLOWED_NAMESPACES`: whose accounts see all debug pages,
     /// besides those of the control plane's own namespace.
     pub debug_namespaces: Vec<String>,
+    /// `PILOT_HTTP10`: whether all Envoys take HTTP/1.0.
+    pub http10: bool,
     /// `METRICS_LOCALHOST_ACCESS_ONLY`.
     pub metrics_local_only: bool,
     /// `PROXY_IMAGE`, if set: the image of waypoints, whatever the installer's
@@ -220,6 +222,7 @@ impl Environment {
             },
             persistent_sessions: reader.flag("PILOT_ENABLE_PERSISTENT_SESSION_FILTER", false)?,
             debug_namespaces: reader.list("DEBUG_ENDPOINT_AUTH_ALLOWED_NAMESPACES", ""),
+            http10: reader.flag("PILOT_HTTP10", false)?,
             metrics_local_only: reader.flag("METRICS_LOCALHOST_ACCESS_ONLY", false)?,
             proxy_image: reader.value("PROXY_IMAGE"),
             deploy_gateways: reader.flag("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", true)?,

@@ -38,6 +38,7 @@ use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::f
 };
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy;
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::filter_config::ImplementationSpecifier;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as SetFilterState;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
@@ -476,6 +477,12 @@ pub fn tcp_proxy(cluster: &str) -> TcpProxy {
         cluster_specifier: Some(TcpCluster::Cluster(cluster.into())),
         ..Default::default()
     }
+}
+
+/// Makes gRPC of what browsers send instead.
+/// <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/grpc_web_filter>
+pub fn grpc_web() -> HttpFilter {
+    http_filter("envoy.filters.http.grpc_web", &GrpcWeb {})
 }
 
 /// Keeps requests at endpoints, where routes say how.

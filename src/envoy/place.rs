@@ -10,7 +10,7 @@ use crate::graph::{Ctx, Graph, Index};
 use crate::model::Model;
 use crate::model::endpoint::Locality;
 use crate::model::service::{Distribution, Service, ServiceKey};
-use crate::proxy::{GatewayScope, Place, Scope, WaypointScope};
+use crate::proxy::{GatewayScope, OwnConfig, Place, Scope, WaypointScope};
 
 use super::gateway;
 
@@ -79,7 +79,10 @@ impl Places {
                 let mut listed_by: Vec<_> = hosts.collect();
                 listed_by.sort_unstable();
                 listed_by.dedup();
-                Scope::Gateway(GatewayScope { place, address: None, listed_by: listed_by.into(), ..proxy.clone() })
+                let of_mesh = &self.model.scope().mesh(cx).default_config;
+                let own = OwnConfig::beside(&proxy.own, &of_mesh.gateway_topology, &of_mesh.proxy_headers);
+                let listed_by = listed_by.into();
+                Scope::Gateway(GatewayScope { place, address: None, listed_by, own, ..proxy.clone() })
             }
         }
     }

@@ -38,7 +38,7 @@ use super::listener::tcp_proxy;
 use super::name::{self, Handling};
 use super::route::gateway_api::{self, Backends, references};
 use super::route::{self, Clients, ClusterRef, Problem, RouteRequest, Semantics, UNKNOWN_SERVICE, delegate, session};
-use super::{Scoped, client, gateway};
+use super::{Scoped, client, gateway, proxy_headers};
 
 /// What rules for TLS and for TCP match by.
 pub(super) struct Attributes<'a> {
@@ -272,7 +272,7 @@ impl Routing<'_> {
             port: self.at.port(),
             clients: self.clients(namespace),
             tls,
-            append_x_forwarded_host: mesh.default_config.proxy_headers.x_forwarded_host.enabled == Some(true),
+            append_x_forwarded_host: proxy_headers(self.scope, mesh).x_forwarded_host.enabled == Some(true),
             default_retry: mesh.default_http_retry_policy.as_ref(),
             cluster_of: &|destination| self.cluster(destination, namespace, Handling::Http),
         })

@@ -147,6 +147,9 @@ pub struct Server {
     pub port_name: Arc<str>,
     /// What is spoken.
     pub protocol: ServerProtocol,
+    /// Whether what is inside HTTP is gRPC as browsers speak it, which is made
+    /// the usual one.
+    pub grpc_web: bool,
     /// The address to listen on, if not all; an IP address.
     pub bind: Arc<str>,
     /// The hosts that it is for.

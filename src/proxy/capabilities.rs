@@ -20,6 +20,8 @@ pub struct Capabilities {
     pub network_ip: bool,
     /// How text becomes part of the key of connection pools.
     pub hashable_string: HashableString,
+    /// Whether it is to take HTTP/1.0, as its user says: the metadata `HTTP10`.
+    pub http10: bool,
 }
 
 /// The factory of filter state objects that hold a text and take part in the
@@ -52,6 +54,7 @@ impl Capabilities {
         cel_log_filter: true,
         network_ip: true,
         hashable_string: HashableString::Envoy,
+        http10: false,
     };
     /// The Envoy of Istio's image.
     pub const ISTIO: Self = Self {
@@ -61,13 +64,14 @@ impl Capabilities {
         cel_log_filter: true,
         network_ip: true,
         hashable_string: HashableString::Istio,
+        http10: false,
     };
 
     /// Reads them off the node of a first request. A client that lists nothing
     /// is taken for Istio's proxy if it says which version of Istio it is of.
-    pub(super) fn of(node: &WireNode, of_istio: bool) -> Self {
+    pub(super) fn of(node: &WireNode, of_istio: bool, http10: bool) -> Self {
         if node.extensions.is_empty() {
-            return if of_istio { Self::ISTIO } else { Self::STOCK };
+            return Self { http10, ..if of_istio { Self::ISTIO } else { Self::STOCK } };
         }
         let has = |name: &str, ty: &str| {
             let extensions = node.extensions.iter();
@@ -90,6 +94,7 @@ impl Capabilities {
                 true => HashableString::Istio,
                 false => HashableString::Envoy,
             },
+            http10,
         }
     }
 }

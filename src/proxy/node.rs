@@ -15,8 +15,8 @@ use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use envoy_types::pb::google::protobuf::value::Kind;
 use tonic::Status;
 
-use super::Capabilities;
 use super::scope::{Families, Place};
+use super::{Capabilities, OwnConfig};
 
 /// The kind of proxy a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -65,6 +65,9 @@ pub struct Node {
     pub unprivileged: bool,
     /// Where it says it is.
     pub place: Place,
+    /// What its own configuration says of HTTP, if it is a gateway.
+    #[serde(skip)]
+    pub own: Option<Arc<OwnConfig>>,
 }
 
 /// Names the Gateway that a pod serves.
@@ -103,12 +106,13 @@ impl Node {
             node_name: metadata(node, "NODE_NAME").map(Into::into),
             version: version.unwrap_or("unknown").into(),
             gateway: label(node, GATEWAY_NAME).map(Into::into),
-            capabilities: Capabilities::of(node, version.is_some()),
+            capabilities: Capabilities::of(node, version.is_some(), metadata(node, "HTTP10") == Some("1")),
             families: families(std::iter::once(ip).chain(metadata(node, "INSTANCE_IPS"))),
             loopback: ip.parse().ok().filter(IpAddr::is_loopback),
             address: ip.parse().ok(),
             unprivileged: metadata(node, "UNPRIVILEGED_POD") == Some("true"),
             place: place(node),
+            own: if kind == NodeKind::Router { OwnConfig::of(node) } else { None },
         })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Capabilities, Node, NodeKind};
+use super::{Capabilities, Node, NodeKind, OwnConfig};
 
 /// The facts of a proxy that influence what is generated for it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +47,8 @@ pub struct GatewayScope {
     pub loopback: Option<IpAddr>,
     /// Whether it cannot listen on ports below 1024.
     pub unprivileged: bool,
+    /// What its own configuration says that the mesh's does not.
+    pub own: Option<Arc<OwnConfig>>,
     /// Where it is, and the labels that gateways select it by.
     pub place: Place,
     /// Its own address. Only that of ServiceEntries that list it is worth
@@ -111,6 +113,7 @@ impl Scope {
                 families: node.families,
                 loopback: node.loopback,
                 unprivileged: node.unprivileged,
+                own: node.own.clone(),
                 place: node.place.clone(),
                 address: node.address,
                 listed_by: [].into(),

@@ -34,7 +34,7 @@ use crate::ca::identity::SpiffeId;
 use crate::credential::{Asked, Scheme};
 use crate::model::key_set::{FetchedBy, KeySet, KeySource};
 use crate::proxy::scope::Families;
-use crate::proxy::{Capabilities, GatewayScope, Place, WaypointScope};
+use crate::proxy::{Capabilities, GatewayScope, OwnConfig, Place, WaypointScope};
 use crate::source::documents::{Document, read};
 use crate::xds::resource::{Family, Resource};
 use crate::xds::secret::{Answer, Vault};
@@ -273,6 +273,10 @@ fn router(namespace: &str, (pods, capabilities): (&str, Capabilities), mut place
         families: Families::V4,
         loopback: None,
         unprivileged: text.lines().any(|line| line == "# Unprivileged"),
+        own: text.lines().find_map(|line| line.strip_prefix("# ProxyConfig: ")).and_then(|config| {
+            let config: Json = crate::api::yaml(config).expect("YAML");
+            OwnConfig::read(&config)
+        }),
         place,
         address: address.map(|address| address.parse().expect("an address")),
         listed_by: [].into(),
@@ -300,6 +304,7 @@ fn settings(text: &str) -> Settings {
             "dry-run policies" => settings.dry_run_policies = true,
             "keys fetched by Envoy" => settings.keys_fetched_by = FetchedBy::Envoy,
             "keys fetched by either" => settings.keys_fetched_by = FetchedBy::Either,
+            "HTTP/1.0" => settings.http10 = true,
             "persistent sessions" => settings.persistent_sessions = true,
             "gateways in their own namespace" => settings.gateways_in_own_namespace = true,
             "all services at gateways" => settings.all_services_at_gateways = true,

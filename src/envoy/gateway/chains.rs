@@ -14,7 +14,8 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProx
 
 use crate::envoy::Scoped;
 use crate::envoy::destination::Destination;
-use crate::envoy::listener::{self, connection_manager, http, is_server_name, tcp_proxy};
+use crate::envoy::listener::http::{self, HttpSettings};
+use crate::envoy::listener::{self, connection_manager, is_server_name, tcp_proxy};
 use crate::envoy::name;
 use crate::envoy::policies::Policies;
 use crate::envoy::route::UNKNOWN_SERVICE;
@@ -79,8 +80,9 @@ impl Chains {
     pub(super) fn of(common: &Common<'_>, listened: &Listened) -> Self {
         let mut chains = Self::default();
         match listened {
-            Listened::Http { routes, .. } => {
-                let filters = vec![common.http(routes, None)];
+            Listened::Http { routes, servers } => {
+                let grpc_web = servers.iter().any(|one| one.server().grpc_web);
+                let filters = vec![common.http(routes, None, grpc_web)];
                 chains.all.push(Chain { names: BTreeSet::new(), protocols: Vec::new(), socket: None, filters });
             }
             // Servers that end TLS have their names, whatever routes say.
@@ -140,7 +142,7 @@ impl Chains {
                 let socket = if tls.closed { None } else { common.ends_tls(one) };
                 let filters = match (&socket, routes) {
                     (None, _) => None,
-                    (Some(_), Some(routes)) => Some(vec![common.http(routes, Some(server))]),
+                    (Some(_), Some(routes)) => Some(vec![common.http(routes, Some(server), false)]),
                     (Some(socket), None) => {
                         for (names, proxy) in connections::of_tls(common, one, &mut self.names) {
                             self.push(names, Some(socket.clone()), Some(common.tcp(server, proxy)));
@@ -187,14 +189,16 @@ impl Common<'_> {
         unverified.unwrap_or(&self.policies)
     }
 
-    /// Reads HTTP, for a server if it is one with TLS.
-    fn http(&self, routes: &Arc<str>, server: Option<&Server>) -> Filter {
+    /// Reads HTTP, for a server if it is one with TLS. `grpc_web` says that it may
+    /// be gRPC as browsers speak it.
+    fn http(&self, routes: &Arc<str>, server: Option<&Server>, grpc_web: bool) -> Filter {
         let mesh = self.model.scope().mesh(self.cx);
-        let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
+        let settings = HttpSettings::of(self.scope, mesh, &self.model.settings);
         // Which of the routes keep sessions is not known here.
-        let mut last = self.telemetry.http_filters();
+        let mut last: Vec<_> = grpc_web.then(listener::grpc_web).into_iter().collect();
+        last.extend(self.telemetry.http_filters());
         last.push(listener::stateful_session());
-        let filters = self.policies(server).http_filters(last, listener::router(debug_headers));
+        let filters = self.policies(server).http_filters(last, listener::router(settings.debug_headers()));
         let exchange = self.scope.capabilities().peer_metadata.then(listener::exchange_metadata);
         let filters = exchange.into_iter().chain(filters).collect();
         let prefix = match server.map(|server| &*server.name).filter(|name| !name.is_empty()) {
@@ -207,7 +211,7 @@ impl Common<'_> {
             access_log: self.access_logs(Traffic::Http),
             tracing: self.telemetry.tracing(),
             request_id_extension: Some(listener::request_id(self.telemetry.traces_by_request_id())),
-            ..http::at_gateway(manager, mesh)
+            ..http::at_gateway(manager, settings)
         };
         listener::filter("envoy.filters.network.http_connection_manager", &manager)
     }

@@ -13,7 +13,7 @@ use crate::envoy::encode::{self, Message, duration};
 use crate::envoy::endpoint::wildcard;
 use crate::envoy::policies::Policies;
 use crate::envoy::telemetry::applied::{listener_logs, telemetry};
-use crate::envoy::{Configs, Scoped, listener};
+use crate::envoy::{Configs, Scoped, gateway_topology, listener};
 use crate::graph::{Collection, Ctx, Graph, Index};
 use crate::model::Model;
 use crate::model::service::Protocol;
@@ -117,7 +117,7 @@ fn built(
     if chains.is_empty() {
         return None;
     }
-    let proxy_protocol = mesh.default_config.gateway_topology.proxy_protocol.then(listener::proxy_protocol);
+    let proxy_protocol = gateway_topology(&key.scope, mesh).proxy_protocol.then(listener::proxy_protocol);
     let inspected = chains.iter().any(|chain| chain.socket.is_some() || !chain.names.is_empty());
     let listener = Listener {
         access_log,

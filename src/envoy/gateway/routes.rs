@@ -17,12 +17,11 @@ use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, Virtu
 
 use prost::Message;
 
-use crate::api::mesh::MeshConfig;
 use crate::envoy::destination::{Destination, declared};
 use crate::envoy::encode::{self, boolean, uint32};
 use crate::envoy::quarantine::{Content, Ward};
 use crate::envoy::routing::{At, Routing};
-use crate::envoy::{Configs, Scoped, listener, route};
+use crate::envoy::{Configs, Scoped, listener, proxy_headers, route};
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::Model;
 use crate::model::by_host::{covers, exported};
@@ -364,7 +363,7 @@ fn hosted(cx: &Ctx<'_>, model: &Model, key: &HostKey, parts: Vec<(&PartKey, &Par
     let body = VirtualHost {
         routes: rest,
         require_tls: if redirects { TlsRequirementType::All } else { TlsRequirementType::None }.into(),
-        include_request_attempt_count: counts_attempts(mesh),
+        include_request_attempt_count: proxy_headers(&key.table.scope, mesh).attempt_count.disabled != Some(true),
         ..Default::default()
     };
     let name = format!("{}:{}", key.host, first.port);
@@ -386,10 +385,6 @@ fn of_gateway_api(routing: &Routing<'_>, keys: &[&RouteKey], host: &str) -> Vec<
         true => Vec::new(),
         false => routing.of_gateway_api(&http, &grpc, host),
     }
-}
-
-fn counts_attempts(mesh: &MeshConfig) -> bool {
-    mesh.default_config.proxy_headers.attempt_count.disabled != Some(true)
 }
 
 /// Puts a route configuration together. Hosts with the same routes share a

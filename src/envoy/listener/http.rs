@@ -28,8 +28,41 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 
 use super::http_filter;
-use crate::api::mesh::{MeshConfig, ProxyHeaders};
+use crate::api::mesh::{GatewayTopology, MeshConfig, ProxyHeaders};
 use crate::envoy::encode::{any, boolean};
+use crate::envoy::{gateway_topology, proxy_headers};
+use crate::model::Settings;
+use crate::proxy::Scope;
+
+/// What there is to go by for HTTP that a proxy reads.
+#[derive(Clone, Copy)]
+pub struct HttpSettings<'a> {
+    /// The mesh's configuration.
+    pub mesh: &'a MeshConfig,
+    /// The headers that the proxy sets: its own configuration's, or the mesh's.
+    pub headers: &'a ProxyHeaders,
+    /// What is in front of it, likewise.
+    pub topology: &'a GatewayTopology,
+    /// Whether HTTP/1.0 is taken.
+    pub http10: bool,
+}
+
+impl<'a> HttpSettings<'a> {
+    /// Those of the proxies of a scope.
+    pub fn of(scope: &'a Scope, mesh: &'a MeshConfig, settings: &Settings) -> Self {
+        Self {
+            mesh,
+            headers: proxy_headers(scope, mesh),
+            topology: gateway_topology(scope, mesh),
+            http10: settings.http10 || scope.capabilities().http10,
+        }
+    }
+
+    /// Whether Envoy's own headers for debugging are there.
+    pub fn debug_headers(&self) -> bool {
+        self.headers.envoy_debug_headers.disabled != Some(true)
+    }
+}
 
 /// Headers of every manager of HTTP, also of that which only carries it.
 pub fn with_proxy_headers(mut manager: HttpConnectionManager, headers: &ProxyHeaders) -> HttpConnectionManager {
@@ -45,9 +78,9 @@ pub fn with_proxy_headers(mut manager: HttpConnectionManager, headers: &ProxyHea
     manager
 }
 
-/// What the mesh says about HTTP that is read.
-pub fn with_mesh(manager: HttpConnectionManager, mesh: &MeshConfig) -> HttpConnectionManager {
-    let headers = &mesh.default_config.proxy_headers;
+/// What the settings say about HTTP that is read.
+pub fn with_settings(manager: HttpConnectionManager, settings: HttpSettings<'_>) -> HttpConnectionManager {
+    let HttpSettings { mesh, headers, http10, .. } = settings;
     let mut manager = with_proxy_headers(manager, headers);
     manager.append_x_forwarded_port = headers.x_forwarded_port.enabled == Some(true);
     if headers.preserve_http1_header_case == Some(true) {
@@ -58,6 +91,9 @@ pub fn with_mesh(manager: HttpConnectionManager, mesh: &MeshConfig) -> HttpConne
         let header_key_format =
             Some(HeaderKeyFormat { header_format: Some(HeaderFormat::StatefulFormatter(formatter)) });
         manager.http_protocol_options = Some(Http1ProtocolOptions { header_key_format, ..Default::default() });
+    }
+    if http10 {
+        manager.http_protocol_options.get_or_insert_default().accept_http_10 = true;
     }
     match &*mesh.path_normalization.normalization {
         "NONE" => manager.normalize_path = boolean(false),
@@ -73,11 +109,11 @@ pub fn with_mesh(manager: HttpConnectionManager, mesh: &MeshConfig) -> HttpConne
     manager
 }
 
-/// What the mesh says about HTTP at a gateway, whose clients are not trusted:
+/// What the settings say about HTTP at a gateway, whose clients are not trusted:
 /// what they say of where they come from, and of certificates, is replaced by
 /// what the gateway sees, but for what trusted proxies in front of it added.
-pub fn at_gateway(manager: HttpConnectionManager, mesh: &MeshConfig) -> HttpConnectionManager {
-    let topology = &mesh.default_config.gateway_topology;
+pub fn at_gateway(manager: HttpConnectionManager, settings: HttpSettings<'_>) -> HttpConnectionManager {
+    let topology = settings.topology;
     let details = forwarded(&topology.forward_client_cert_details).unwrap_or(ForwardClientCertDetails::SanitizeSet);
     let sets = matches!(details, ForwardClientCertDetails::AppendForward | ForwardClientCertDetails::SanitizeSet);
     let current =
@@ -87,7 +123,7 @@ pub fn at_gateway(manager: HttpConnectionManager, mesh: &MeshConfig) -> HttpConn
         xff_num_trusted_hops: topology.num_trusted_proxies,
         forward_client_cert_details: details.into(),
         set_current_client_cert_details: sets.then_some(current),
-        ..with_mesh(manager, mesh)
+        ..with_settings(manager, settings)
     }
 }
 

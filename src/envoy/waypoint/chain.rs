@@ -21,8 +21,9 @@ use crate::envoy::cluster::discovery::dns_cache;
 use crate::envoy::cluster::{self, ENCAP, MAIN_INTERNAL};
 use crate::envoy::destination::{Destination, declared, handlings, ports};
 use crate::envoy::encode::{self, Message, boolean, uint32};
+use crate::envoy::listener::http::{self, HttpSettings};
 use crate::envoy::listener::{
-    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, Peer, connection_manager, http, tcp_proxy,
+    self, DIRECT_HTTP, DIRECT_TCP, INSPECTED, Inspected, Peer, connection_manager, tcp_proxy,
 };
 use crate::envoy::matcher::{self, Input, Matcher, OnMatch, exact};
 use crate::envoy::name::{self, Handling};
@@ -410,10 +411,10 @@ impl<'a> Common<'a> {
         let mesh = self.model.scope().mesh(self.cx);
         let endpoint = self.scope.capabilities().peer_metadata.then(|| listener::peer_metadata(peer));
         let counting = endpoint.into_iter().chain(self.telemetry.http_filters()).collect();
-        let debug_headers = mesh.default_config.proxy_headers.envoy_debug_headers.disabled != Some(true);
-        let filters = self.policies.http_filters(counting, listener::router(debug_headers));
+        let settings = HttpSettings::of(self.scope, mesh, &self.model.settings);
+        let filters = self.policies.http_filters(counting, listener::router(settings.debug_headers()));
         let manager = connection_manager(name::statistics(statistics), routes, filters);
-        let mut manager = http::with_mesh(manager, mesh);
+        let mut manager = http::with_settings(manager, settings);
         if forwards_identity(self.cx, self.model, self.scope) {
             manager.http_filters.insert(0, http::client_identity());
             // The certificate is the tunnel's, so there is none to compare with.

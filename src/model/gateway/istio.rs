@@ -190,6 +190,7 @@ fn server(
         port: port.number,
         port_name: port.name.clone(),
         protocol,
+        grpc_web: port.protocol.eq_ignore_ascii_case("GRPC-WEB"),
         bind,
         hosts: kept.into(),
         tls: tls.map(Box::new),

@@ -243,6 +243,7 @@ fn at_gateway(words: Words) -> World {
         families: Families::V4,
         loopback: None,
         unprivileged: false,
+        own: None,
         place: Place::default(),
         address: None,
         listed_by: [].into(),

@@ -1,7 +1,13 @@
 use super::*;
+use crate::api::mesh::ProxyConfig;
 
 fn mesh(text: &str) -> MeshConfig {
     MeshConfig::from_yaml(text).unwrap()
+}
+
+fn settings(mesh: &MeshConfig) -> HttpSettings<'_> {
+    let ProxyConfig { proxy_headers: headers, gateway_topology: topology, .. } = &mesh.default_config;
+    HttpSettings { mesh, headers, topology, http10: false }
 }
 
 fn manager(text: &str) -> HttpConnectionManager {
@@ -11,7 +17,8 @@ fn manager(text: &str) -> HttpConnectionManager {
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
         ..Default::default()
     };
-    with_mesh(given, &mesh(text))
+    let mesh = mesh(text);
+    with_settings(given, settings(&mesh))
 }
 
 #[test]

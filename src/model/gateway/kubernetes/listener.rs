@@ -80,6 +80,7 @@ impl Listener {
             port: self.port,
             port_name: "default".into(),
             protocol,
+            grpc_web: false,
             bind: "".into(),
             hosts: [host(&self.hostname)].into(),
             tls: tls.map(Box::new),
