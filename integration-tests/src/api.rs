@@ -16,6 +16,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("Namespace", "namespaces", false),
     ("Node", "nodes", false),
     ("Pod", "pods", true),
+    ("Event", "events", true),
     ("Service", "services", true),
     ("ServiceAccount", "serviceaccounts", true),
     ("Secret", "secrets", true),

@@ -2,7 +2,7 @@
 //! material may take its place.
 //!
 //! Peers trust the roots they were told of. Material that shares none of them
-//! is refused; with other material a [`Handover`] changes to the new issuer when
+//! is refused; with other material a handover changes to the new issuer when
 //! everybody believes it.
 
 use std::path::{Path, PathBuf};

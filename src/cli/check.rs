@@ -1,8 +1,8 @@
 //! `fairway check`: what is wrong with an installation, or in the way of one, and
 //! what to do about it.
 //!
-//! What is there is read first ([`facts`]); what it means is said by functions of
-//! that alone ([`rules`]). Nothing is written, except that the API server is asked
+//! What is there is read first (`facts`); what it means is said by functions of
+//! that alone (`rules`). Nothing is written, except that the API server is asked
 //! for a token, to see whether it gives one.
 
 mod facts;

@@ -4,7 +4,7 @@
 //! Clocks of replicas are never compared: a lease has expired when its record
 //! did not change for its duration, by our own clock. A leader that cannot
 //! renew stops after half of that, long before another can begin. One that was
-//! itself stopped, with a request on its way out, finds a [`Fence`] in it when it
+//! itself stopped, with a request on its way out, finds a fence in it when it
 //! goes on.
 //! <https://pkg.go.dev/k8s.io/client-go/tools/leaderelection>
 

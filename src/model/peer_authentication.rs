@@ -99,8 +99,8 @@ impl PeerAuthentications {
     /// <https://istio.io/latest/docs/reference/config/security/peer_authentication/#PeerAuthentication-MutualTLS-Mode>
     pub fn disables(&self, cx: &Ctx<'_>, scope: &Scope, namespace: &Arc<str>, labels: &Labels, port: u16) -> bool {
         let own = self.of_workload(cx, scope, namespace, labels).map(|(_, policy)| policy);
-        let modes = own.into_iter().flat_map(|own| own.ports.get(&port).copied().into_iter().chain([own.mode]));
-        let said = modes.filter(|mode| *mode != Mode::Unset).next();
+        let mut modes = own.into_iter().flat_map(|own| own.ports.get(&port).copied().into_iter().chain([own.mode]));
+        let said = modes.find(|mode| *mode != Mode::Unset);
         said.unwrap_or_else(|| self.namespace_mode(cx, scope, namespace)) == Mode::Disable
     }
 

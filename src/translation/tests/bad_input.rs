@@ -293,7 +293,8 @@ fn oversized_tables() {
     });
     let text = virtual_service(&format!("hosts: [many.com], http: [{http}]"))
         + &http_route(&format!("hostnames: [many.com], rules: [{api}]"));
-    let edge = edge("", "", &text);
+    let server = "  - {port: {number: 80, name: many, protocol: HTTP}, hosts: [many.com]}\n";
+    let edge = edge(server, "", &text);
     assert_the_rest_goes_on(&edge, "many rules");
     for port in [80, 81] {
         assert_eq!(edge.http(port, "many.com", "/1999").cluster, "outbound|80||web.x.svc.cluster.local");
