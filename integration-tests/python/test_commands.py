@@ -3,27 +3,15 @@ through its proxy of pods, as somebody with a kubeconfig runs them."""
 
 import json
 import os
-import socket
 import subprocess
 
 import cluster as kubernetes
 import pytest
 from discovery import DeltaStream
-from fairway import Fairway
+from fairway import Fairway, outside
 
 NAMESPACE = "istio-system"
 ISTIOD = {"app": "istiod", "istio": "pilot", "istio.io/rev": "default"}
-
-
-def outside():
-    """An address of this machine that the API server passes requests on to, which
-    it does not do for those of loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("this machine has no address but loopback's")
-        return probe.getsockname()[0]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 istioctl asks for them."""
 
 import json
-import socket
 import urllib.error
 import urllib.request
 
@@ -12,7 +11,7 @@ from discovery import ADDRESS, DeltaStream, _Stream, bearer
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from envoy.service.status.v3 import csds_pb2
-from fairway import ROOT, Fairway
+from fairway import ROOT, Fairway, outside
 
 ISTIOCTL = "sidecar~127.0.0.1~test-1.istio-system~istio-system.svc.cluster.local"
 
@@ -29,16 +28,6 @@ class Asking(_Stream):
             type_url=type_url, resource_names=names, node=base_pb2.Node(id=node), response_nonce="of now",
         ))
         return self.receive()
-
-
-def outside():
-    """An address of this machine that is not of loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("this machine has no address but loopback's")
-        return probe.getsockname()[0]
 
 
 @pytest.fixture
