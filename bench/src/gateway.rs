@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::certificate::self_signed;
-use crate::mesh::{mark, write};
+use crate::mesh::{mark, write, write_all};
 use crate::waypoint::HEADER;
 
 /// The namespace of the Gateways and of their certificates.
@@ -21,8 +21,6 @@ pub const NAMESPACE: &str = "edge";
 pub const ROUTES: &str = "http.80";
 /// How many Secrets are in files of their own, to be changed one at a time.
 const HOT: usize = 64;
-/// How many objects are in a file.
-const OBJECTS_PER_FILE: usize = 400;
 /// What is said of what has not changed.
 const FIRST: &str = "first";
 
@@ -71,24 +69,25 @@ impl Edge {
     /// Writes everything into a new folder.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder.join("hot")).with_context(|| format!("cannot create {}", folder.display()))?;
-        let Size { gateways, namespaces, routes, services, secrets } = self.size;
-        let names = (0..namespaces).map(namespace).chain([NAMESPACE.to_owned()]);
-        let files = |kind: &str, objects: Vec<String>| -> anyhow::Result<()> {
-            for (number, objects) in objects.chunks(OBJECTS_PER_FILE).enumerate() {
-                write(&folder.join(format!("{kind}-{number:04}.yaml")), &objects.join("---\n"))?;
-            }
-            Ok(())
-        };
-        files("namespace", names.map(|name| namespace_object(&name)).collect())?;
-        files("gateway", (0..gateways).map(|at| self.gateway(at)).collect())?;
-        files("service", (0..services).map(|at| self.service(at)).collect())?;
-        files("route", (0..routes).map(|at| self.route(at, FIRST)).collect())?;
-        let secret = |at| self.secret(at, FIRST);
-        files("secret", (HOT.min(secrets)..secrets).map(secret).collect::<anyhow::Result<_>>()?)?;
+        write_all(folder, "object", self.objects())?;
+        let (secrets, secret) = (self.size.secrets, |at| self.secret(at, FIRST));
+        let rest: Vec<_> = (HOT.min(secrets)..secrets).map(secret).collect::<anyhow::Result<_>>()?;
+        write_all(folder, "secret", rest)?;
         for at in 0..HOT.min(secrets) {
             write(&folder.join(secret_file(at)), &secret(at)?)?;
         }
         Ok(())
+    }
+
+    /// All objects but Secrets, in texts of several.
+    pub fn objects(&self) -> impl Iterator<Item = String> {
+        let Size { gateways, namespaces, routes, services, .. } = self.size;
+        let names = (0..namespaces).map(namespace).chain([NAMESPACE.to_owned()]);
+        names
+            .map(|name| namespace_object(&name))
+            .chain((0..gateways).map(|at| self.gateway(at)))
+            .chain((0..services).map(|at| self.service(at)))
+            .chain((0..routes).map(|at| self.route(at, FIRST)))
     }
 
     /// Makes a change of one object, with its mark. Returns the file and what is

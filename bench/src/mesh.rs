@@ -129,12 +129,8 @@ impl Mesh {
         let hot = HOT_PODS.min(size.pods);
         for kind in Kind::ALL {
             let from = if kind == Kind::Pod { hot } else { 0 };
-            for (number, from) in (from..kind.count(size)).step_by(OBJECTS_PER_FILE).enumerate() {
-                let objects: Vec<_> =
-                    (from..kind.count(size).min(from + OBJECTS_PER_FILE)).map(|at| self.object(kind, at)).collect();
-                bytes +=
-                    write(&folder.join(format!("{kind:?}-{number:04}.yaml").to_lowercase()), &objects.join("---\n"))?;
-            }
+            let objects = (from..kind.count(size)).map(|at| self.object(kind, at));
+            bytes += write_all(folder, &format!("{kind:?}").to_lowercase(), objects)?;
         }
         for at in 0..hot {
             bytes += write(&folder.join(hot_file(at)), &self.object(Kind::Pod, at))?;
@@ -288,6 +284,20 @@ pub fn hot_file(at: usize) -> String {
 pub fn write(path: &Path, text: &str) -> anyhow::Result<u64> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(text.len() as u64)
+}
+
+/// Writes objects of a kind into numbered files and returns how many bytes that
+/// is.
+pub fn write_all(folder: &Path, kind: &str, objects: impl IntoIterator<Item = String>) -> anyhow::Result<u64> {
+    let (mut objects, mut bytes) = (objects.into_iter().peekable(), 0);
+    for number in 0.. {
+        if objects.peek().is_none() {
+            break;
+        }
+        let some: Vec<_> = objects.by_ref().take(OBJECTS_PER_FILE).collect();
+        bytes += write(&folder.join(format!("{kind}-{number:04}.yaml")), &some.join("---\n"))?;
+    }
+    Ok(bytes)
 }
 
 /// The version of a pod after a change.

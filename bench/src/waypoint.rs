@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::mesh::{mark, write};
+use crate::mesh::{mark, write, write_all};
 
 /// The namespace that everything is in.
 pub const NAMESPACE: &str = "shop";
@@ -20,8 +20,6 @@ pub const HEADER: &str = "x-bench";
 /// How many services have routes and a pod in files of their own, to be
 /// changed one at a time.
 pub const HOT: usize = 64;
-/// How many objects are in a file.
-const OBJECTS_PER_FILE: usize = 400;
 /// What is said of what has not changed.
 const FIRST: &str = "first";
 
@@ -69,15 +67,9 @@ impl Shop {
         write(&folder.join("waypoint.yaml"), &waypoint())?;
         let Size { services, pods, .. } = self.size;
         let hot = HOT.min(services);
-        let files = |kind: &str, objects: Vec<String>| -> anyhow::Result<()> {
-            for (number, objects) in objects.chunks(OBJECTS_PER_FILE).enumerate() {
-                write(&folder.join(format!("{kind}-{number:04}.yaml")), &objects.join("---\n"))?;
-            }
-            Ok(())
-        };
-        files("service", (0..services).map(service_object).collect())?;
-        files("route", (hot..services).map(|at| self.route(at)).collect())?;
-        files("pod", (hot..pods).map(|at| self.pod(at)).collect())?;
+        write_all(folder, "service", (0..services).map(service_object))?;
+        write_all(folder, "route", (hot..services).map(|at| self.route(at)))?;
+        write_all(folder, "pod", (hot..pods).map(|at| self.pod(at)))?;
         for at in 0..hot {
             write(&folder.join(hot_file(What::Route, at)), &self.route(at))?;
             write(&folder.join(hot_file(What::Pod, at)), &self.pod(at))?;

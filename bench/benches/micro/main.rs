@@ -1,5 +1,5 @@
 //! Single parts, each alone and hot: `make micro`, or
-//! `cargo bench -p fairway-bench --bench micro -- [FILTER]`.
+//! `cargo bench --profile release -p fairway-bench --bench micro -- [FILTER]`.
 //!
 //! Criterion compares with the run before and keeps that in
 //! `target/criterion`. On a machine that is shared, differences below ten
@@ -11,6 +11,7 @@
 
 mod codec;
 mod csr;
+mod gateway;
 mod graph;
 mod stream;
 mod view;
@@ -37,6 +38,6 @@ criterion_group! {
     name = micro;
     config = short();
     targets = graph::commits, view::differences, codec::responses, codec::requests, stream::rounds, csr::certificates,
-        waypoint::changes
+        waypoint::changes, gateway::changes
 }
 criterion_main!(micro);

@@ -1,12 +1,15 @@
-//! A mesh in a graph, published as the writer does it, without its thread.
+//! Meshes in a graph, published as the writer does it, without its thread.
 
 use std::sync::Arc;
 
 use fairway::api::{Change, Inputs, Object};
 use fairway::graph::Graph;
 use fairway::model::{Model, Settings};
+use fairway::proxy::Scope;
 use fairway::source::documents::{Document, read};
+use fairway::translation::Translation;
 use fairway::workload::{self, Resources};
+use fairway::xds::resource::ResourceType;
 use fairway::xds::view::{Layer, Views};
 use fairway_bench::mesh::{Kind, Mesh, PodState, Size, mark};
 
@@ -66,6 +69,40 @@ impl World {
         let authorizations = authorizations.unwrap_or_else(|| self.views.authorizations.clone());
         self.views = Arc::new(Views::new(self.graph.revision(), addresses, authorizations));
         self.graph.settle();
+    }
+}
+
+/// What Envoys are told, published as for them, without their streams.
+pub struct Envoys {
+    translation: Translation,
+    views: Arc<Views>,
+}
+
+impl Envoys {
+    /// A mesh that has just been read, with a proxy of each scope.
+    pub fn new(scopes: impl IntoIterator<Item = Scope>, texts: impl IntoIterator<Item = String>) -> Self {
+        let mut translation = Translation::new(Arc::new(Settings::default()));
+        translation.want(scopes);
+        for text in texts {
+            objects(&text).into_iter().for_each(|object| translation.apply(Change::Put(object)));
+        }
+        translation.commit();
+        let views = translation.published().expect("there is something to tell");
+        Self { translation, views }
+    }
+
+    /// Applies changes, commits, and finds what has changed of one resource, as
+    /// the first stream does that needs it.
+    pub fn commit(&mut self, changes: impl IntoIterator<Item = Change>, ty: ResourceType, scope: &Scope) {
+        changes.into_iter().for_each(|change| self.translation.apply(change));
+        self.translation.commit();
+        let new = self.translation.published().expect("something has changed");
+        self.translation.graph.settle();
+        let old = self.views.layer(ty, Some(scope));
+        let step = new.step(ty, Some(scope), old).expect("both were published");
+        assert_eq!(step.upserts.len(), 1);
+        std::hint::black_box(step.frames(32 << 10));
+        self.views = new;
     }
 }
 
