@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("model", &["api", "credential", "graph"]),
     ("ca", &["credential"]),
     // Streams are given views and callers; they never see the graph.
-    ("proxy", &["api"]),
+    ("proxy", &["api", "intern"]),
     ("xds", &["ca", "credential", "intern", "proxy", "wire"]),
     ("workload", &["api", "graph", "model", "xds"]),
     ("envoy", &["api", "credential", "graph", "model", "proxy", "xds"]),

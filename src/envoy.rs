@@ -39,7 +39,7 @@ use crate::model::Model;
 use crate::model::destination_rule::Client;
 use crate::model::gateway::GATEWAY_NAME;
 use crate::model::mesh::MeshConfig;
-use crate::proxy::{GatewayScope, OwnConfig, Scope, WaypointScope};
+use crate::proxy::{OwnConfig, Scope};
 use crate::xds::resource::{Body, Resource, ResourceType};
 use crate::xds::view::{Config, Draft, LayerKind, Parts, Scopes};
 
@@ -136,13 +136,11 @@ fn fixtures(
 /// The Gateway of the Gateway API that proxies serve, by the label of their
 /// pods; one without a name if there is none.
 fn gateway(scope: &Scope) -> ObjectKey {
-    let (namespace, name) = match scope {
-        Scope::Waypoint(WaypointScope { namespace, gateway, .. }) => (namespace, gateway.clone()),
-        Scope::Gateway(GatewayScope { namespace, place, .. }) => {
-            (namespace, place.label(GATEWAY_NAME).unwrap_or_default().into())
-        }
+    let name = match scope {
+        Scope::Waypoint(waypoint) => waypoint.gateway.clone(),
+        Scope::Gateway(proxy) => proxy.place.label(GATEWAY_NAME).unwrap_or_default().into(),
     };
-    ObjectKey { namespace: namespace.clone(), name }
+    ObjectKey { namespace: scope.namespace().clone(), name }
 }
 
 /// The class of that Gateway; empty if there is none.

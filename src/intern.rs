@@ -2,7 +2,10 @@
 //! keys and values, whole sets of labels, which the pods of one template share,
 //! and names that the proxies of one Gateway all ask for.
 
-use std::hash::Hash;
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rapidhash::RapidHashSet;
@@ -47,6 +50,63 @@ impl<T: ?Sized + Eq + Hash> Pool<T> {
 /// The shared copy of a text.
 pub fn intern(text: &str) -> Arc<str> {
     TEXTS.shared(text, |text| text.into())
+}
+
+/// A value that is part of the keys of many rows. Its hash is worked out once,
+/// and it is compared only with what is not the very same.
+pub struct Hashed<T>(Arc<(u64, T)>);
+
+impl<T: Hash> From<T> for Hashed<T> {
+    fn from(value: T) -> Self {
+        Self(Arc::new((rapidhash::fast::SeedableState::fixed().hash_one(&value), value)))
+    }
+}
+
+impl<T> Clone for Hashed<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Deref for Hashed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.1
+    }
+}
+
+impl<T: PartialEq> PartialEq for Hashed<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || *self.0 == *other.0
+    }
+}
+
+impl<T: Eq> Eq for Hashed<T> {}
+
+/// As the values themselves, so that an order is the same on every replica.
+impl<T: Ord> Ord for Hashed<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { (**self).cmp(other) }
+    }
+}
+
+impl<T: Ord> PartialOrd for Hashed<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Hash for Hashed<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.0);
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Hashed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
 }
 
 #[cfg(test)]

@@ -157,7 +157,7 @@ fn scope(flags: &Translate) -> anyhow::Result<Option<Scope>> {
     let named = |(namespace, name): &(&str, &str)| !namespace.is_empty() && !name.is_empty();
     let (kind, name) = flags.proxy.split_once(':').unwrap_or_default();
     let scope = match (kind, name.split_once('/').filter(named)) {
-        ("waypoint", Some((namespace, gateway))) => Scope::Waypoint(WaypointScope {
+        ("waypoint", Some((namespace, gateway))) => Scope::from(WaypointScope {
             namespace: namespace.into(),
             gateway: gateway.into(),
             capabilities,
@@ -165,7 +165,7 @@ fn scope(flags: &Translate) -> anyhow::Result<Option<Scope>> {
             loopback: None,
             place: Place::default(),
         }),
-        ("router", Some((namespace, pods))) => Scope::Gateway(GatewayScope {
+        ("router", Some((namespace, pods))) => Scope::from(GatewayScope {
             namespace: namespace.into(),
             capabilities,
             families: Families::V4,

@@ -68,7 +68,7 @@ impl Places {
             Scope::Waypoint(waypoint) => {
                 let by_node = cx.fetch(self.by_node, &gateway(scope)).next().is_some();
                 let place = self.place(cx, &waypoint.place, by_node);
-                Scope::Waypoint(WaypointScope { place, ..waypoint.clone() })
+                Scope::from(WaypointScope { place, ..(**waypoint).clone() })
             }
             Scope::Gateway(proxy) => {
                 let by_node = cx.fetch(self.all_by_node, &()).next().is_some();
@@ -82,7 +82,7 @@ impl Places {
                 let of_mesh = &self.model.scope().mesh(cx).default_config;
                 let own = OwnConfig::beside(&proxy.own, &of_mesh.gateway_topology, &of_mesh.proxy_headers);
                 let listed_by = listed_by.into();
-                Scope::Gateway(GatewayScope { place, address: None, listed_by, own, ..proxy.clone() })
+                Scope::from(GatewayScope { place, address: None, listed_by, own, ..(**proxy).clone() })
             }
         }
     }

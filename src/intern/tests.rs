@@ -28,3 +28,16 @@ fn values_that_nobody_holds_do_not_pile_up() {
         assert!(Arc::ptr_eq(kept, &pool.shared(&format!("kept {at}"), |_| panic!("it is there"))));
     }
 }
+
+/// What is in keys behaves as the value does.
+#[test]
+fn a_remembered_hash_changes_nothing() {
+    let hash = |value: &Hashed<Vec<u8>>| rapidhash::fast::SeedableState::fixed().hash_one(value);
+    let [one, same, other] = [vec![1, 2], vec![1, 2], vec![1, 1, 1]].map(Hashed::from);
+    assert_eq!((&one, hash(&one)), (&same, hash(&same)));
+    assert_eq!((&one, hash(&one)), (&one.clone(), hash(&one.clone())));
+    assert_ne!(one, other);
+    assert_eq!(one.cmp(&same), Ordering::Equal);
+    assert_eq!(one.cmp(&other), one.to_vec().cmp(&other.to_vec()));
+    assert_eq!(format!("{one:?}"), "[1, 2]");
+}

@@ -5,14 +5,28 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Capabilities, Node, NodeKind, OwnConfig};
+use crate::intern::Hashed;
 
-/// The facts of a proxy that influence what is generated for it.
+/// The facts of a proxy that influence what is generated for it. It is in the
+/// key of each row that is worked out for the proxy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// An Envoy that serves a Gateway of a waypoint class.
-    Waypoint(WaypointScope),
+    Waypoint(Hashed<WaypointScope>),
     /// An Envoy at the edge of the mesh.
-    Gateway(GatewayScope),
+    Gateway(Hashed<GatewayScope>),
+}
+
+impl From<WaypointScope> for Scope {
+    fn from(waypoint: WaypointScope) -> Self {
+        Self::Waypoint(waypoint.into())
+    }
+}
+
+impl From<GatewayScope> for Scope {
+    fn from(proxy: GatewayScope) -> Self {
+        Self::Gateway(proxy.into())
+    }
 }
 
 /// The facts of a waypoint.
@@ -99,7 +113,7 @@ impl Scope {
     /// ztunnel.
     pub fn of(node: &Node) -> Option<Self> {
         match node.kind {
-            NodeKind::Waypoint => Some(Self::Waypoint(WaypointScope {
+            NodeKind::Waypoint => Some(Self::from(WaypointScope {
                 namespace: node.namespace.clone(),
                 gateway: node.gateway.clone()?,
                 capabilities: node.capabilities,
@@ -107,7 +121,7 @@ impl Scope {
                 loopback: node.loopback,
                 place: node.place.clone(),
             })),
-            NodeKind::Router => Some(Self::Gateway(GatewayScope {
+            NodeKind::Router => Some(Self::from(GatewayScope {
                 namespace: node.namespace.clone(),
                 capabilities: node.capabilities,
                 families: node.families,
@@ -123,41 +137,42 @@ impl Scope {
     }
 
     /// The namespace of the proxy.
-    pub const fn namespace(&self) -> &Arc<str> {
+    pub fn namespace(&self) -> &Arc<str> {
         match self {
-            Self::Waypoint(WaypointScope { namespace, .. }) | Self::Gateway(GatewayScope { namespace, .. }) => {
-                namespace
-            }
+            Self::Waypoint(waypoint) => &waypoint.namespace,
+            Self::Gateway(proxy) => &proxy.namespace,
         }
     }
 
     /// What the proxy can do.
-    pub const fn capabilities(&self) -> Capabilities {
+    pub fn capabilities(&self) -> Capabilities {
         match self {
-            Self::Waypoint(WaypointScope { capabilities, .. }) | Self::Gateway(GatewayScope { capabilities, .. }) => {
-                *capabilities
-            }
+            Self::Waypoint(waypoint) => waypoint.capabilities,
+            Self::Gateway(proxy) => proxy.capabilities,
         }
     }
 
     /// The address families of the proxy.
-    pub const fn families(&self) -> Families {
+    pub fn families(&self) -> Families {
         match self {
-            Self::Waypoint(WaypointScope { families, .. }) | Self::Gateway(GatewayScope { families, .. }) => *families,
+            Self::Waypoint(waypoint) => waypoint.families,
+            Self::Gateway(proxy) => proxy.families,
         }
     }
 
     /// The only address that the proxy listens on.
-    pub const fn loopback(&self) -> Option<IpAddr> {
+    pub fn loopback(&self) -> Option<IpAddr> {
         match self {
-            Self::Waypoint(WaypointScope { loopback, .. }) | Self::Gateway(GatewayScope { loopback, .. }) => *loopback,
+            Self::Waypoint(waypoint) => waypoint.loopback,
+            Self::Gateway(proxy) => proxy.loopback,
         }
     }
 
     /// Where the proxy is.
-    pub const fn place(&self) -> &Place {
+    pub fn place(&self) -> &Place {
         match self {
-            Self::Waypoint(WaypointScope { place, .. }) | Self::Gateway(GatewayScope { place, .. }) => place,
+            Self::Waypoint(waypoint) => &waypoint.place,
+            Self::Gateway(proxy) => &proxy.place,
         }
     }
 }
@@ -165,9 +180,10 @@ impl Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Waypoint(WaypointScope { namespace, gateway, .. }) => write!(f, "waypoint:{namespace}/{gateway}"),
-            Self::Gateway(GatewayScope { namespace, place, .. }) => {
-                write!(f, "router:{namespace}/")?;
+            Self::Waypoint(waypoint) => write!(f, "waypoint:{}/{}", waypoint.namespace, waypoint.gateway),
+            Self::Gateway(proxy) => {
+                let place = &proxy.place;
+                write!(f, "router:{}/", proxy.namespace)?;
                 let gateway = place.label("gateway.networking.k8s.io/gateway-name");
                 match gateway.or_else(|| place.label("istio")).or_else(|| place.label("app")) {
                     Some(name) => f.write_str(name),

@@ -247,7 +247,7 @@ fn proxy(text: &str) -> Option<Scope> {
     if kind == "router" {
         return Some(router(namespace, gateway, place(text), text));
     }
-    Some(Scope::Waypoint(WaypointScope {
+    Some(Scope::from(WaypointScope {
         namespace: namespace.into(),
         gateway: gateway.0.into(),
         capabilities: gateway.1,
@@ -267,7 +267,7 @@ fn router(namespace: &str, (pods, capabilities): (&str, Capabilities), mut place
     labels.sort_unstable();
     place.labels = labels.into();
     let address = text.lines().find_map(|line| line.strip_prefix("# Address: "));
-    Scope::Gateway(GatewayScope {
+    Scope::from(GatewayScope {
         namespace: namespace.into(),
         capabilities,
         families: Families::V4,

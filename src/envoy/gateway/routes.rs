@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use envoy_types::pb::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 
 use prost::Message;
+use rapidhash::RapidHashMap;
 
 use crate::envoy::destination::{Destination, declared};
 use crate::envoy::encode::{self, boolean, uint32};
@@ -104,11 +106,27 @@ pub(super) struct Reader {
 pub(in crate::envoy) struct Hosted {
     /// `host:port`.
     name: String,
+    /// All of it where no other is one with it, as a field of a route
+    /// configuration.
+    alone: Piece,
     /// All but its name and its domains, encoded.
     rest: Piece,
     /// Whether another with the same routes may be one with it.
     joins: bool,
     references: BTreeSet<Destination>,
+}
+
+impl Hosted {
+    fn new(name: String, host: &str, body: &VirtualHost) -> Self {
+        let rest = encode::bytes(body);
+        let alone = Piece::field(VIRTUAL_HOSTS, &[head(&name, vec![host.to_owned()]), rest.clone()].concat());
+        Self { name, rest: alone.end(rest.len()), alone, joins: false, references: BTreeSet::new() }
+    }
+}
+
+/// What is before the rest of a virtual host.
+fn head(name: &str, domains: Vec<String>) -> Vec<u8> {
+    encode::ordered(&VirtualHost { name: name.to_owned(), domains, ..Default::default() })
 }
 
 impl Content for Hosted {
@@ -123,9 +141,8 @@ impl Content for Hosted {
     }
 
     /// Requests for it find no route.
-    fn closed(&self, _: &HostKey) -> Self {
-        let rest = Piece::new(encode::bytes(&VirtualHost::default()));
-        Self { name: self.name.clone(), rest, joins: false, references: BTreeSet::new() }
+    fn closed(&self, key: &HostKey) -> Self {
+        Self::new(self.name.clone(), &key.host, &VirtualHost::default())
     }
 
     fn key(scope: &Scope, name: &str) -> Option<HostKey> {
@@ -367,7 +384,7 @@ fn hosted(cx: &Ctx<'_>, model: &Model, key: &HostKey, parts: Vec<(&PartKey, &Par
         ..Default::default()
     };
     let name = format!("{}:{}", key.host, first.port);
-    Some(Hosted { name, rest: Piece::new(encode::bytes(&body)), joins, references: references.into_inner() })
+    Some(Hosted { joins, references: references.into_inner(), ..Hosted::new(name, &key.host, &body) })
 }
 
 /// How close the host of an Ingress's rules is to those that it stands for.
@@ -390,14 +407,14 @@ fn of_gateway_api(routing: &Routing<'_>, keys: &[&RouteKey], host: &str) -> Vec<
 /// Puts a route configuration together. Hosts with the same routes share a
 /// virtual host, which has the name of the first.
 fn configuration(name: &str, port: u16, hosts: Vec<(&Arc<str>, &Hosted)>) -> Vec<Piece> {
-    let head = RouteConfiguration {
+    let opening = RouteConfiguration {
         name: name.to_owned(),
         validate_clusters: boolean(false),
         ignore_port_in_host_matching: true,
         max_direct_response_body_size_bytes: uint32(1 << 20),
         ..Default::default()
     };
-    let mut pieces = vec![Piece::new(encode::bytes(&head))];
+    let mut pieces = vec![Piece::new(encode::bytes(&opening))];
     if hosts.is_empty() {
         // Requests are answered with a 404.
         let name = format!("blackhole:{port}");
@@ -405,27 +422,37 @@ fn configuration(name: &str, port: u16, hosts: Vec<(&Arc<str>, &Hosted)>) -> Vec
         pieces.push(Piece::field(VIRTUAL_HOSTS, &encode::bytes(&none)));
         return pieces;
     }
-    let mut hosts = hosts;
-    // The longer first, and those with a wildcard last.
-    hosts.sort_by_key(|(host, _)| (host.starts_with('*'), Reverse(host.len()), (*host).clone()));
-    let mut joined: Vec<(&Hosted, Vec<String>)> = Vec::with_capacity(hosts.len());
-    let mut known: rapidhash::RapidHashMap<u64, usize> = rapidhash::RapidHashMap::default();
-    for (host, hosted) in hosts {
-        let same = known.get(&hosted.rest.hash()).filter(|_| hosted.joins);
-        let same = same.filter(|at| joined[**at].0.joins && joined[**at].0.rest == hosted.rest);
-        match same {
-            Some(at) => joined[*at].1.push(host.to_string()),
-            None => {
-                known.insert(hosted.rest.hash(), joined.len());
-                joined.push((hosted, vec![host.to_string()]));
+    let mut joined: Vec<Vec<(&Arc<str>, &Hosted)>> = Vec::with_capacity(hosts.len());
+    let mut known: RapidHashMap<u64, usize> = RapidHashMap::default();
+    for one in hosts {
+        if !one.1.joins {
+            joined.push(vec![one]);
+            continue;
+        }
+        match known.entry(one.1.rest.hash()) {
+            Entry::Occupied(at) if joined[*at.get()][0].1.rest == one.1.rest => joined[*at.get()].push(one),
+            at => {
+                at.insert_entry(joined.len());
+                joined.push(vec![one]);
             }
         }
     }
-    joined.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-    for (hosted, domains) in joined {
-        let head = encode::bytes(&VirtualHost { name: hosted.name.clone(), domains, ..Default::default() });
-        pieces.push(Piece::opening(VIRTUAL_HOSTS, &head, hosted.rest.bytes().len()));
-        pieces.push(hosted.rest.clone());
+    // The longer first, and those with a wildcard last.
+    let place = |(host, _): &(&Arc<str>, &Hosted)| (host.starts_with('*'), Reverse(host.len()));
+    for hosts in joined.iter_mut().filter(|hosts| hosts.len() > 1) {
+        hosts.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.0.cmp(b.0)));
+    }
+    joined.sort_by(|a, b| a[0].1.name.cmp(&b[0].1.name));
+    for hosts in joined {
+        let (_, first) = hosts[0];
+        match &hosts[..] {
+            [_] => pieces.push(first.alone.clone()),
+            hosts => {
+                let domains = hosts.iter().map(|(host, _)| host.to_string()).collect();
+                pieces.push(Piece::opening(VIRTUAL_HOSTS, &head(&first.name, domains), first.rest.bytes().len()));
+                pieces.push(first.rest.clone());
+            }
+        }
     }
     pieces
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::proxy::{Place, WaypointScope};
 
 fn terminate(families: Families, loopback: Option<&str>) -> Vec<String> {
-    let scope = Scope::Waypoint(WaypointScope {
+    let scope = Scope::from(WaypointScope {
         namespace: "ns".into(),
         gateway: "wp".into(),
         capabilities: Capabilities::STOCK,

@@ -38,7 +38,7 @@ fn answers(name: &str, text: &str) -> String {
 }
 
 fn scope() -> Scope {
-    Scope::Waypoint(WaypointScope {
+    Scope::from(WaypointScope {
         namespace: "x".into(),
         gateway: "w".into(),
         capabilities: Capabilities::STOCK,
@@ -237,7 +237,7 @@ fn a_bad_change_keeps_what_was_accepted_and_others_go_on() {
 
 /// A gateway with one port.
 fn at_gateway(words: Words) -> World {
-    let scope = Scope::Gateway(GatewayScope {
+    let scope = Scope::from(GatewayScope {
         namespace: "x".into(),
         capabilities: Capabilities::STOCK,
         families: Families::V4,

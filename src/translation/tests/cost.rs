@@ -19,7 +19,7 @@ fn given(proxy: Option<Scope>) -> Given {
 }
 
 fn waypoint() -> Scope {
-    Scope::Waypoint(WaypointScope {
+    Scope::from(WaypointScope {
         namespace: "shop".into(),
         gateway: "waypoint".into(),
         capabilities: Capabilities::STOCK,

@@ -59,6 +59,14 @@ impl Piece {
         Self::new(field)
     }
 
+    /// The last so many of its bytes, which both share.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    pub fn end(&self, len: usize) -> Self {
+        Self::new(self.bytes.slice(self.bytes.len() - len..))
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -16,7 +16,7 @@ struct Waypoint {
 }
 
 fn scope() -> Scope {
-    Scope::Waypoint(WaypointScope {
+    Scope::from(WaypointScope {
         namespace: "ns".into(),
         gateway: "wp".into(),
         capabilities: Capabilities::STOCK,
