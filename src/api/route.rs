@@ -629,4 +629,14 @@ fn hundred<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> 
     Ok(Option::deserialize(deserializer)?.unwrap_or(100))
 }
 
-keeps_unknown!(HttpRouteRule, SessionPersistence, HttpRouteMatch, ValueMatch, GrpcRouteRule, GrpcRouteMatch, GrpcMethodMatch, ReferenceGrantFrom, ReferenceGrantTo);
+keeps_unknown!(
+    HttpRouteRule,
+    SessionPersistence,
+    HttpRouteMatch,
+    ValueMatch,
+    GrpcRouteRule,
+    GrpcRouteMatch,
+    GrpcMethodMatch,
+    ReferenceGrantFrom,
+    ReferenceGrantTo
+);

@@ -61,7 +61,7 @@ impl<'de> serde::Deserializer<'de> for Asked<'_> {
         deserialize_ignored_any = visit_unit() { OPEN: true };
         deserialize_bool = visit_bool(false) { "type": "boolean" };
         deserialize_i64 = visit_i64(1) { "type": "integer" };
-        deserialize_u64 = visit_u64(1) { "type": "integer", "minimum": 0 };
+        deserialize_u64 = visit_u64(1) { "type": "integer" };
         deserialize_f64 = visit_f64(1.0) { "type": "number" };
         deserialize_str = visit_borrowed_str(TEXT) { "type": "string" };
     }

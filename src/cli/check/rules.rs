@@ -114,7 +114,7 @@ fn definitions(facts: &Facts) -> Vec<Finding> {
         let fix = if group == "gateway.networking.k8s.io" {
             "install the Gateway API, see https://gateway-api.sigs.k8s.io/guides/"
         } else {
-            "helm install istio-base istio/base --namespace istio-system --set defaultRevision="
+            "fairway crds | kubectl apply -f -"
         };
         let mut all = Vec::new();
         if missing.is_empty() && unserved.is_empty() {
