@@ -20,7 +20,7 @@ use super::Settings;
 /// The label that names a revision.
 pub const REVISION: &str = "istio.io/rev";
 /// The label that makes a Service a tag.
-const TAG: &str = "istio.io/tag";
+pub const TAG: &str = "istio.io/tag";
 /// What the revision without a name is called. It takes care of what has no label.
 pub const DEFAULT: &str = "default";
 
