@@ -12,6 +12,7 @@
 pub mod backend_tls;
 pub mod compact;
 pub mod core;
+pub mod definition;
 pub mod destination_rule;
 pub mod duration;
 pub mod extension_provider;
@@ -26,10 +27,12 @@ pub mod meta;
 pub mod protobuf;
 pub mod route;
 pub mod request_authentication;
+pub mod schema;
 pub mod secret;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;
+pub mod unknown;
 pub mod virtual_service;
 
 pub use kinds::{Change, Inputs, Kind, Object};

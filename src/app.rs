@@ -287,7 +287,8 @@ async fn start(
         (&client, definitions, environment.deploy_gateways, flags.read_only)
     {
         let connections = xds.connections().clone();
-        let (api, facts) = ((client.clone(), definitions), published.gateways.clone());
+        let api = (client.clone(), definitions);
+        let facts = (published.gateways.clone(), published.revisions.clone());
         gateways::write(tasks, api, facts, &flags, &environment, &settings, connections);
     }
     if let (Some(client), false) = (&client, flags.read_only) {

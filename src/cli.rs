@@ -4,6 +4,7 @@
 pub mod check;
 pub mod completion;
 mod connect;
+pub mod crds;
 mod kinds;
 mod output;
 pub mod proxies;

@@ -54,6 +54,13 @@ pub enum Command {
     /// Say what is wrong with an installation, or in the way of one, and what to
     /// do about it.
     Check(terminal::Check),
+    /// Print the definitions of the kinds that are Istio's, as YAML for kubectl.
+    ///
+    /// They say of objects what Fairway reads of them, and keep everything else that
+    /// somebody writes; nothing is refused that Istio's own definitions accept. A
+    /// cluster that has those needs none of these: `fairway check` says which kinds
+    /// are not defined.
+    Crds,
     /// Print what completes commands in a shell.
     Completion(terminal::Completion),
     /// Run a stock Envoy as a proxy of the mesh, in place of pilot-agent.

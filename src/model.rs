@@ -20,6 +20,7 @@ pub mod mesh;
 pub mod network;
 pub mod peer_authentication;
 pub mod reference_grant;
+pub mod revision;
 pub mod secret;
 pub mod selection;
 pub mod service;
@@ -53,6 +54,7 @@ use key_set::{FetchedBy, KeySets};
 use network::NetworkGateway;
 use peer_authentication::PeerAuthentications;
 use reference_grant::ReferenceGrants;
+use revision::{REVISION, Tags};
 use secret::Credentials;
 use selection::Selection;
 use service::{Service, ServiceKey};
@@ -191,7 +193,7 @@ pub struct Model {
 impl Model {
     /// Declares the model's collections.
     pub fn new(graph: &mut Graph, inputs: Inputs, settings: Arc<Settings>) -> Self {
-        let scope = Scope { inputs, settings: settings.clone() };
+        let scope = Scope::new(graph, inputs, settings.clone());
         let network_gateways = network::gateways(graph, &scope);
         let network_gateways_by_network =
             graph.index(network_gateways, |key: &network::GatewayKey, _, keys| keys.push(key.network.clone()));
@@ -269,9 +271,21 @@ pub struct Scope {
     pub inputs: Inputs,
     /// What the process was told.
     pub settings: Arc<Settings>,
+    tags: Tags,
 }
 
 impl Scope {
+    /// What is read of the objects.
+    pub fn new(graph: &mut Graph, inputs: Inputs, settings: Arc<Settings>) -> Self {
+        let tags = Tags::new(graph, inputs, &settings);
+        Self { inputs, settings, tags }
+    }
+
+    /// What names of revisions stand for.
+    pub fn tags(&self) -> Tags {
+        self.tags
+    }
+
     /// The mesh configuration in force.
     pub fn mesh<'a>(&'a self, cx: &Ctx<'a>) -> &'a mesh::MeshConfig {
         mesh::config(cx, self.inputs.config_maps, &self.settings)
@@ -292,10 +306,10 @@ impl Scope {
     }
 
     /// Whether a configuration object is ours to read: its namespace is
-    /// discovered, and its `istio.io/rev` label, if any, names our revision.
+    /// discovered, and its `istio.io/rev` label, if any, means our revision.
     pub fn configures(&self, cx: &Ctx<'_>, meta: &Meta) -> bool {
-        let ours = meta.label("istio.io/rev").is_none_or(|revision| revision == &*self.settings.revision);
-        ours && self.discovers(cx, &meta.namespace)
+        let ours = |name| self.tags.mean(cx, name, &self.settings.revision);
+        meta.label(REVISION).is_none_or(ours) && self.discovers(cx, &meta.namespace)
     }
 
     /// The network of the cluster's own workloads; empty is the default one.

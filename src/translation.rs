@@ -15,6 +15,7 @@ use crate::credential::{Asked, Place};
 use crate::envoy::{self, Configs};
 use crate::graph::{Collection, Graph, Provenance};
 use crate::model::key_set::{Fetched, KeySets};
+use crate::model::revision::Tags;
 use crate::model::secret::Credentials;
 use crate::model::{Model, Settings};
 use crate::proxy::Scope;
@@ -38,6 +39,8 @@ pub struct Translation {
     pub key_sets: KeySets,
     /// Which certificates and keys are needed, and what is known of them.
     pub credentials: Credentials,
+    /// What names of revisions stand for.
+    pub tags: Tags,
     /// The scopes of connected proxies.
     scopes: Collection<Scope, ()>,
     resources: Resources,
@@ -67,7 +70,7 @@ impl Translation {
         let scopes = graph.input("scopes");
         let configs = envoy::configs(&mut graph, &model, scopes);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
-        let (key_sets, credentials) = (model.key_sets, model.credentials);
+        let (key_sets, credentials, tags) = (model.key_sets, model.credentials, model.scope().tags());
         let opened = envoy::secret::credentials(&mut graph, &model);
         let vault = Vault { accounts, ..Vault::default() };
         let rejections = Rejections::default();
@@ -77,6 +80,7 @@ impl Translation {
             facts,
             key_sets,
             credentials,
+            tags,
             scopes,
             resources,
             configs,

@@ -27,6 +27,7 @@ use crate::graph::{Diagnostic, Graph, Provenance, Stats};
 use crate::model::Settings;
 use crate::model::key_set::{Fetched, KeySource};
 use crate::model::mesh::{self, MeshConfig};
+use crate::model::revision::Revisions;
 use crate::proxy::Scope;
 use crate::source::{Event, Receiver};
 use crate::status::facts::GatewayTable;
@@ -54,6 +55,8 @@ pub struct Published {
     pub mesh: watch::Receiver<Arc<MeshConfig>>,
     /// The namespaces that are looked at.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
+    /// Which objects are this revision's to speak about.
+    pub revisions: watch::Receiver<Arc<Revisions>>,
     /// What is to be said of objects.
     pub statuses: watch::Receiver<Statuses>,
     /// What is known of the Gateway API's Gateways.
@@ -124,6 +127,7 @@ struct Writer {
     synced: watch::Sender<bool>,
     mesh: watch::Sender<Arc<MeshConfig>>,
     namespaces: watch::Sender<Arc<BTreeSet<String>>>,
+    revisions: watch::Sender<Arc<Revisions>>,
     book: Book,
     wanted_keys: watch::Sender<Arc<WantedKeys>>,
     vault: watch::Sender<Arc<Vault>>,
@@ -166,6 +170,7 @@ impl Writer {
         Self {
             book: Book::new(&translation.facts),
             vault: watch::Sender::new(translation.empty_vault()),
+            revisions: watch::Sender::new(Arc::new(Revisions::new(&settings.revision))),
             translation,
             settings,
             missing: Kind::ALL.iter().copied().collect(),
@@ -190,6 +195,7 @@ impl Writer {
             synced: self.synced.subscribe(),
             mesh: self.mesh.subscribe(),
             namespaces: self.namespaces.subscribe(),
+            revisions: self.revisions.subscribe(),
             statuses: self.book.subscribe(),
             gateways: self.book.gateways(),
             rejections: self.rejections.subscribe(),
@@ -335,6 +341,7 @@ impl Writer {
         self.pods.update(&self.translation.graph, self.translation.inputs);
         let map = self.translation.graph.get(self.translation.inputs.config_maps, &mesh::config_map(&self.settings));
         self.publish_wanted_keys();
+        self.publish_revisions();
         let given = self.settings.mesh_file.clone();
         let mesh = given.or_else(|| map?.data.mesh.clone()).unwrap_or_default();
         self.mesh.send_if_modified(|current| {
@@ -355,6 +362,19 @@ impl Writer {
             self.namespaces.send_if_modified(|current| {
                 let modified = **current != names;
                 *current = Arc::new(names);
+                modified
+            });
+        }
+    }
+
+    /// Publishes which objects are this revision's.
+    fn publish_revisions(&self) {
+        let Translation { graph, inputs, tags, .. } = &self.translation;
+        if Revisions::changed(graph, *inputs, *tags) {
+            self.revisions.send_if_modified(|known| {
+                let new = known.with(graph, *inputs, *tags);
+                let modified = **known != new;
+                *known = Arc::new(new);
                 modified
             });
         }

@@ -45,8 +45,8 @@ class ControlPlane:
     """The process that a pod is told to run, or the Deployment `istiod` if none is
     given: with its arguments and variables, and the token of its ServiceAccount."""
 
-    def __init__(self, cluster, binary, work, pod=None):
-        self.cluster, self.binary, self.pod = cluster, binary, pod
+    def __init__(self, cluster, binary, work, pod=None, name="istiod-0"):
+        self.cluster, self.binary, self.pod, self.name = cluster, binary, pod, name
         self.kubeconfig, self.path = work / "istiod.kubeconfig", work / "istiod.log"
 
     def __enter__(self):
@@ -54,7 +54,7 @@ class ControlPlane:
         [container] = pod["containers"]
         account = pod["serviceAccountName"]
         self.cluster.write_service_account_kubeconfig(self.kubeconfig, NAMESPACE, account)
-        fields = {"metadata.name": "istiod-0", "metadata.namespace": NAMESPACE, "spec.serviceAccountName": account}
+        fields = {"metadata.name": self.name, "metadata.namespace": NAMESPACE, "spec.serviceAccountName": account}
         variables = {
             variable["name"]: variable.get("value") or fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
             for variable in container["env"]

@@ -340,6 +340,22 @@ def test_scopes_divide_the_objects():
     assert not cluster & namespace and cluster | namespace == set(rendered("minimal"))
 
 
+def test_definitions_are_made_blindly_only_if_somebody_says_so():
+    """Without a cluster Helm cannot know whether Istio has them."""
+    def definitions(*settings, name="minimal"):
+        return {called for kind, called in rendered(name, *settings) if kind == "CustomResourceDefinition"}
+
+    assert definitions() == set()
+    told = "--set=base.enableCRDTemplates=true"
+    known = {one["metadata"]["name"] for one in yaml.safe_load_all((CHART / "files/crds.yaml").read_text()) if one}
+    assert definitions(told) == known and "virtualservices.networking.istio.io" in known
+    left_out = "virtualservices.networking.istio.io"
+    assert definitions(told, f"--set=base.excludedCRDs={{{left_out}}}") == known - {left_out}
+    assert definitions(told, "--set=base.enableIstioConfigCRDs=false") == set()
+    assert definitions(told, name="namespace-scope") == set()
+    assert definitions(told, name="cluster-scope") == known
+
+
 def test_classes_of_gateways():
     defaults = one("gateway-classes", "ConfigMap", "istio-default-gatewayclass-istio-waypoint")
     assert defaults["metadata"]["labels"]["gateway.istio.io/defaults-for-class"] == "istio-waypoint"

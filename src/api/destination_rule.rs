@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use super::duration::duration;
 use super::intern::interned;
-use super::istio::{PolicySelector, Unknown};
+use super::istio::PolicySelector;
 use super::meta::{Labels, Meta, nullable};
+use super::unknown::{Unknown, keeps_unknown};
 use super::virtual_service::PortSelector;
 
 type Texts = Box<[Arc<str>]>;
@@ -461,7 +462,7 @@ pub struct OutlierDetection {
 
 /// TLS of connections.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct ClientTlsSettings {
     /// `DISABLE` (also when empty), `SIMPLE`, `MUTUAL` or `ISTIO_MUTUAL`.
     #[serde(deserialize_with = "interned")]
@@ -491,7 +492,7 @@ pub struct ClientTlsSettings {
     pub ca_crl: Arc<str>,
     /// Fields this version does not know. A check that was not understood must
     /// not be left out.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -501,3 +502,5 @@ impl ClientTlsSettings {
         self.insecure_skip_verify == Some(true)
     }
 }
+
+keeps_unknown!(ClientTlsSettings);

@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::duration::duration;
 use super::intern::interned;
-use super::istio::Unknown;
 use super::meta::nullable;
+use super::unknown::{Unknown, keeps_unknown};
 
 type Texts = Box<[Arc<str>]>;
 
@@ -56,7 +56,7 @@ pub enum Provider {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 struct RawProvider {
     #[serde(deserialize_with = "nullable")]
     name: Arc<str>,
@@ -71,7 +71,7 @@ struct RawProvider {
     datadog: Option<AgentTracing>,
     skywalking: Option<AgentTracing>,
     prometheus: Option<serde::de::IgnoredAny>,
-    #[serde(flatten)]
+    #[serde(skip)]
     unknown: Unknown,
 }
 
@@ -97,7 +97,7 @@ impl From<RawProvider> for ExtensionProvider {
 
 /// `envoyExtAuthzHttp`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct ExtAuthzHttp {
     /// The service that decides, as `[namespace/]hostname`.
     #[serde(deserialize_with = "nullable")]
@@ -142,13 +142,13 @@ pub struct ExtAuthzHttp {
     pub headers_to_downstream_on_allow: Texts,
     /// Fields this version does not know. A check must not become wider because
     /// a part of it was not understood.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
 /// `envoyExtAuthzGrpc`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct ExtAuthzGrpc {
     /// The service that decides, as `[namespace/]hostname`.
     #[serde(deserialize_with = "nullable")]
@@ -171,7 +171,7 @@ pub struct ExtAuthzGrpc {
     /// The body in the check.
     pub include_request_body_in_check: Option<RequestBody>,
     /// Fields this version does not know; see [`ExtAuthzHttp::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -420,3 +420,5 @@ pub struct ZipkinTracing {
     #[serde(deserialize_with = "nullable")]
     pub headers: Box<[ProviderHeader]>,
 }
+
+keeps_unknown!(RawProvider, ExtAuthzHttp, ExtAuthzGrpc);

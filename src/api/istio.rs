@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::intern::interned;
 use super::meta::{Labels, Meta, nullable};
+use super::unknown::{Unknown, keeps_unknown};
 
 /// A service outside Kubernetes' registry.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -156,7 +156,7 @@ pub struct AuthorizationPolicy {
 
 /// `authorizationPolicy.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct AuthorizationPolicySpec {
     /// The workloads it is for.
     pub selector: Option<PolicySelector>,
@@ -174,7 +174,7 @@ pub struct AuthorizationPolicySpec {
     #[serde(deserialize_with = "nullable")]
     pub rules: Box<[Rule]>,
     /// Fields this version does not know; see [`Source::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -215,7 +215,7 @@ pub struct PolicyTargetRef {
 
 /// A rule: all of its parts must match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Rule {
     /// Who asks; any may match.
     #[serde(deserialize_with = "nullable")]
@@ -227,31 +227,31 @@ pub struct Rule {
     #[serde(deserialize_with = "nullable")]
     pub when: Box<[Condition]>,
     /// Fields this version does not know; see [`Source::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
 /// An entry of `from`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct From {
     /// The source.
     #[serde(deserialize_with = "nullable")]
     pub source: Source,
     /// Fields this version does not know; see [`Source::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
 /// An entry of `to`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct To {
     /// The operation.
     #[serde(deserialize_with = "nullable")]
     pub operation: Operation,
     /// Fields this version does not know; see [`Source::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -259,7 +259,7 @@ type Texts = Box<[Arc<str>]>;
 
 /// Properties of a caller. Different fields are AND-ed, values OR-ed.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct Source {
     #[serde(deserialize_with = "nullable")]
@@ -292,13 +292,13 @@ pub struct Source {
     pub not_remote_ip_blocks: Texts,
     /// Fields this version does not know. A policy must not become wider
     /// because a restriction in it was not understood.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
 /// Properties of a request. Different fields are AND-ed, values OR-ed.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct Operation {
     #[serde(deserialize_with = "nullable")]
@@ -318,41 +318,13 @@ pub struct Operation {
     #[serde(deserialize_with = "nullable")]
     pub not_paths: Texts,
     /// Fields this version does not know; see [`Source::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
-}
-
-/// The names of fields that are not known, in order.
-#[derive(Clone, Debug, Default)]
-pub struct Unknown(BTreeMap<String, IgnoredAny>);
-
-impl Unknown {
-    /// Whether all fields are known.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-}
-
-impl PartialEq for Unknown {
-    fn eq(&self, other: &Self) -> bool {
-        self.names().eq(other.names())
-    }
-}
-
-impl<'de> Deserialize<'de> for Unknown {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        BTreeMap::deserialize(deserializer).map(Self)
-    }
 }
 
 /// A condition on an attribute.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct Condition {
     /// The attribute, such as `source.ip`.
     #[serde(deserialize_with = "interned")]
@@ -364,7 +336,7 @@ pub struct Condition {
     #[serde(deserialize_with = "nullable")]
     pub not_values: Texts,
     /// Fields this version does not know; see [`Source::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -402,3 +374,5 @@ pub struct MutualTls {
     #[serde(deserialize_with = "interned")]
     pub mode: Arc<str>,
 }
+
+keeps_unknown!(AuthorizationPolicySpec, Rule, From, To, Source, Operation, Condition);

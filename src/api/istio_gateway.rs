@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::intern::interned;
-use super::istio::Unknown;
 use super::meta::{Labels, Meta, nullable};
+use super::unknown::{Unknown, keeps_unknown};
 
 type Texts = Box<[Arc<str>]>;
 
@@ -36,7 +36,7 @@ pub struct IstioGatewaySpec {
 
 /// A port, and the hosts that it is for.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Server {
     /// The port; nothing can be done without it.
     pub port: Option<Port>,
@@ -52,7 +52,7 @@ pub struct Server {
     #[serde(deserialize_with = "nullable")]
     pub name: Arc<str>,
     /// Fields this version does not know.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -73,7 +73,7 @@ pub struct Port {
 
 /// What becomes of TLS on a server's port.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct ServerTlsSettings {
     /// Whether plain HTTP is sent to HTTPS.
     #[serde(deserialize_with = "nullable")]
@@ -130,7 +130,7 @@ pub struct ServerTlsSettings {
     /// Whether a client's certificate may be by anybody.
     pub insecure_skip_verify: Option<bool>,
     /// Fields this version does not know.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -148,3 +148,5 @@ pub struct TlsCertificate {
     #[serde(deserialize_with = "nullable")]
     pub ca_certificates: Arc<str>,
 }
+
+keeps_unknown!(Server, ServerTlsSettings);

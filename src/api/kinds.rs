@@ -217,7 +217,35 @@ pub struct DecodeError {
     pub reason: String,
 }
 
+/// The short names that kinds have in their definitions, as kubectl knows them.
+const SHORT: &[(&str, Kind)] = &[
+    ("ns", Kind::Namespace),
+    ("no", Kind::Node),
+    ("po", Kind::Pod),
+    ("svc", Kind::Service),
+    ("cm", Kind::ConfigMap),
+    ("ing", Kind::Ingress),
+    ("se", Kind::ServiceEntry),
+    ("we", Kind::WorkloadEntry),
+    ("ap", Kind::AuthorizationPolicy),
+    ("pa", Kind::PeerAuthentication),
+    ("ra", Kind::RequestAuthentication),
+    ("telemetry", Kind::Telemetry),
+    ("gtw", Kind::Gateway),
+    ("gc", Kind::GatewayClass),
+    ("gw", Kind::IstioGateway),
+    ("vs", Kind::VirtualService),
+    ("dr", Kind::DestinationRule),
+    ("btlspolicy", Kind::BackendTLSPolicy),
+    ("refgrant", Kind::ReferenceGrant),
+];
+
 impl Kind {
+    /// Its short name, if it has one.
+    pub fn short_name(self) -> Option<&'static str> {
+        SHORT.iter().find(|(_, kind)| *kind == self).map(|(short, _)| *short)
+    }
+
     /// The kind that `apiVersion` and `kind` of an object name, whatever the
     /// version, if it is watched.
     pub fn of(api_version: &str, kind: &str) -> Option<Kind> {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::intern::interned;
-use super::istio::{PolicySelector, PolicyTargetRef, Unknown};
+use super::istio::{PolicySelector, PolicyTargetRef};
 use super::meta::{Meta, nullable};
+use super::unknown::{Unknown, keeps_unknown};
 
 /// The tokens that requests may carry.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -41,7 +42,7 @@ pub struct RequestAuthenticationSpec {
 /// Where tokens of an issuer are found, how they are verified, and what is
 /// done with them.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct JwtRule {
     /// The issuer, as in the claim `iss`.
     #[serde(deserialize_with = "nullable")]
@@ -83,7 +84,7 @@ pub struct JwtRule {
     #[serde(deserialize_with = "interned")]
     pub presence: Arc<str>,
     /// Fields this version does not know.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -110,3 +111,5 @@ pub struct ClaimToHeader {
     #[serde(deserialize_with = "nullable")]
     pub claim: Arc<str>,
 }
+
+keeps_unknown!(JwtRule);

@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::duration::duration;
 use super::intern::{Interned, interned};
-use super::istio::Unknown;
 use super::meta::{Meta, nullable};
+use super::unknown::{Unknown, keeps_unknown};
 use crate::intern::intern;
 
 type Texts = Box<[Arc<str>]>;
@@ -128,7 +128,7 @@ impl Default for ParentReference {
 
 /// A rule for HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct HttpRouteRule {
     /// Its name.
     #[serde(deserialize_with = "nullable")]
@@ -150,13 +150,13 @@ pub struct HttpRouteRule {
     /// How requests of a session are kept at one endpoint.
     pub session_persistence: Option<SessionPersistence>,
     /// Fields this version does not know.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
 /// How requests of a session are kept at one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct SessionPersistence {
     /// The name of the cookie or header; empty is up to us.
     #[serde(deserialize_with = "nullable")]
@@ -174,7 +174,7 @@ pub struct SessionPersistence {
     #[serde(deserialize_with = "nullable")]
     pub cookie_config: CookieConfig,
     /// Fields this version does not know.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -189,7 +189,7 @@ pub struct CookieConfig {
 
 /// When a rule for HTTP applies. All fields must match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct HttpRouteMatch {
     /// The path; any if absent.
     pub path: Option<HttpPathMatch>,
@@ -204,7 +204,7 @@ pub struct HttpRouteMatch {
     pub method: Arc<str>,
     /// Fields this version does not know. A match must not become wider because
     /// a condition in it was not understood.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -221,7 +221,7 @@ pub struct HttpPathMatch {
 
 /// How a header or a query parameter must be.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct ValueMatch {
     /// `Exact` (also when empty) or `RegularExpression`.
     #[serde(rename = "type", deserialize_with = "interned")]
@@ -233,7 +233,7 @@ pub struct ValueMatch {
     #[serde(deserialize_with = "nullable")]
     pub value: Arc<str>,
     /// Fields this version does not know; see [`HttpRouteMatch::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -468,7 +468,7 @@ pub struct LocalObjectReference {
 
 /// A rule for gRPC.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct GrpcRouteRule {
     /// Its name.
     #[serde(deserialize_with = "nullable")]
@@ -485,13 +485,13 @@ pub struct GrpcRouteRule {
     /// How requests of a session are kept at one endpoint.
     pub session_persistence: Option<SessionPersistence>,
     /// Fields this version does not know.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
 /// When a rule for gRPC applies. All fields must match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct GrpcRouteMatch {
     /// The method; any if absent.
     pub method: Option<GrpcMethodMatch>,
@@ -499,13 +499,13 @@ pub struct GrpcRouteMatch {
     #[serde(deserialize_with = "nullable")]
     pub headers: Box<[ValueMatch]>,
     /// Fields this version does not know; see [`HttpRouteMatch::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
 /// How a gRPC method must be.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct GrpcMethodMatch {
     /// `Exact` (also when empty) or `RegularExpression`.
     #[serde(rename = "type", deserialize_with = "interned")]
@@ -517,7 +517,7 @@ pub struct GrpcMethodMatch {
     #[serde(deserialize_with = "nullable")]
     pub method: Arc<str>,
     /// Fields this version does not know; see [`HttpRouteMatch::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -559,7 +559,7 @@ pub struct ReferenceGrantSpec {
 
 /// Who may refer.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct ReferenceGrantFrom {
     /// The API group; empty is the core group.
     #[serde(deserialize_with = "interned")]
@@ -572,13 +572,13 @@ pub struct ReferenceGrantFrom {
     pub namespace: Arc<str>,
     /// Fields this version does not know. A grant must not become wider because
     /// a restriction in it was not understood.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
 /// What may be referred to.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct ReferenceGrantTo {
     /// The API group; empty is the core group.
     #[serde(deserialize_with = "interned")]
@@ -590,7 +590,7 @@ pub struct ReferenceGrantTo {
     #[serde(deserialize_with = "nullable")]
     pub name: Arc<str>,
     /// Fields this version does not know; see [`ReferenceGrantFrom::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -628,3 +628,15 @@ fn one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
 fn hundred<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(100))
 }
+
+keeps_unknown!(
+    HttpRouteRule,
+    SessionPersistence,
+    HttpRouteMatch,
+    ValueMatch,
+    GrpcRouteRule,
+    GrpcRouteMatch,
+    GrpcMethodMatch,
+    ReferenceGrantFrom,
+    ReferenceGrantTo
+);

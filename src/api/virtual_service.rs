@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::duration::duration;
 use super::intern::interned;
-use super::istio::Unknown;
 use super::meta::{Labels, Meta, nullable};
+use super::unknown::{Unknown, keeps_unknown};
 
 type Texts = Box<[Arc<str>]>;
 
@@ -57,7 +57,7 @@ pub struct VirtualServiceSpec {
 
 /// A rule for HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct HttpRoute {
     /// Its name in logs.
     #[serde(deserialize_with = "nullable")]
@@ -102,7 +102,7 @@ pub struct HttpRoute {
     #[serde(skip)]
     pub session: Option<Session>,
     /// Fields this version does not know.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -127,7 +127,7 @@ pub enum Session {
 
 /// When a rule for HTTP applies. All fields must match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct HttpMatchRequest {
     /// Its name in logs.
     #[serde(deserialize_with = "nullable")]
@@ -168,7 +168,7 @@ pub struct HttpMatchRequest {
     pub stat_prefix: Arc<str>,
     /// Fields this version does not know. A match must not become wider because
     /// a condition in it was not understood.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -191,14 +191,15 @@ pub enum StringMatch {
 impl<'de> Deserialize<'de> for StringMatch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Default, Deserialize)]
-        #[serde(default)]
+        #[serde(remote = "Self", default)]
         struct Raw {
             exact: Option<Arc<str>>,
             prefix: Option<Arc<str>>,
             regex: Option<Arc<str>>,
-            #[serde(flatten)]
+            #[serde(skip)]
             unknown: Unknown,
         }
+        keeps_unknown!(Raw);
         let Raw { exact, prefix, regex, unknown } = nullable(deserializer)?;
         let known = [
             exact.is_some().then_some("exact"),
@@ -487,7 +488,7 @@ pub struct TlsRoute {
 
 /// When a rule for TLS applies. All fields must match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct TlsMatchAttributes {
     /// Server names, of which any may match.
     #[serde(deserialize_with = "nullable")]
@@ -507,7 +508,7 @@ pub struct TlsMatchAttributes {
     #[serde(deserialize_with = "interned")]
     pub source_namespace: Arc<str>,
     /// Fields this version does not know; see [`HttpMatchRequest::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -525,7 +526,7 @@ pub struct TcpRoute {
 
 /// When a rule for TCP applies. All fields must match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct L4MatchAttributes {
     /// Ranges of destination addresses, of which any may match.
     #[serde(deserialize_with = "nullable")]
@@ -545,7 +546,7 @@ pub struct L4MatchAttributes {
     #[serde(deserialize_with = "interned")]
     pub source_namespace: Arc<str>,
     /// Fields this version does not know; see [`HttpMatchRequest::unknown`].
-    #[serde(flatten)]
+    #[serde(skip)]
     pub unknown: Unknown,
 }
 
@@ -569,3 +570,5 @@ fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<[u8]>
     let bytes = openssl::base64::decode_block(&text).map_err(|_| serde::de::Error::custom("is not base64"))?;
     Ok(Some(bytes.into()))
 }
+
+keeps_unknown!(HttpRoute, HttpMatchRequest, TlsMatchAttributes, L4MatchAttributes);

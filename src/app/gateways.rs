@@ -12,6 +12,7 @@ use crate::controller::gateway::Proxies;
 use crate::controller::gateway::run::{GatewayController, ProxyTable};
 use crate::controller::gateway::settings::Settings as GatewaySettings;
 use crate::model::Settings;
+use crate::model::revision::Revisions;
 use crate::proxy::NodeKind;
 use crate::status::facts::GatewayTable;
 use crate::xds::resource::ResourceType;
@@ -27,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) fn write(
     tasks: &mut Tasks,
     (client, definitions): (kube::Client, watch::Receiver<()>),
-    facts: watch::Receiver<GatewayTable>,
+    (facts, revisions): (watch::Receiver<GatewayTable>, watch::Receiver<Arc<Revisions>>),
     flags: &Discovery,
     environment: &Environment,
     settings: &Settings,
@@ -65,6 +66,7 @@ pub(super) fn write(
         identity: environment.pod_name.as_str().into(),
         proxies,
         facts,
+        revisions,
         definitions,
     };
     let stop = tasks.stop.clone();

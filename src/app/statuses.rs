@@ -24,7 +24,7 @@ pub(super) fn write(
             part,
             system_namespace: settings.system_namespace.clone(),
             identity: environment.pod_name.as_str().into(),
-            revision: settings.revision.clone(),
+            revisions: published.revisions.clone(),
             statuses,
         };
         let stop = tasks.stop.clone();

@@ -2,29 +2,6 @@
 
 use crate::api::Kind;
 
-/// The short names that kinds have in their definitions, as kubectl knows them.
-const SHORT: &[(&str, Kind)] = &[
-    ("ns", Kind::Namespace),
-    ("no", Kind::Node),
-    ("po", Kind::Pod),
-    ("svc", Kind::Service),
-    ("cm", Kind::ConfigMap),
-    ("ing", Kind::Ingress),
-    ("se", Kind::ServiceEntry),
-    ("we", Kind::WorkloadEntry),
-    ("ap", Kind::AuthorizationPolicy),
-    ("pa", Kind::PeerAuthentication),
-    ("ra", Kind::RequestAuthentication),
-    ("telemetry", Kind::Telemetry),
-    ("gtw", Kind::Gateway),
-    ("gc", Kind::GatewayClass),
-    ("gw", Kind::IstioGateway),
-    ("vs", Kind::VirtualService),
-    ("dr", Kind::DestinationRule),
-    ("btlspolicy", Kind::BackendTLSPolicy),
-    ("refgrant", Kind::ReferenceGrant),
-];
-
 /// The kind of a name: `VirtualService`, `virtualservices`, `vs`, or with a group,
 /// as in `gateways.networking.istio.io`. Without one, `gateway` is the Gateway
 /// API's.
@@ -40,7 +17,7 @@ pub(super) fn kind(name: &str) -> anyhow::Result<Kind> {
     };
     let named = || Kind::ALL.iter().copied().find(called);
     // The table has the Gateway API's Gateway before Istio's.
-    let short = SHORT.iter().find(|(short, _)| *short == bare).map(|(_, kind)| *kind);
+    let short = Kind::ALL.iter().copied().find(|kind| kind.short_name() == Some(bare));
     named().or(short).ok_or_else(|| {
         let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.info().subject).collect();
         anyhow::anyhow!("{name:?} is no kind that Fairway reads; there are {}", known.join(", "))

@@ -25,6 +25,7 @@ use crate::api::ObjectKey;
 use crate::api::gateway::Gateway;
 use crate::api::meta::Generation;
 use crate::model::gateway::kubernetes::CheckedSet;
+use crate::model::revision::{REVISION, Revisions};
 use crate::status::facts::{GatewayFacts, GatewayTable};
 
 use super::covers::{applied_more, covers};
@@ -44,7 +45,6 @@ pub const MANAGED: &str = "gateway.istio.io/managed";
 pub const CONTROLLER_VERSION: &str = "gateway.istio.io/controller-version";
 /// The generation that istiod is of since 1.18, and so are we.
 const OUR_VERSION: u32 = 5;
-const REVISION: &str = "istio.io/rev";
 
 /// The proxies of a Gateway that are connected to this replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,8 +62,8 @@ pub struct Proxies {
 pub struct World {
     /// GatewayClasses by name.
     pub classes: BTreeMap<String, Value>,
-    /// Namespaces with a revision, by name.
-    pub namespaces: BTreeMap<String, Value>,
+    /// Which objects are this revision's.
+    pub revisions: Arc<Revisions>,
     /// Gateways by namespace and name.
     pub gateways: BTreeMap<(String, String), Value>,
     /// What adds listeners to them, by namespace and name.
@@ -95,7 +95,7 @@ pub fn plan(settings: &Settings, world: &World, key: &(String, String), now: &st
     let Some(object) = world.gateways.get(key) else { return Plan::default() };
     let Ok(gateway) = Gateway::deserialize(object) else { return Plan::default() };
     let Some(controller) = class::controller(world, &gateway.spec.gateway_class_name) else { return Plan::default() };
-    if gateway.meta.deleting || !is_ours(settings, world, &gateway) {
+    if gateway.meta.deleting || !is_ours(world, &gateway) {
         return Plan::default();
     }
     // What was judged has to be what there is; if it is not, it soon will be.
@@ -218,15 +218,8 @@ fn status_write(resource: Resource, object: &Value, status: Value) -> Option<Wri
 }
 
 /// Whether a Gateway is of our revision, and not of a newer kind of controller.
-/// Without a label on it or its namespace it is the default revision's.
-fn is_ours(settings: &Settings, world: &World, gateway: &Gateway) -> bool {
-    let of_namespace = || world.namespaces.get(&*gateway.meta.namespace)?["metadata"]["labels"][REVISION].as_str();
-    let revision = gateway.meta.label(REVISION).or_else(of_namespace).filter(|revision| !revision.is_empty());
-    let own = match settings.revision.as_str() {
-        "" => "default",
-        revision => revision,
-    };
-    if revision.unwrap_or("default") != own {
+fn is_ours(world: &World, gateway: &Gateway) -> bool {
+    if !world.revisions.own(gateway.meta.label(REVISION), &gateway.meta.namespace) {
         return false;
     }
     // A version that is no number is from a future that we do not know.

@@ -16,8 +16,8 @@ use envoy_types::pb::envoy::r#type::v3::HashPolicy;
 use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 
 use crate::api::destination_rule::HashKey;
-use crate::api::istio::Unknown;
 use crate::api::route::{BackendRef, GRPCRoute, HTTPRoute, ParentReference, TCPRoute, TLSRoute};
+use crate::api::unknown::Unknown;
 use crate::api::virtual_service::{
     Destination as ApiDestination, HttpRoute, L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes,
     TlsRoute, VirtualService,

@@ -30,7 +30,7 @@ because Helm gives no order to templates in which one of them could prepare
 {{- end -}}
 {{- $values = mustMergeOverwrite $values $given -}}
 {{- include "fairway.prune" $values -}}
-{{- range $list := list "env" "global" "meshConfig" "resources" "cpu" "memory" "pdb" "telemetry" "gateways" "fairway" -}}
+{{- range $list := list "env" "global" "meshConfig" "resources" "cpu" "memory" "pdb" "telemetry" "gateways" "base" "fairway" -}}
   {{- if not (kindIs "map" (index $values $list)) -}}
     {{- $_ := set $values $list dict -}}
   {{- end -}}

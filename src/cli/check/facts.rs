@@ -44,6 +44,8 @@ pub(super) struct Facts {
     pub(super) rights: Vec<Right>,
     /// Deployments with the label of a control plane, wherever they are.
     pub(super) control_planes: Asked<Vec<Value>>,
+    /// Services that say which revision a tag stands for.
+    pub(super) tags: Asked<Vec<Value>>,
     pub(super) pods: Asked<Vec<Value>>,
     pub(super) leases: Asked<Vec<Value>>,
     /// The certificate of the root, from the Secret that has the key: its name, and
@@ -106,6 +108,7 @@ pub(super) async fn read(flags: &Connection, pre: bool) -> anyhow::Result<Facts>
         token: token(&cluster, if pre { "default" } else { &namespace }).await,
         rights: Vec::new(),
         control_planes,
+        tags: Ok(Vec::new()),
         pods: Ok(Vec::new()),
         leases: Ok(Vec::new()),
         root: Ok(None),
@@ -125,6 +128,7 @@ pub(super) async fn read(flags: &Connection, pre: bool) -> anyhow::Result<Facts>
     }
     let namespace = &facts.namespace;
     facts.pods = pods(&cluster, flags).await.map_err(|error| format!("{error:#}"));
+    facts.tags = list(format!("/api/v1/namespaces/{namespace}/services?labelSelector=istio.io%2Ftag")).await;
     facts.leases = list(format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")).await;
     facts.root = root(&cluster, namespace).await;
     facts.root_config_maps = list("/api/v1/configmaps?labelSelector=istio.io%2Fconfig%3Dtrue".into()).await;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::facts::{Facts, Right, defined_elsewhere};
 use super::{Finding, Level};
 use crate::cli::connect::text;
+use crate::model::revision::{DEFAULT, REVISION, TAG};
 
 const KUBERNETES: &str = "Kubernetes";
 const DEFINITIONS: &str = "Definitions";
@@ -114,7 +115,7 @@ fn definitions(facts: &Facts) -> Vec<Finding> {
         let fix = if group == "gateway.networking.k8s.io" {
             "install the Gateway API, see https://gateway-api.sigs.k8s.io/guides/"
         } else {
-            "helm install istio-base istio/base --namespace istio-system --set defaultRevision="
+            "fairway crds | kubectl apply -f -"
         };
         let mut all = Vec::new();
         if missing.is_empty() && unserved.is_empty() {
@@ -247,6 +248,7 @@ fn control_plane(facts: &Facts) -> Vec<Finding> {
             _ => Finding::good(CONTROL_PLANE, what),
         });
     }
+    all.extend(revisions(facts));
     for one in elsewhere {
         let what = format!("another control plane is in this cluster: {}", name(one));
         all.push(Finding::of(
@@ -269,6 +271,27 @@ fn control_plane(facts: &Facts) -> Vec<Finding> {
     }
     for replica in &facts.replicas {
         all.extend(replica_findings(replica));
+    }
+    all
+}
+
+/// Whether there is somebody for every object, whatever its label says.
+fn revisions(facts: &Facts) -> Vec<Finding> {
+    let (Ok(deployments), Ok(tags)) = (&facts.control_planes, &facts.tags) else { return Vec::new() };
+    let label = |object: &Value, name: &str| object["metadata"]["labels"][name].as_str().unwrap_or(DEFAULT).to_owned();
+    let here = deployments.iter().filter(|one| text(one, "/metadata/namespace") == facts.namespace);
+    let installed: BTreeSet<_> = here.map(|one| label(one, REVISION)).collect();
+    let tags: BTreeMap<_, _> = tags.iter().map(|one| (label(one, TAG), label(one, REVISION))).collect();
+    let doubtful = |what, fix: &str| Finding::of(CONTROL_PLANE, Level::Doubtful, what, fix);
+    let mut all = Vec::new();
+    for (tag, revision) in tags.iter().filter(|(_, revision)| !installed.contains(*revision)) {
+        let what = format!("the tag {tag} stands for the revision {revision}, which is not here");
+        all.push(doubtful(what, "move the tag, or delete its Service: docs/operate.md#revisions-and-tags"));
+    }
+    if !installed.is_empty() && !installed.contains(DEFAULT) && !tags.contains_key(DEFAULT) {
+        let names = installed.into_iter().collect::<Vec<_>>().join(", ");
+        let what = format!("nobody takes care of objects without the label istio.io/rev: there are only {names}");
+        all.push(doubtful(what, "revisionTags: [default] for one of them: docs/operate.md#revisions-and-tags"));
     }
     all
 }

@@ -42,6 +42,7 @@ fn healthy() -> Facts {
         token: Ok(()),
         rights: vec![right("list", Ok(true))],
         control_planes: Ok(vec![deployment]),
+        tags: Ok(vec![]),
         pods: Ok(vec![pod]),
         leases: Ok(vec![lease]),
         root: Ok(None),
@@ -147,6 +148,29 @@ fn what_is_wrong_with_replicas_is_found() {
         "istiod-a cannot read VirtualService shop/web: spec.http: invalid type",
     );
     check(|facts| facts.replicas[0].diagnostics = Ok(vec![Value::Null]), Level::Doubtful, "1 findings");
+}
+
+#[test]
+fn there_is_a_revision_for_every_object() {
+    let revision = |name: &str| {
+        let labels = json!({ "istio.io/rev": name });
+        move |facts: &mut Facts| facts.control_planes.as_mut().unwrap()[0]["metadata"]["labels"] = labels
+    };
+    let tag = |tag: &str, revision: &str| {
+        let labels = json!({ "istio.io/tag": tag, "istio.io/rev": revision });
+        move |facts: &mut Facts| facts.tags = Ok(vec![json!({ "metadata": { "labels": labels } })])
+    };
+    check(
+        revision("next"),
+        Level::Doubtful,
+        "nobody takes care of objects without the label istio.io/rev: there are only next",
+    );
+    check(tag("prod", "gone"), Level::Doubtful, "the tag prod stands for the revision gone, which is not here");
+    let mut facts = healthy();
+    facts.root = Ok(Some(("cacerts".into(), root(1000))));
+    revision("next")(&mut facts);
+    tag("default", "next")(&mut facts);
+    assert_eq!(complaints(&facts, false), []);
 }
 
 #[test]

@@ -21,13 +21,14 @@ use crate::controller::pace::Due;
 use crate::controller::resource::{self, Manner, Reference, RequestError, Resource, Write};
 use crate::controller::watch::{Seen, Selection, follow};
 use crate::model::gateway::kubernetes::CheckedSet;
+use crate::model::revision::Revisions;
 use crate::status::facts::GatewayTable;
 
 use super::overlay::{DEFAULTS, parameters};
 use super::settings::Settings;
 use super::status::complaints;
 use super::template::GATEWAY_NAME;
-use super::{MANAGED, MANAGER, Proxies, REVISION, World, class, plan};
+use super::{MANAGED, MANAGER, Proxies, World, class, plan};
 
 /// The time between two writes.
 const PACE: Duration = Duration::from_millis(20);
@@ -55,6 +56,8 @@ pub struct GatewayController {
     pub proxies: watch::Receiver<ProxyTable>,
     /// What the mesh knows of Gateways.
     pub facts: watch::Receiver<GatewayTable>,
+    /// Which of them are this revision's.
+    pub revisions: watch::Receiver<Arc<Revisions>>,
     /// Changes when a kind is defined.
     pub definitions: watch::Receiver<()>,
 }
@@ -101,7 +104,6 @@ fn selections(settings: &Settings) -> Vec<(Part, Selection)> {
         (Part::Classes, all(Resource::GatewayClass, "")),
         (Part::Gateways, all(Resource::Gateway, "")),
         (Part::ListenerSets, all(Resource::ListenerSet, "")),
-        (Part::Namespaces, all(Resource::Namespace, &format!("labelSelector={}", escaped(REVISION)))),
         (Part::Objects(Resource::ServiceAccount), all(Resource::ServiceAccount, &managed)),
         (Part::Objects(Resource::Service), all(Resource::Service, &managed)),
         (Part::Objects(Resource::Deployment), all(Resource::Deployment, &managed)),
@@ -119,7 +121,6 @@ enum Part {
     Classes,
     Gateways,
     ListenerSets,
-    Namespaces,
     Objects(Resource),
     Defaults,
     Values,
@@ -176,6 +177,7 @@ impl Leader {
         }
         self.world.proxies = self.controller.proxies.borrow_and_update().clone();
         self.world.facts = self.controller.facts.borrow_and_update().clone();
+        self.world.revisions = self.controller.revisions.borrow_and_update().clone();
         let mut age = interval(LOOKED_UP);
         loop {
             self.follow_parameters(&mut watches, &sender);
@@ -198,6 +200,10 @@ impl Leader {
                 Ok(()) = self.controller.facts.changed() => {
                     let old = std::mem::replace(&mut self.world.facts, self.controller.facts.borrow_and_update().clone());
                     self.compare_facts(&old);
+                }
+                Ok(()) = self.controller.revisions.changed() => {
+                    self.world.revisions = self.controller.revisions.borrow_and_update().clone();
+                    self.everything_is_due();
                 }
                 _ = age.tick() => self.forget_old(),
                 Some(ended) = watches.join_next() => {
@@ -318,7 +324,6 @@ impl Leader {
         let by_name = |objects: Vec<Value>| objects.into_iter().map(|one| (name_of(&one).1, one)).collect();
         match part {
             Part::Classes => self.world.classes = by_name(objects),
-            Part::Namespaces => self.world.namespaces = by_name(objects),
             Part::Gateways => self.world.gateways = objects.into_iter().map(|one| (name_of(&one), one)).collect(),
             Part::ListenerSets => {
                 self.world.listener_sets = objects.into_iter().map(|one| (name_of(&one), one)).collect();
@@ -343,10 +348,6 @@ impl Leader {
             Part::Classes => {
                 set(&mut self.world.classes, name, object, there);
                 self.everything_is_due();
-            }
-            Part::Namespaces => {
-                set(&mut self.world.namespaces, name.clone(), object, there);
-                self.namespace_is_due(&name);
             }
             Part::Gateways => {
                 let key = (namespace, name);

@@ -9,6 +9,7 @@ use super::{Plan, Proxies, World, class};
 use crate::api::{Change, Kind, ObjectKey};
 use crate::controller::resource::{Manner, Reference, Resource, Write};
 use crate::model::Settings as ModelSettings;
+use crate::model::revision::Revisions;
 use crate::status::facts::GatewayTable;
 use crate::translation::Translation;
 
@@ -376,8 +377,7 @@ fn gateways_of_others_are_theirs() {
     ignored(|world| edit(world, "metadata/annotations", json!({ "gateway.istio.io/controller-version": "next" })));
     ignored(|world| edit(world, "metadata/deletionTimestamp", json!(NOW)));
     ignored(|world| {
-        let namespace = json!({ "metadata": { "name": "ns", "labels": { "istio.io/rev": "canary" } } });
-        world.namespaces.insert("ns".into(), namespace);
+        world.revisions = Arc::new(Revisions::new("canary"));
     });
     // A class of somebody's own with our controller is ours.
     let mut own = world(gateway("special"));

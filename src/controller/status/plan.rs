@@ -11,6 +11,7 @@ use crate::api::route::ParentReference;
 use crate::controller::resource::{Manner, Reference, Resource, Write};
 use crate::model::binding::WAYPOINT_CONTROLLER;
 use crate::model::gateway::kubernetes::CONTROLLER;
+use crate::model::revision::{REVISION, Revisions};
 use crate::status::{Ancestor, Condition, Conditions, Form, PROGRAMMED, REJECTED, Row, Status, WAYPOINT_BOUND};
 
 use super::Part;
@@ -254,9 +255,16 @@ fn entries(
     all
 }
 
-/// Whether an object is for another revision, which speaks about it.
-pub fn of_another_revision(live: &Value, revision: &str) -> bool {
-    live["metadata"]["labels"]["istio.io/rev"].as_str().is_some_and(|other| other != revision)
+/// Whether an object is for another revision, which speaks about it. What proxies
+/// reject is said by the revision that they are connected to, unless it does not
+/// read the object.
+pub fn of_another_revision(part: &Part, live: &Value, revisions: &Revisions) -> bool {
+    let metadata = &live["metadata"];
+    let label = metadata["labels"][REVISION].as_str();
+    match part.lease {
+        Some(_) => !revisions.own(label, metadata["namespace"].as_str().unwrap_or_default()),
+        None => label.is_some_and(|name| !revisions.mean(name)),
+    }
 }
 
 fn same_parent(a: &ParentReference, b: &ParentReference, namespace: &str) -> bool {

@@ -17,6 +17,7 @@ use crate::controller::lease::run_while_leader;
 use crate::controller::pace::Due;
 use crate::controller::resource::{self, Reference, RequestError, Resource};
 use crate::controller::watch::everything;
+use crate::model::revision::Revisions;
 use crate::source::kube::backoff::Backoff;
 use crate::status::{Condition, Conditions, PROGRAMMED, ROWS, Row, Status, Statuses};
 
@@ -47,8 +48,8 @@ pub struct StatusController {
     pub system_namespace: Arc<str>,
     /// The name of this replica.
     pub identity: Arc<str>,
-    /// The revision; objects of another one are not ours.
-    pub revision: Arc<str>,
+    /// Which objects are this revision's to speak about.
+    pub revisions: watch::Receiver<Arc<Revisions>>,
     /// What is to be said.
     pub statuses: watch::Receiver<Statuses>,
 }
@@ -65,8 +66,10 @@ impl StatusController {
         };
         let (client, identity) = (self.client.clone(), self.identity.clone());
         let namespace = self.system_namespace.clone();
+        // Each speaks about its own objects, so none waits for another's leader.
+        let lease = format!("{lease}{}", self.revisions.borrow().suffix());
         let work = |client| Box::pin(Leader::new(Self { client, ..self.clone() }).run());
-        run_while_leader(client, &namespace, lease, &identity, cancel, work).await;
+        run_while_leader(client, &namespace, &lease, &identity, cancel, work).await;
     }
 }
 
@@ -95,6 +98,7 @@ impl Leader {
 
     async fn run(mut self) {
         self.known = self.controller.statuses.borrow_and_update().clone();
+        self.controller.revisions.mark_unchanged();
         self.due.extend(self.known.keys().cloned());
         if self.controller.part.lease.is_some() {
             let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
@@ -142,6 +146,10 @@ impl Leader {
                     sleep(TOGETHER).await;
                     self.compare();
                 }
+                // A tag was moved, or a namespace labelled.
+                Ok(()) = self.controller.revisions.changed() => {
+                    self.due.extend(self.known.keys().cloned());
+                }
                 _ = again.tick() => {
                     self.due.forget_calm();
                     if self.controller.part.lease.is_none() {
@@ -175,11 +183,12 @@ impl Leader {
                 Err(error) => return Err(error),
             };
             for live in objects {
-                if of_another_revision(&live, &self.controller.revision) {
-                    continue;
-                }
                 let Reference { namespace, name, .. } = Reference::of(resource, &live);
                 let object = (row.kind, ObjectKey::new(&namespace, &name));
+                if of_another_revision(&self.controller.part, &live, &self.controller.revisions.borrow()) {
+                    self.due.remove(&object);
+                    continue;
+                }
                 let status = self.known.get(&object).map(|status| &**status);
                 match plan(&self.controller.part, row, &live, status, "") {
                     Plan::Nothing => self.due.remove(&object),
@@ -211,7 +220,7 @@ async fn write(controller: &StatusController, (kind, key): &Object, status: Opti
     let now = format!("{:.0}", Timestamp::now());
     let steps = async {
         let Some(mut live) = resource::get(client, &object).await? else { return Ok(true) };
-        if of_another_revision(&live, &controller.revision) {
+        if of_another_revision(part, &live, &controller.revisions.borrow()) {
             return Ok(true);
         }
         for _ in 0..STEPS {

@@ -20,7 +20,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 use envoy_types::pb::xds::core::v3::CidrRange as StateRange;
 
 use crate::api::Meta;
-use crate::api::istio::{Condition, Operation, Rule, Source, Unknown};
+use crate::api::istio::{Condition, Operation, Rule, Source};
+use crate::api::unknown::Unknown;
 use crate::graph::{Diagnostic, Severity};
 use crate::model::problem;
 

@@ -32,7 +32,7 @@ impl World {
     /// ServiceEntry, and to no service.
     #[track_caller]
     fn check(mut self, web: &[&str], out: &[&str], other: &[&str]) {
-        let scope = Scope { inputs: self.inputs, settings: Arc::default() };
+        let scope = Scope::new(&mut self.graph, self.inputs, Arc::default());
         let attached = AttachedPolicies::new(&mut self.graph, self.inputs.authorization_policies);
         let found: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
         let (found_of, scope_of) = (found.clone(), scope.clone());

@@ -13,6 +13,7 @@ use super::{condition, of_object, said};
 use crate::api::{Kind, ObjectKey};
 use crate::controller::lease::tests::Leases;
 use crate::controller::status::{OF_OBJECTS, OF_PROXIES, Part, StatusController};
+use crate::model::revision::Revisions;
 use crate::source::kube::scripted::{Call, server};
 use crate::status::{PROGRAMMED, REJECTED, Status, Statuses};
 
@@ -20,7 +21,8 @@ const PATH: &str = "/apis/networking.istio.io/v1/";
 
 #[derive(Default)]
 struct Api {
-    leases: Leases,
+    /// By name.
+    leases: BTreeMap<String, Leases>,
     objects: BTreeMap<String, Value>,
     version: u64,
     /// The names of objects that were written, in order.
@@ -41,7 +43,10 @@ impl Api {
 
     fn answer(&mut self, call: Call) {
         if call.path.contains("/leases") {
-            return self.leases.answer(call);
+            let written: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+            let of_path = call.path.rsplit('/').next().unwrap_or_default();
+            let name = written["metadata"]["name"].as_str().unwrap_or(of_path).to_owned();
+            return self.leases.entry(name).or_default().answer(call);
         }
         if self.broken > 0 {
             self.broken -= 1;
@@ -88,6 +93,8 @@ impl Api {
                 return call.refuse(409, "changed meanwhile");
             }
             self.put(&name, status);
+            let labels = object["metadata"]["labels"].clone();
+            self.objects.entry(name.clone()).and_modify(|one| one["metadata"]["labels"] = labels);
             self.writes.push(name.clone());
         }
         call.json(200, &self.objects[&name]);
@@ -97,27 +104,33 @@ impl Api {
 struct Test {
     api: Arc<Mutex<Api>>,
     statuses: watch::Sender<Statuses>,
+    revisions: watch::Sender<Arc<Revisions>>,
     _end: DropGuard,
 }
 
 impl Test {
     fn start(api: Api, part: Part, statuses: Statuses) -> Self {
-        let api = Arc::new(Mutex::new(api));
+        Self::of(Arc::new(Mutex::new(api)), "default", part, statuses)
+    }
+
+    /// A replica of a revision.
+    fn of(api: Arc<Mutex<Api>>, revision: &str, part: Part, statuses: Statuses) -> Self {
         let (client, script) = server();
         let store = api.clone();
         tokio::spawn(script.serve(move |call| store.lock().expect("no panic").answer(call)));
         let statuses = watch::Sender::new(statuses);
+        let revisions = watch::Sender::new(Arc::new(Revisions::new(revision)));
         let controller = StatusController {
             client,
             part,
             system_namespace: "istio-system".into(),
             identity: "one".into(),
-            revision: "default".into(),
+            revisions: revisions.subscribe(),
             statuses: statuses.subscribe(),
         };
         let cancel = CancellationToken::new();
         tokio::spawn(controller.run(cancel.clone()));
-        Self { api, statuses, _end: cancel.drop_guard() }
+        Self { api, statuses, revisions, _end: cancel.drop_guard() }
     }
 
     fn api(&self) -> std::sync::MutexGuard<'_, Api> {
@@ -168,6 +181,37 @@ async fn what_differs_is_written_once() {
     assert_eq!(test.conditions("fine")[0]["status"], "True");
 }
 
+/// Two revisions say the same of an object that one of them owns.
+#[tokio::test(start_paused = true)]
+async fn an_object_goes_from_one_revision_to_another_with_its_tag() {
+    let mut api = Api::default();
+    for (name, label) in [("plain", None), ("tagged", Some("prod"))] {
+        api.put(name, Value::Null);
+        api.objects.entry(name.into()).and_modify(|one| one["metadata"]["labels"] = json!({ "istio.io/rev": label }));
+    }
+    let api = Arc::new(Mutex::new(api));
+    let statuses = |reason| {
+        let status = Arc::new(of_object([said("Accepted", reason == "Accepted", reason)]));
+        [(key("plain"), status.clone()), (key("tagged"), status)].into_iter().collect::<Statuses>()
+    };
+    let of = |revision, reason| Test::of(api.clone(), revision, OF_OBJECTS, statuses(reason));
+    let (old, new) = (of("default", "Accepted"), of("next", "NotAsBefore"));
+    assert_eq!(old.writes(5).await, ["plain"], "nobody has the tag");
+    let point = |revision| {
+        for test in [&old, &new] {
+            test.revisions.send_modify(|known| *known = Arc::new(known.tagged("prod", revision)));
+        }
+    };
+    point("default");
+    assert_eq!(old.writes(5).await, ["tagged"]);
+    assert_eq!(old.conditions("tagged")[0]["reason"], "Accepted");
+    point("next");
+    assert_eq!(old.writes(5).await, ["tagged"], "once, by the other");
+    assert_eq!(old.conditions("tagged")[0]["reason"], "NotAsBefore");
+    assert_eq!(old.conditions("plain")[0]["reason"], "Accepted");
+    assert!(old.writes(3600).await.is_empty(), "and they do not quarrel");
+}
+
 /// A certificate that will expire is served, and its owner hears of it.
 #[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_a_gateway_is_an_event() {
@@ -213,7 +257,8 @@ async fn many_are_written_at_a_bounded_rate() {
 async fn without_the_lease_nothing_is_written_but_what_proxies_say() {
     let mut api = Api::default();
     let spec = json!({ "holderIdentity": "istiod", "leaseDurationSeconds": 36_000 });
-    api.leases.write(json!({ "metadata": { "name": "lease" }, "spec": spec }));
+    let lease = api.leases.entry("istio-status-leader".into()).or_default();
+    lease.write(json!({ "metadata": { "name": "istio-status-leader" }, "spec": spec }));
     api.put("a", Value::Null);
     let test = Test::start(api, OF_OBJECTS, [(key("a"), good())].into_iter().collect());
     assert!(test.writes(600).await.is_empty());

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::api::istio::Unknown;
 use crate::api::route::{GrpcMethodMatch, GrpcRouteMatch, HttpPathMatch, HttpRouteMatch, ValueMatch};
+use crate::api::unknown::Unknown;
 use crate::api::virtual_service::{HttpMatchRequest, StringMatch};
 use crate::envoy::route::action::quoted;
 

@@ -1,0 +1,140 @@
+//! Which revision of the control plane takes care of what. The label `istio.io/rev`
+//! names a revision, or a tag that stands for one: a Service `istio.io/tag` in the
+//! namespace of the control plane, which says for which with its own `istio.io/rev`.
+//! <https://istio.io/latest/docs/setup/upgrade/canary/#stable-revision-labels>
+//!
+//! A name means one revision at any time, also where a tag is called like another
+//! revision, so two revisions do not take themselves for the owner of one object.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::{Inputs, Meta, ObjectKey, intern};
+use crate::graph::{Collection, Ctx, Graph, Index};
+
+use super::Settings;
+
+/// The label that names a revision.
+pub const REVISION: &str = "istio.io/rev";
+/// The label that makes a Service a tag.
+pub const TAG: &str = "istio.io/tag";
+/// What the revision without a name is called. It takes care of what has no label.
+pub const DEFAULT: &str = "default";
+
+/// A tag, as one Service says it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tag {
+    name: Arc<str>,
+    revision: Arc<str>,
+    /// Of two that say the same, the older counts.
+    created: u32,
+}
+
+/// The tags there are.
+#[derive(Clone, Copy)]
+pub struct Tags {
+    all: Collection<ObjectKey, Tag>,
+    by_name: Index<Arc<str>, ObjectKey, Tag>,
+}
+
+impl Tags {
+    /// Finds them among Services.
+    pub fn new(graph: &mut Graph, inputs: Inputs, settings: &Settings) -> Self {
+        let namespace = settings.system_namespace.clone();
+        let all = graph.derive("revision_tags", inputs.services, move |_, key: &ObjectKey, service| {
+            let meta = (key.namespace == namespace).then_some(&service.meta)?;
+            let named = |label| meta.label(label).filter(|name| !name.is_empty()).map(intern);
+            let tag = Tag { name: named(TAG)?, revision: named(REVISION)?, created: meta.created };
+            Some((key.clone(), tag))
+        });
+        let by_name = graph.index(all, |_: &ObjectKey, tag: &Tag, keys| keys.push(tag.name.clone()));
+        Self { all, by_name }
+    }
+
+    /// Whether a name means this revision.
+    pub(super) fn mean(&self, cx: &Ctx<'_>, name: &str, own: &str) -> bool {
+        let name = intern(name);
+        let said = cx.fetch(self.by_name, &name);
+        let tag = said.min_by_key(|(key, tag)| (tag.created, *key)).map(|(_, tag)| &*tag.revision);
+        tag.unwrap_or(&name) == own_name(own)
+    }
+}
+
+/// What a revision is called that may be empty.
+fn own_name(revision: &str) -> &str {
+    if revision.is_empty() { DEFAULT } else { revision }
+}
+
+/// What decides which revision takes care of an object, for those who write to
+/// the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Revisions {
+    own: Arc<str>,
+    /// What tags stand for.
+    tags: BTreeMap<Arc<str>, Arc<str>>,
+    /// What namespaces are labelled with.
+    namespaces: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Default for Revisions {
+    fn default() -> Self {
+        Self::new(DEFAULT)
+    }
+}
+
+impl Revisions {
+    /// Without tags.
+    pub fn new(own: &str) -> Self {
+        Self { own: own_name(own).into(), tags: BTreeMap::new(), namespaces: BTreeMap::new() }
+    }
+
+    /// The same with one tag more.
+    #[cfg(test)]
+    pub fn tagged(&self, tag: &str, revision: &str) -> Self {
+        let mut known = self.clone();
+        known.tags.insert(tag.into(), revision.into());
+        known
+    }
+
+    /// Whether the last commit may have changed them.
+    pub fn changed(graph: &Graph, inputs: Inputs, tags: Tags) -> bool {
+        !graph.changes(tags.all).is_empty() || !graph.changes(inputs.namespaces).is_empty()
+    }
+
+    /// The same revision with what is known now.
+    pub fn with(&self, graph: &Graph, inputs: Inputs, tags: Tags) -> Self {
+        let mut all: Vec<_> = graph.rows(tags.all).collect();
+        // The one that counts is written last.
+        all.sort_by_key(|(key, tag)| std::cmp::Reverse((tag.created, *key)));
+        let label = |meta: &Meta| meta.label(REVISION).filter(|name| !name.is_empty()).map(intern);
+        let namespaces = graph.rows(inputs.namespaces);
+        Self {
+            own: self.own.clone(),
+            tags: all.into_iter().map(|(_, tag)| (tag.name.clone(), tag.revision.clone())).collect(),
+            namespaces: namespaces
+                .filter_map(|(key, namespace)| Some((key.name.clone(), label(&namespace.meta)?)))
+                .collect(),
+        }
+    }
+
+    /// What the names of things end with that each revision has one of.
+    pub fn suffix(&self) -> String {
+        if &*self.own == DEFAULT { String::new() } else { format!("-{}", self.own) }
+    }
+
+    /// Whether a name means this revision.
+    pub fn mean(&self, name: &str) -> bool {
+        self.tags.get(name).map_or(name, |revision| revision) == &*self.own
+    }
+
+    /// Whether an object is this revision's to speak about, and to act for: by its
+    /// own label, that of its namespace, or as the default revision. Unlike that,
+    /// what has no label is read by all revisions.
+    pub fn own(&self, label: Option<&str>, namespace: &str) -> bool {
+        let of_namespace = || self.namespaces.get(namespace).map(|name| &**name);
+        self.mean(own_name(label.or_else(of_namespace).unwrap_or_default()))
+    }
+}
