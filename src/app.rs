@@ -29,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin, SharedRegistry};
 use crate::ca::access::Access;
 use crate::ca::metrics::CaMetrics;
-use crate::config::{self, Discovery, Environment};
+use crate::config::{self, Discovery, Environment, Traces};
 use crate::credential::Want;
 use crate::model::Settings;
 use crate::model::key_set::Fetched;
 use crate::model::mesh::MeshConfig;
 use crate::source::{self, Problems};
+use crate::spans;
 use crate::writer::{self, Heard, Pace, Published};
 use crate::xds::demand::Demand;
 use crate::xds::server::{Options, Secrets, Xds};
@@ -127,6 +128,10 @@ async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()>
     if tokio::time::timeout(flags.shutdown_duration, rest).await.is_err() {
         tracing::warn!("some streams did not end in time");
     }
+    if spans::on() {
+        // It waits for its own thread.
+        let _ = tokio::task::spawn_blocking(spans::stop).await;
+    }
     result
 }
 
@@ -162,6 +167,7 @@ async fn start(
         all_services_at_gateways: !environment.filter_gateway_clusters,
         http10: environment.http10,
     });
+    trace(&environment)?;
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
     let grpc = address("grpcAddr", &flags.grpc_addr)?;
     let secure = address("secureGRPCAddr", &flags.secure_grpc_addr)?;
@@ -363,6 +369,24 @@ fn mesh_file(flags: &Discovery) -> anyhow::Result<Option<Arc<MeshConfig>>> {
     };
     let mesh = MeshConfig::from_yaml(&text).map_err(anyhow::Error::msg);
     Ok(Some(Arc::new(mesh.with_context(|| format!("{}", flags.mesh_config.display()))?)))
+}
+
+/// Has traces sent, if somebody has said where to.
+fn trace(environment: &Environment) -> anyhow::Result<()> {
+    let Some(endpoint) = &environment.traces.endpoint else { return Ok(()) };
+    if !spans::AVAILABLE {
+        tracing::warn!(endpoint, "there are no traces: this build is without the feature otel");
+        return Ok(());
+    }
+    let Traces { endpoint: _, service, share } = &environment.traces;
+    spans::start(&spans::Settings {
+        endpoint: endpoint.clone(),
+        service: service.clone(),
+        instance: environment.pod_name.clone(),
+        share: *share,
+    })?;
+    tracing::info!(endpoint, share, "sending traces");
+    Ok(())
 }
 
 /// What istioctl reads to tell replicas and versions apart.

@@ -8,6 +8,7 @@ pub mod agent;
 pub(crate) mod duration;
 mod environment;
 pub mod terminal;
+mod traces;
 #[cfg(test)]
 mod tests;
 mod unknown;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use environment::{Environment, KeysFetchedBy};
+pub use traces::Traces;
 
 /// The command line.
 #[derive(Parser, Debug)]
