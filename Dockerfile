@@ -26,6 +26,8 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates libssl3 \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /fairway /usr/local/bin/fairway
+# By this name `istioctl bug-report` asks for debug pages.
+RUN ln -s fairway /usr/local/bin/pilot-discovery
 # Paths such as ./etc/cacerts are relative, as istiod's are.
 WORKDIR /
 # A number: Kubernetes cannot tell from a name that it is not root.

@@ -7,5 +7,6 @@ mod connect;
 mod kinds;
 mod output;
 pub mod proxies;
+pub mod request;
 pub mod translate;
 pub mod wait;

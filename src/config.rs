@@ -56,6 +56,8 @@ pub enum Command {
     /// Say what is wrong with an installation, or in the way of one, and what to
     /// do about it.
     Check(terminal::Check),
+    /// Ask the control plane in this pod for a page, as pilot-discovery does.
+    Request(terminal::Request),
     /// Print what completes commands in a shell.
     Completion(terminal::Completion),
     /// Run a stock Envoy as a proxy of the mesh, in place of pilot-agent.

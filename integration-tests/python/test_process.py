@@ -25,7 +25,14 @@ def test_it_is_ready(fairway):
 
 def test_it_tells_its_version(fairway):
     status, _, body = fairway.get(fairway.monitoring, "/version")
-    assert status == 200 and body.strip()
+    assert status == 200 and body.endswith("-fairway-unknown-unknown")
+
+
+def test_it_tells_its_version_to_istioctl(fairway):
+    # It puts a slash in front of a path that begins with one.
+    assert fairway.get(fairway.monitoring, "//version")[0::2] == fairway.get(fairway.monitoring, "/version")[0::2]
+    assert fairway.get(fairway.monitoring, "//debug//list?pretty")[0] == 200
+    assert fairway.get(fairway.monitoring, "//no-such-page")[0] == 404
 
 
 def test_an_unknown_path_is_not_found(fairway):
