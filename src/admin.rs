@@ -9,6 +9,7 @@ pub mod ca;
 pub mod debug;
 pub mod metrics;
 pub mod render;
+pub mod scopes;
 #[cfg(test)]
 mod tests;
 
@@ -66,6 +67,8 @@ pub struct Admin {
     pub system_namespaces: Arc<[Arc<str>]>,
     /// Whether metrics too are for this machine only.
     pub metrics_local_only: bool,
+    /// What is logged.
+    pub levels: scopes::Levels,
 }
 
 impl Admin {
@@ -89,7 +92,7 @@ pub fn monitoring_pages(admin: Admin) -> Router {
     if admin.metrics_local_only {
         metrics = metrics.route_layer(from_fn(access::local_only));
     }
-    let pages = Router::new().route("/version", get(version)).merge(metrics).merge(debug);
+    let pages = Router::new().route("/version", get(version)).merge(metrics).merge(debug).merge(scopes::pages(&admin));
     pages.fallback(without_empty_parts).with_state(admin)
 }
 

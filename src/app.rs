@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::scopes::Levels;
 use crate::admin::{self, Admin, SharedRegistry};
 use crate::ca::access::Access;
 use crate::ca::metrics::CaMetrics;
@@ -49,14 +50,14 @@ const WINDOW: Duration = Duration::from_millis(10);
 /// Runs the control plane until SIGTERM or SIGINT.
 pub fn run(flags: Discovery, unknown_flags: Vec<String>) -> anyhow::Result<()> {
     let (environment, unknown_variables) = Environment::read(std::env::vars()).map_err(anyhow::Error::msg)?;
-    logging::start(&flags)?;
+    let levels = logging::start(&flags)?;
     let unknown: Vec<_> = unknown_flags.into_iter().chain(unknown_variables).collect();
     if !unknown.is_empty() {
         tracing::warn!(settings = unknown.join(", "), "settings of istiod that have no effect here");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shutdown = flags.shutdown_duration;
-    let result = runtime.block_on(serve(flags, environment));
+    let result = runtime.block_on(serve(flags, environment, levels));
     // What is left now is stuck, and has had its time.
     runtime.shutdown_timeout(shutdown.min(Duration::from_secs(1)));
     result
@@ -98,14 +99,14 @@ impl Tasks {
     }
 }
 
-async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()> {
+async fn serve(flags: Discovery, environment: Environment, levels: Levels) -> anyhow::Result<()> {
     // From the first moment on: a signal during the start must end it too.
     let signal = signal()?;
     tokio::pin!(signal);
     let mut tasks = Tasks { background: JoinSet::new(), servers: JoinSet::new(), stop: CancellationToken::new() };
     let drain = CancellationToken::new();
     let result = tokio::select! {
-        started = start(flags.clone(), environment, &mut tasks, drain.clone()) => match started {
+        started = start(flags.clone(), environment, levels, &mut tasks, drain.clone()) => match started {
             Ok(()) => tokio::select! {
                 name = &mut signal => {
                     tracing::info!(signal = name, "draining");
@@ -148,6 +149,7 @@ fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::E
 async fn start(
     flags: Discovery,
     environment: Environment,
+    levels: Levels,
     tasks: &mut Tasks,
     drain: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -252,6 +254,7 @@ async fn start(
             .chain(environment.debug_namespaces.iter().map(|namespace| namespace.as_str().into()))
             .collect(),
         metrics_local_only: environment.metrics_local_only,
+        levels,
     };
     xds.answer_with(Arc::new(pages.clone()));
     let mut health = admin::health_pages(pages.clone());
