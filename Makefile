@@ -47,7 +47,7 @@ demo: envoy binary ## send requests through a gateway and a waypoint on real Env
 stage: controlplane envoy binary ## a Kubernetes with Fairway, waypoints and pods that run, for you with kubectl (root)
 	cargo run $(CARGO_FLAGS) -p fairway-integration-tests --bin stage
 
-test: check integration python-tests conformance-core ## all tests; what CI runs
+test: check integration python-tests otel conformance-core ## all tests; what CI runs
 
 ##@ While working
 .PHONY: check fmt fmt-check lint unit doc
@@ -61,6 +61,7 @@ fmt-check:
 
 lint: tools
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) -p fairway --features otel --bins --lib --test otel -- -D warnings
 
 unit: tools ## unit and golden tests only
 	cargo test $(CARGO_FLAGS)
@@ -69,7 +70,7 @@ doc: tools
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
 ##@ Against real parts
-.PHONY: integration conformance conformance-core python-tests bench micro
+.PHONY: integration conformance conformance-core python-tests otel bench micro
 integration: controlplane envoy binary ## Fairway against a real Kubernetes API and real Envoys
 	cargo test $(CARGO_FLAGS) -p fairway-integration-tests
 
@@ -82,6 +83,9 @@ conformance-core: ## what that suite asks of everybody, in minutes (root)
 
 python-tests: controlplane binary ## Fairway seen by grpcio, grpcurl, buf, Prometheus and Helm
 	.cache/venv/bin/python -m pytest integration-tests/python
+
+otel: tools ## a build with traces, seen by a collector
+	cargo test $(CARGO_FLAGS) -p fairway --features otel --test otel
 
 bench: controlplane ## measure (SCENARIO=s3 ARGS="...")
 	cargo build $(CARGO_FLAGS) --release -p fairway -p fairway-bench

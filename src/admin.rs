@@ -9,6 +9,7 @@ pub mod ca;
 pub mod debug;
 pub mod metrics;
 pub mod render;
+pub mod scopes;
 #[cfg(test)]
 mod tests;
 
@@ -17,9 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -66,6 +67,8 @@ pub struct Admin {
     pub system_namespaces: Arc<[Arc<str>]>,
     /// Whether metrics too are for this machine only.
     pub metrics_local_only: bool,
+    /// What is logged.
+    pub levels: scopes::Levels,
 }
 
 impl Admin {
@@ -89,7 +92,8 @@ pub fn monitoring_pages(admin: Admin) -> Router {
     if admin.metrics_local_only {
         metrics = metrics.route_layer(from_fn(access::local_only));
     }
-    Router::new().route("/version", get(version)).merge(metrics).merge(debug).with_state(admin)
+    let pages = Router::new().route("/version", get(version)).merge(metrics).merge(debug).merge(scopes::pages(&admin));
+    pages.fallback(without_empty_parts).with_state(admin)
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
@@ -104,8 +108,31 @@ async fn ready(State(admin): State<Admin>) -> Response {
     }
 }
 
-async fn version() -> String {
-    concat!(env!("CARGO_PKG_VERSION"), "-fairway\n").to_string()
+/// The version as istiod writes it: the release, a revision of the source and the
+/// state of that, which nobody told us. istioctl takes it apart, and would print
+/// the end of a line.
+async fn version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION"), "-fairway-unknown-unknown")
+}
+
+/// What Go's servers do with a path that has empty parts: `istioctl version` and
+/// `istioctl bug-report` ask for `//version`.
+async fn without_empty_parts(uri: Uri) -> Response {
+    let path = uri.path();
+    // Browsers take a backslash for a slash, and would go elsewhere.
+    if !path.contains("//") || path.contains('\\') {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let mut clean = String::new();
+    for character in path.chars() {
+        if character != '/' || !clean.ends_with('/') {
+            clean.push(character);
+        }
+    }
+    if let Some(query) = uri.query() {
+        clean = clean + "?" + query;
+    }
+    Redirect::permanent(&clean).into_response()
 }
 
 async fn expose(State(admin): State<Admin>) -> Response {

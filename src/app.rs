@@ -26,15 +26,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::scopes::Levels;
 use crate::admin::{self, Admin, SharedRegistry};
 use crate::ca::access::Access;
 use crate::ca::metrics::CaMetrics;
-use crate::config::{self, Discovery, Environment};
+use crate::config::{self, Discovery, Environment, Traces};
 use crate::credential::Want;
 use crate::model::Settings;
 use crate::model::key_set::Fetched;
 use crate::model::mesh::MeshConfig;
 use crate::source::{self, Problems};
+use crate::spans;
 use crate::writer::{self, Heard, Pace, Published};
 use crate::xds::demand::Demand;
 use crate::xds::server::{Options, Secrets, Xds};
@@ -48,14 +50,14 @@ const WINDOW: Duration = Duration::from_millis(10);
 /// Runs the control plane until SIGTERM or SIGINT.
 pub fn run(flags: Discovery, unknown_flags: Vec<String>) -> anyhow::Result<()> {
     let (environment, unknown_variables) = Environment::read(std::env::vars()).map_err(anyhow::Error::msg)?;
-    logging::start(&flags)?;
+    let levels = logging::start(&flags)?;
     let unknown: Vec<_> = unknown_flags.into_iter().chain(unknown_variables).collect();
     if !unknown.is_empty() {
         tracing::warn!(settings = unknown.join(", "), "settings of istiod that have no effect here");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shutdown = flags.shutdown_duration;
-    let result = runtime.block_on(serve(flags, environment));
+    let result = runtime.block_on(serve(flags, environment, levels));
     // What is left now is stuck, and has had its time.
     runtime.shutdown_timeout(shutdown.min(Duration::from_secs(1)));
     result
@@ -97,14 +99,14 @@ impl Tasks {
     }
 }
 
-async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()> {
+async fn serve(flags: Discovery, environment: Environment, levels: Levels) -> anyhow::Result<()> {
     // From the first moment on: a signal during the start must end it too.
     let signal = signal()?;
     tokio::pin!(signal);
     let mut tasks = Tasks { background: JoinSet::new(), servers: JoinSet::new(), stop: CancellationToken::new() };
     let drain = CancellationToken::new();
     let result = tokio::select! {
-        started = start(flags.clone(), environment, &mut tasks, drain.clone()) => match started {
+        started = start(flags.clone(), environment, levels, &mut tasks, drain.clone()) => match started {
             Ok(()) => tokio::select! {
                 name = &mut signal => {
                     tracing::info!(signal = name, "draining");
@@ -127,6 +129,10 @@ async fn serve(flags: Discovery, environment: Environment) -> anyhow::Result<()>
     if tokio::time::timeout(flags.shutdown_duration, rest).await.is_err() {
         tracing::warn!("some streams did not end in time");
     }
+    if spans::on() {
+        // It waits for its own thread.
+        let _ = tokio::task::spawn_blocking(spans::stop).await;
+    }
     result
 }
 
@@ -143,6 +149,7 @@ fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::E
 async fn start(
     flags: Discovery,
     environment: Environment,
+    levels: Levels,
     tasks: &mut Tasks,
     drain: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -162,6 +169,7 @@ async fn start(
         all_services_at_gateways: !environment.filter_gateway_clusters,
         http10: environment.http10,
     });
+    trace(&environment)?;
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
     let grpc = address("grpcAddr", &flags.grpc_addr)?;
     let secure = address("secureGRPCAddr", &flags.secure_grpc_addr)?;
@@ -246,6 +254,7 @@ async fn start(
             .chain(environment.debug_namespaces.iter().map(|namespace| namespace.as_str().into()))
             .collect(),
         metrics_local_only: environment.metrics_local_only,
+        levels,
     };
     xds.answer_with(Arc::new(pages.clone()));
     let mut health = admin::health_pages(pages.clone());
@@ -364,6 +373,24 @@ fn mesh_file(flags: &Discovery) -> anyhow::Result<Option<Arc<MeshConfig>>> {
     };
     let mesh = MeshConfig::from_yaml(&text).map_err(anyhow::Error::msg);
     Ok(Some(Arc::new(mesh.with_context(|| format!("{}", flags.mesh_config.display()))?)))
+}
+
+/// Has traces sent, if somebody has said where to.
+fn trace(environment: &Environment) -> anyhow::Result<()> {
+    let Some(endpoint) = &environment.traces.endpoint else { return Ok(()) };
+    if !spans::AVAILABLE {
+        tracing::warn!(endpoint, "there are no traces: this build is without the feature otel");
+        return Ok(());
+    }
+    let Traces { endpoint: _, service, share } = &environment.traces;
+    spans::start(&spans::Settings {
+        endpoint: endpoint.clone(),
+        service: service.clone(),
+        instance: environment.pod_name.clone(),
+        share: *share,
+    })?;
+    tracing::info!(endpoint, share, "sending traces");
+    Ok(())
 }
 
 /// What istioctl reads to tell replicas and versions apart.

@@ -8,5 +8,6 @@ pub mod crds;
 mod kinds;
 mod output;
 pub mod proxies;
+pub mod request;
 pub mod translate;
 pub mod wait;

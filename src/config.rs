@@ -8,6 +8,7 @@ pub mod agent;
 pub(crate) mod duration;
 mod environment;
 pub mod terminal;
+mod traces;
 #[cfg(test)]
 mod tests;
 mod unknown;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use environment::{Environment, KeysFetchedBy};
+pub use traces::Traces;
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -61,6 +63,8 @@ pub enum Command {
     /// cluster that has those needs none of these: `fairway check` says which kinds
     /// are not defined.
     Crds,
+    /// Ask the control plane in this pod for a page, as pilot-discovery does.
+    Request(terminal::Request),
     /// Print what completes commands in a shell.
     Completion(terminal::Completion),
     /// Run a stock Envoy as a proxy of the mesh, in place of pilot-agent.

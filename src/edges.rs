@@ -16,13 +16,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ca", &["credential"]),
     // Streams are given views and callers; they never see the graph.
     ("proxy", &["api", "intern"]),
-    ("xds", &["ca", "credential", "intern", "proxy", "wire"]),
+    // Told by those who do something, and asks nobody.
+    ("spans", &[]),
+    ("xds", &["ca", "credential", "intern", "proxy", "spans", "wire"]),
     ("workload", &["api", "graph", "model", "xds"]),
     ("envoy", &["api", "credential", "graph", "model", "proxy", "xds"]),
     ("status", &["api", "envoy", "graph", "model"]),
     ("controller", &["api", "model", "source", "status"]),
     ("translation", &["api", "credential", "envoy", "graph", "model", "proxy", "status", "workload", "xds"]),
-    ("writer", &["api", "ca", "credential", "graph", "model", "proxy", "source", "status", "translation", "xds"]),
+    (
+        "writer",
+        &["api", "ca", "credential", "graph", "model", "proxy", "source", "spans", "status", "translation", "xds"],
+    ),
     // What is fetched is an input of the graph; what fetches it is not in it.
     ("jwks", &["model"]),
     ("admin", &["api", "ca", "proxy", "source", "writer", "xds"]),
@@ -60,6 +65,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "model",
             "proxy",
             "source",
+            "spans",
             "status",
             "writer",
             "xds",

@@ -18,6 +18,7 @@ pub mod api;
 pub mod source;
 pub mod model;
 pub mod proxy;
+pub mod spans;
 pub mod workload;
 pub mod envoy;
 pub mod xds;

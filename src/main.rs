@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-use fairway::cli::{check, completion, crds, proxies, translate, wait};
+use fairway::cli::{check, completion, crds, proxies, request, translate, wait};
 use fairway::config::{self, Command};
 use fairway::{agent, app, token};
 
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Wait(flags) => wait::wait(&flags),
         Command::Check(flags) => check::print(&flags),
         Command::Crds => crds::print(),
+        Command::Request(flags) => request::print(&flags),
         Command::Completion(flags) => completion::print(&flags),
         Command::Agent(flags) => match agent::run(*flags, unknown) {
             Ok(code) => return code,

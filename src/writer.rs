@@ -11,7 +11,7 @@ mod statuses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -30,6 +30,7 @@ use crate::model::mesh::{self, MeshConfig};
 use crate::model::revision::Revisions;
 use crate::proxy::Scope;
 use crate::source::{Event, Receiver};
+use crate::spans;
 use crate::status::facts::GatewayTable;
 use crate::status::{self, Statuses};
 use crate::translation::Translation;
@@ -138,6 +139,9 @@ struct Writer {
     rejections: watch::Sender<Statuses>,
     rejected: BTreeMap<Object, String>,
     cost: Cost,
+    /// When the first event since the last commit was taken, and how many were;
+    /// only known while there are traces.
+    heard: Option<(SystemTime, usize)>,
 }
 
 /// Starts the writer's thread. `node_proxies` are the accounts whose pods the
@@ -186,6 +190,7 @@ impl Writer {
             rejections: watch::Sender::new(Statuses::new()),
             rejected: BTreeMap::new(),
             cost: Cost::new(),
+            heard: None,
         }
     }
 
@@ -299,6 +304,13 @@ impl Writer {
     }
 
     fn take(&mut self, event: Event) {
+        if spans::on() {
+            self.heard.get_or_insert_with(|| (SystemTime::now(), 0)).1 += match &event {
+                Event::Changes(changes) => changes.len(),
+                Event::Synced(_) => 0,
+                Event::Sought(places) => places.len(),
+            };
+        }
         match event {
             Event::Changes(changes) => {
                 changes.into_iter().for_each(|change| self.translation.apply(change));
@@ -316,8 +328,10 @@ impl Writer {
 
     fn commit(&mut self) {
         self.cost.begin();
+        let begun = spans::on().then(SystemTime::now);
         let changed = self.translation.commit();
-        self.stats.store(Arc::new(self.translation.graph.stats()));
+        let committed = begun.map(|begun| (begun, SystemTime::now(), self.heard.take()));
+        let before = self.stats.swap(Arc::new(self.translation.graph.stats()));
         let first = !*self.synced.borrow();
         if !changed && !first {
             return;
@@ -326,7 +340,14 @@ impl Writer {
         // Before what refers to it.
         self.publish_vault(None);
         self.report();
-        if let Some(views) = self.translation.published() {
+        let views = self.translation.published();
+        if let Some((begun, committed, heard)) = committed {
+            // Before anybody can be told of it.
+            let (heard, events) = heard.unwrap_or((begun, 0));
+            let (revision, rows) = (views.as_ref().map(|views| views.revision), self.recomputed(&before));
+            spans::changed(spans::Change { heard, events, begun, committed, revision, rows });
+        }
+        if let Some(views) = views {
             self.views.send_replace(views);
         }
         if first {
@@ -334,6 +355,20 @@ impl Writer {
         }
         self.publish_rejections();
         self.translation.graph.settle();
+    }
+
+    /// The collections of which rows have been worked out, and how many.
+    fn recomputed(&self, before: &[Stats]) -> Vec<(&'static str, u64)> {
+        // Collections are never removed, and stay in their order.
+        let before = before.iter().map(|one| one.recomputed).chain(std::iter::repeat(0));
+        let since = self
+            .stats
+            .load()
+            .iter()
+            .zip(before)
+            .map(|(one, before)| (one.name, one.recomputed - before))
+            .collect::<Vec<_>>();
+        since.into_iter().filter(|(_, rows)| *rows > 0).collect()
     }
 
     /// Publishes what is not for proxies.

@@ -173,3 +173,58 @@ def test_the_reference_lists_what_there_is(fairway):
     written = (ROOT / "docs/debug.md").read_text()
     for name in json.loads(get(fairway.monitoring, "/debug/list")[1]):
         assert f"`/debug/{name}" in written
+
+
+def put(address, path, body):
+    request = urllib.request.Request(f"http://{address}{path}", data=json.dumps(body).encode(), method="PUT")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_levels_of_the_log_are_set_as_istioctl_sets_them(fairway):
+    levels = lambda: {one["name"]: one["output_level"] for one in json.loads(get(fairway.monitoring, "/scopej")[1])}
+    before = levels()
+    assert before["default"] == before["ads"] == "info"
+    said = "unknown resource type ignored"
+
+    def ask():
+        with fairway.plaintext() as channel, Asking(channel) as stream:
+            stream.send(discovery_pb2.DiscoveryRequest(type_url="no/such", node=base_pb2.Node(id=ISTIOCTL)))
+            # Answered after the one before.
+            stream.ask("type.googleapis.com/istio.workload.Address")
+        return said in fairway.log()
+
+    assert not ask()
+    scope = {"name": "ads", "output_level": "debug", "stack_trace_level": "none"}
+    assert put(fairway.monitoring, "/scopej/ads", scope)[0] == 202
+    assert levels() == {**before, "ads": "debug"}
+    assert ask()
+    # As `--stack-trace-reset` does.
+    assert put(fairway.monitoring, "/scopej/ads", {"name": "ads", "stack_trace_level": "none"})[0] == 202
+    assert levels()["ads"] == "debug"
+    status, reason = put(fairway.monitoring, "/scopej/ads", {"name": "ads", "output_level": "loud"})
+    assert status == 400 and "output_level" in reason and "none, error, warn, info, debug" in reason
+    status, reason = put(fairway.monitoring, "/scopej/nothing", {"name": "nothing", "output_level": "debug"})
+    assert status == 400 and "unknown scope name: nothing" in reason
+
+
+def test_levels_of_the_log_are_for_this_machine(exposed):
+    system = token(exposed, "istio-system", "default")
+    assert get(exposed.outside, "/scopej", Authorization=f"Bearer {system}")[0] == 403
+    assert get(exposed.monitoring, "/scopej", Host="rebound.example")[0] == 403
+    assert get(exposed.monitoring, "/scopej")[0] == 200
+
+
+def test_the_mesh_configuration_is_shown(binary, mesh, tmp_path):
+    (mesh / "istio.yaml").write_text(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n"
+        "data: {mesh: 'trustDomain: x.example\n\n    outboundTrafficPolicy: {mode: REGISTRY_ONLY}'}\n"
+    )
+    with Fairway(binary, mesh, tmp_path) as fairway:
+        said = json.loads(get(fairway.monitoring, "/debug/mesh")[1])
+        assert said["trustDomain"] == "x.example" and said["rootNamespace"] == "istio-system"
+        # It is not read, and still somebody's setting.
+        assert said["outboundTrafficPolicy"] == {"mode": "REGISTRY_ONLY"}

@@ -1,6 +1,8 @@
 """The process: readiness, metrics, version, and how it ends."""
 
+import json
 import socket
+import subprocess
 import threading
 import time
 
@@ -25,7 +27,14 @@ def test_it_is_ready(fairway):
 
 def test_it_tells_its_version(fairway):
     status, _, body = fairway.get(fairway.monitoring, "/version")
-    assert status == 200 and body.strip()
+    assert status == 200 and body.endswith("-fairway-unknown-unknown")
+
+
+def test_it_tells_its_version_to_istioctl(fairway):
+    # It puts a slash in front of a path that begins with one.
+    assert fairway.get(fairway.monitoring, "//version")[0::2] == fairway.get(fairway.monitoring, "/version")[0::2]
+    assert fairway.get(fairway.monitoring, "//debug//list?pretty")[0] == 200
+    assert fairway.get(fairway.monitoring, "//no-such-page")[0] == 404
 
 
 def test_an_unknown_path_is_not_found(fairway):
@@ -79,3 +88,24 @@ def test_many_streams_come_and_go(fairway):
     for thread in threads:
         thread.join(30)
     assert errors == []
+
+
+@pytest.mark.parametrize("name", ["fairway", "pilot-discovery"])
+def test_a_page_is_asked_for_as_bug_report_does(fairway, tmp_path, name):
+    command = tmp_path / name
+    command.symlink_to(fairway.binary)
+
+    def ask(*arguments):
+        return subprocess.run(
+            [command, "request", *arguments, "--address", fairway.monitoring],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+        )
+
+    assert "syncz" in json.loads(ask("GET", "debug/list").stdout)
+    assert ask("GET", "/debug/list").stdout == ask("GET", "debug/list").stdout
+    # bug-report throws all pages away if one of its commands fails.
+    missing = ask("GET", "debug/krtz")
+    assert missing.returncode == 0 and "404 page not found" in missing.stdout
+    wrong = ask("GET", "debug/config_dump")
+    assert wrong.returncode != 0 and "400" in wrong.stderr and "proxyID" in wrong.stderr
+    assert ask("PUT", "debug/list").returncode != 0

@@ -34,6 +34,31 @@ pub struct Identity {
     pub roots: Vec<X509>,
 }
 
+/// A workload that asks for its next certificate again and again: with one key
+/// and one request, so that asking costs it little.
+pub struct Applicant {
+    /// Its SPIFFE ID.
+    pub name: String,
+    key: PKey<Private>,
+    csr: String,
+}
+
+impl Applicant {
+    /// One with a key and a signed request.
+    pub fn new(name: String) -> Self {
+        let key = p256();
+        let csr = Csr::new(key.clone()).uri(&name).pem();
+        Self { name, key, csr }
+    }
+
+    /// Asks for a certificate that lives for some seconds, over a connection that
+    /// is there.
+    pub async fn ask(&self, channel: Channel, options: &Options, seconds: i64) -> Result<Identity, String> {
+        let response = create_over(channel, options, self.csr.clone(), None, seconds).await;
+        Identity::answered(&self.name, self.key.clone(), &response.map_err(|status| format!("{status:?}"))?)
+    }
+}
+
 /// A token of the development issuer, for a control plane without a cluster.
 pub fn token(state: &Path, namespace: &str, account: &str) -> String {
     let mut command = Command::new(fairway::binary());
@@ -66,14 +91,6 @@ impl Identity {
     async fn issued(options: &Options, name: &str, impersonated: Option<&str>) -> Result<Self, String> {
         let key = p256();
         let response = create(options, Csr::new(key.clone()).uri(name).pem(), impersonated).await;
-        Self::answered(name, key, &response.map_err(|status| format!("{status:?}"))?)
-    }
-
-    /// Asks for a certificate that lives for some seconds, over a connection that
-    /// is there.
-    pub async fn over(channel: Channel, options: &Options, name: &str, seconds: i64) -> Result<Self, String> {
-        let key = p256();
-        let response = create_over(channel, options, Csr::new(key.clone()).uri(name).pem(), None, seconds).await;
         Self::answered(name, key, &response.map_err(|status| format!("{status:?}"))?)
     }
 

@@ -40,6 +40,7 @@ fn admin(metrics_local_only: bool) -> Admin {
         authenticate: Arc::new(AuthenticatorChain::new(Arc::new(domains), Vec::new())),
         system_namespaces: Arc::default(),
         metrics_local_only,
+        levels: scopes::Levels::new("", Box::new(|_| Ok(()))),
     }
 }
 
@@ -70,6 +71,8 @@ async fn cve_2026_31838_debug_pages_are_for_nobody_unknown() {
     assert_eq!(status(&pages, "/debug/provenancez?type=Address&name=x", "10.0.0.1").await, 401);
     assert_eq!(status(&pages, "/metrics", "10.0.0.1").await, 200);
     assert_eq!(status(&monitoring_pages(admin(true)), "/metrics", "10.0.0.1").await, 403);
+    assert_eq!(status(&pages, "/scopej", "10.0.0.1").await, 403);
+    assert_eq!(status(&pages, "/scopej", "127.0.0.1").await, 200);
     // The port that probes ask has no other pages.
     assert_eq!(status(&health_pages(admin(false)), "/debug/syncz", "127.0.0.1").await, 404);
 }

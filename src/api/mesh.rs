@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
 
 use super::destination_rule::{
     ConnectionPoolSettings, LocalityLbSetting, OutlierDetection, TcpKeepalive, ZoneAwareLbSetting,
@@ -122,6 +123,9 @@ pub struct MeshConfig {
     /// The providers that are used unless a `Telemetry` says otherwise.
     #[serde(deserialize_with = "nullable")]
     pub default_providers: DefaultProviders,
+    /// All that was said, also what is not read.
+    #[serde(skip)]
+    pub given: Arc<Map<String, Value>>,
 }
 
 impl Default for MeshConfig {
@@ -158,6 +162,7 @@ impl Default for MeshConfig {
             ingress_selector: "".into(),
             extension_providers: builtin_providers(),
             default_providers: DefaultProviders::default(),
+            given: Arc::default(),
         }
     }
 }
@@ -413,14 +418,73 @@ impl MeshConfig {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        let config: Self = super::yaml(text).map_err(|error| error.to_string())?;
+        let mut config: Self = super::yaml(text).map_err(|error| error.to_string())?;
         let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'-' | b'_');
         for domain in [&config.trust_domain].into_iter().chain(&config.trust_domain_aliases) {
             if domain.is_empty() || !domain.bytes().all(allowed) {
                 return Err(format!("trustDomain: {domain:?} is not made of a-z, 0-9, '.', '-', '_'"));
             }
         }
+        // What is not a map was empty, or there is no configuration.
+        config.given = super::yaml::<Option<_>>(text).ok().flatten().map(Arc::new).unwrap_or_default();
         Ok(config)
+    }
+
+    /// The configuration in force in the form that it is written in: what was
+    /// said, and the defaults of what is read.
+    pub fn effective(&self) -> Value {
+        let mut effective = defaults();
+        let mut providers = builtin_provider_values();
+        if let Some(given) = self.given.get("extensionProviders").and_then(Value::as_array) {
+            providers.retain(|builtin| !given.iter().any(|one| one.get("name") == builtin.get("name")));
+            providers.extend(given.iter().cloned());
+        }
+        merge(&mut effective, &self.given);
+        effective.insert("extensionProviders".into(), providers.into());
+        effective.into()
+    }
+}
+
+/// [`MeshConfig::default`] as it would be written.
+fn defaults() -> Map<String, Value> {
+    let defaults = json!({
+        "trustDomain": "cluster.local",
+        "rootNamespace": "istio-system",
+        "connectTimeout": "10s",
+        "enableAutoMtls": true,
+        "localityLbSetting": {"enabled": true},
+        "defaultServiceExportTo": ["*"],
+        "defaultVirtualServiceExportTo": ["*"],
+        "defaultDestinationRuleExportTo": ["*"],
+        "ingressClass": "istio",
+        "ingressService": "istio-ingressgateway",
+        "defaultProviders": {"metrics": ["prometheus"]},
+    });
+    match defaults {
+        Value::Object(defaults) => defaults,
+        _ => Map::new(),
+    }
+}
+
+/// Those of [`builtin_providers`].
+fn builtin_provider_values() -> Vec<Value> {
+    vec![
+        json!({"name": "prometheus", "prometheus": {}}),
+        json!({"name": "stackdriver", "stackdriver": {}}),
+        json!({"name": "envoy", "envoyFileAccessLog": {"path": "/dev/stdout"}}),
+    ]
+}
+
+/// Messages are merged field by field, and lists replaced, as istiod does.
+fn merge(into: &mut Map<String, Value>, from: &Map<String, Value>) {
+    for (key, value) in from {
+        match (into.get_mut(key), value) {
+            (_, Value::Null) => {}
+            (Some(Value::Object(into)), Value::Object(from)) => merge(into, from),
+            _ => {
+                into.insert(key.clone(), value.clone());
+            }
+        }
     }
 }
 

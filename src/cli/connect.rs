@@ -208,6 +208,15 @@ fn at_addresses(flags: &Connection) -> anyhow::Result<Vec<Replica>> {
 }
 
 async fn fetch(url: &str, token: Option<&str>) -> anyhow::Result<Bytes> {
+    let (status, body) = answer(url, token).await?;
+    if !status.is_success() {
+        bail!("{url}: {status}: {}", String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
+}
+
+/// What somebody at an address says to a GET.
+pub(super) async fn answer(url: &str, token: Option<&str>) -> anyhow::Result<(StatusCode, Bytes)> {
     let client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(HttpConnector::new());
     let mut request = Request::get(url);
     if let Some(token) = token {
@@ -216,11 +225,7 @@ async fn fetch(url: &str, token: Option<&str>) -> anyhow::Result<Bytes> {
     let answer = client.request(request.body(Empty::new())?).await.with_context(|| format!("cannot reach {url}"))?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), LONGEST).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("{url}: {error}"))?.to_bytes();
-    if !status.is_success() {
-        bail!("{url}: {status}: {}", String::from_utf8_lossy(&body).trim());
-    }
-    Ok(body)
+    Ok((status, body.map_err(|error| anyhow::anyhow!("{url}: {error}"))?.to_bytes()))
 }
 
 /// A text in an object; empty if there is none.

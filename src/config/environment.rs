@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::duration;
+use super::traces::Traces;
 
 /// What the environment says.
 #[derive(Clone, Debug)]
@@ -104,6 +105,8 @@ pub struct Environment {
     /// `PILOT_WAYPOINT_PROGRAMMED`: `istio` for a waypoint that is programmed
     /// as soon as it has an address.
     pub programmed_by_address: bool,
+    /// Where traces go.
+    pub traces: Traces,
 }
 
 /// Who fetches the keys of token issuers.
@@ -231,6 +234,7 @@ impl Environment {
                 "istio" => true,
                 other => return Err(format!("PILOT_WAYPOINT_PROGRAMMED: {other:?} is not acknowledged or istio")),
             },
+            traces: Traces::read(reader)?,
         })
     }
 }

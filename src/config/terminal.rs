@@ -138,6 +138,24 @@ pub struct Check {
     pub output: Output,
 }
 
+/// Flags of `request`, which are those of `pilot-discovery request`: `istioctl
+/// bug-report` calls that in the control plane's pod.
+#[derive(Args, Debug)]
+#[command(rename_all = "kebab-case")]
+pub struct Request {
+    /// GET
+    #[arg(value_parser = ["GET"])]
+    pub method: String,
+    /// The page, such as debug/syncz
+    pub path: String,
+    /// Where the monitoring port is
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15014")]
+    pub address: String,
+    /// For how long
+    #[arg(long, default_value = "30s", value_parser = duration::parse)]
+    pub request_timeout: Duration,
+}
+
 /// Flags of `completion`.
 #[derive(Args, Debug)]
 pub struct Completion {

@@ -59,7 +59,8 @@ const IMAGES: &[Image] = &[
     Image {
         name: "fairway.test/discovery",
         runs: Runs::Process,
-        files: || vec![("fairway", fairway::binary())],
+        // The other name is the one that istioctl calls.
+        files: || vec![("fairway", fairway::binary()), ("pilot-discovery", fairway::binary())],
         entrypoint: &["/app/fairway"],
         command: &["discovery"],
         environment: &[],

@@ -25,8 +25,17 @@ pub(super) fn reference() -> String {
         let _ = writeln!(text, "| {path} | {} | {ours} | {own} |", row.what);
     }
     text += "\n`/debug` lists them. What istiod has beyond these is about machinery that is not here \
-             (`push_status`, `sidecarz`, `krtz`, `pprof`), or answered by `/debug/ambientz` and \
-             the objects themselves (`registryz`, `endpointz`, `configz`).\n\n\
+             (`push_status`, `sidecarz`, `krtz`, `inject`, `pprof`), about several networks (`networkz`, `mcsz`), or \
+             answered by `/debug/ambientz`, `/debug/config_dump` and the objects themselves (`registryz`, `endpointz`, \
+             `configz`, `instancesz`, `authorizationz`, `telemetryz`). Neither istioctl nor Kiali reads those; \
+             `istioctl bug-report` collects whatever is there.\n\n\
+             ## Levels of the log\n\n\
+             `/scopej` of the same port, for callers on the same machine, is what istiod has on ControlZ's: levels of \
+             the log by scope, read and set while the process runs. What is set is forgotten when it ends.\n\n\
+             ```sh\n\
+             istioctl admin log --ctrlz_port 15014\n\
+             istioctl admin log --ctrlz_port 15014 --level ads:debug\n\
+             ```\n\n\
              ## Over xDS\n\n\
              On port 15012, to callers who have proved who they are, by the same rules; never on the plaintext port, \
              whatever `XDS_AUTH_PLAINTEXT` says. This is how istioctl asks.\n\n\

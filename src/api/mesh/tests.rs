@@ -81,9 +81,41 @@ extensionProviders:
 
 #[test]
 fn nothing_said_is_the_defaults() {
-    assert_eq!(MeshConfig::from_yaml("trustDomain: cluster.local").unwrap(), MeshConfig::default());
-    assert_eq!(
-        MeshConfig::from_yaml("{connectTimeout: null, extensionProviders: null}").unwrap(),
-        MeshConfig::default()
-    );
+    for text in ["trustDomain: cluster.local", "{connectTimeout: null, extensionProviders: null}", ""] {
+        let mesh = MeshConfig::from_yaml(text).unwrap();
+        assert_eq!(MeshConfig { given: Arc::default(), ..mesh.clone() }, MeshConfig::default(), "{text}");
+        assert_eq!(mesh.effective(), MeshConfig::default().effective(), "{text}");
+    }
+}
+
+/// What `/debug/mesh` says is what is in force.
+#[test]
+fn the_configuration_in_force_can_be_written() {
+    let read = |value: &Value| {
+        let mut mesh = MeshConfig::from_yaml(&value.to_string()).expect("a configuration");
+        mesh.given = Arc::default();
+        mesh
+    };
+    assert_eq!(read(&MeshConfig::default().effective()), MeshConfig::default());
+    let given = "
+trustDomain: x.example
+connectTimeout: null
+outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+defaultProviders: {tracing: [otel]}
+extensionProviders:
+- {name: envoy, envoyFileAccessLog: {path: /log}}
+- {name: mine, envoyFileAccessLog: {path: /mine}}
+";
+    let mesh = MeshConfig::from_yaml(given).expect("a configuration");
+    let effective = mesh.effective();
+    let mut plain = mesh.clone();
+    plain.given = Arc::default();
+    assert_eq!(read(&effective), plain);
+    // Also what is not read.
+    assert_eq!(effective["outboundTrafficPolicy"]["mode"], "REGISTRY_ONLY");
+    assert_eq!(effective["defaultProviders"], json!({"tracing": ["otel"], "metrics": ["prometheus"]}));
+    assert_eq!(effective["connectTimeout"], "10s");
+    let names: Vec<_> =
+        effective["extensionProviders"].as_array().expect("a list").iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["prometheus", "stackdriver", "envoy", "mine"]);
 }

@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -22,12 +22,13 @@ use super::inquiry::{Answering, Asked, Inquiry};
 use super::{Connected, Shared, clip, closing, jitter, salt};
 use crate::ca::listener::MAX_RECORD;
 use crate::credential::Want;
+use crate::spans;
 use crate::xds::codec::reader::{Reader, RequestBody};
 use crate::xds::codec::request::Request;
 use crate::xds::codec::response::Encoder;
 use crate::xds::demand::Held;
 use crate::xds::resource::ResourceType;
-use crate::xds::stream::{Received, Reply, Response, Stream, Variant};
+use crate::xds::stream::{Contents, Received, Reply, Response, Stream, Variant};
 use crate::xds::view::Views;
 
 /// How many requests are read before a response is considered. Enough for the
@@ -64,6 +65,8 @@ pub struct StreamBody<B> {
     answering: Option<Box<Answering>>,
     /// Present once the client has introduced itself.
     registration: Option<Registration>,
+    /// What it has not judged yet of what is traced.
+    traced: Vec<spans::Push>,
     ended: bool,
 }
 
@@ -131,6 +134,7 @@ impl<B: RequestBody> StreamBody<B> {
             opening: None,
             answering: None,
             registration: None,
+            traced: Vec::new(),
             ended: false,
             shared,
         }
@@ -258,6 +262,7 @@ impl<B: RequestBody> StreamBody<B> {
                 match &reply {
                     Reply::Nothing => {}
                     Reply::Ack => {
+                        judged(&mut self.traced, ty, &connection.node.name, None);
                         if self.shared.verdicts.open() && ty != ResourceType::Secret {
                             self.stream.verdict(ty, None).into_iter().for_each(|one| self.shared.verdicts.tell(one));
                         }
@@ -268,6 +273,7 @@ impl<B: RequestBody> StreamBody<B> {
                         // A secret is its owner's alone: nothing else is made of it,
                         // and what is said of it may have parts of it.
                         let error_shown = if ty == ResourceType::Secret { "of a secret" } else { clip(error) };
+                        judged(&mut self.traced, ty, &connection.node.name, Some(error_shown));
                         warn!(connection = %connection.id, ty = ty.label(), error = error_shown, "NACK");
                         let verdict = self.stream.verdict(ty, Some(error.clone()));
                         let verdict = verdict.filter(|_| ty != ResourceType::Secret);
@@ -308,8 +314,11 @@ impl<B: RequestBody> StreamBody<B> {
     }
 
     /// Accounts for a response that was handed over completely.
-    fn finish(&self, sending: &Sending) {
+    fn finish(&mut self, sending: &Sending) {
         let Some(encoder) = &sending.encoder else { return };
+        if spans::on() {
+            self.traced.extend(traced(encoder, sending.started));
+        }
         self.shared.metrics.pushed(encoder.response(), encoder.encoded_len(), sending.started.elapsed());
         if let Some(registration) = &self.registration {
             registration.connection.update(self.stream.progress());
@@ -327,6 +336,31 @@ impl<B: RequestBody> StreamBody<B> {
             None => info!(address = ?self.connected.peer.address, %status, "xDS stream refused"),
         }
         Frame::trailers(trailers)
+    }
+}
+
+/// What is to be told of a response that has been sent, if anything is. The first
+/// of a type comes of the client, not of a change, and secrets have revisions of
+/// their own.
+fn traced(encoder: &Encoder, started: Instant) -> Option<spans::Push> {
+    let response = encoder.response();
+    if response.first || response.ty == ResourceType::Secret {
+        return None;
+    }
+    let (of, sending) = (spans::follow(response.views.revision)?, started.elapsed());
+    let resources = match &response.contents {
+        Contents::Whole(layer) => layer.len(),
+        listed => listed.listed().len(),
+    };
+    let (ty, removed, bytes) = (response.ty.label(), response.removed.len(), encoder.encoded_len());
+    Some(spans::Push { of, ty, begun: SystemTime::now() - sending, sending, resources, removed, bytes })
+}
+
+/// Tells what a client makes of a response, if that is traced.
+fn judged(traced: &mut Vec<spans::Push>, ty: ResourceType, proxy: &str, error: Option<&str>) {
+    // One of each type at most.
+    if let Some(at) = traced.iter().position(|push| push.ty == ty.label()) {
+        spans::judged(traced.swap_remove(at), proxy, error);
     }
 }
 
