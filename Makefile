@@ -60,8 +60,7 @@ fmt-check:
 	cargo fmt --all --check
 
 lint: tools
-	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
-	cargo clippy $(CARGO_FLAGS) -p fairway --features otel --bins --lib --test otel -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets --all-features -- -D warnings
 
 unit: tools ## unit and golden tests only
 	cargo test $(CARGO_FLAGS)
