@@ -23,8 +23,9 @@ use crate::source::kube::backoff::jittered;
 
 /// How often a replica says how many streams it has, and reads of others.
 pub const PERIOD: Duration = Duration::from_secs(5);
-/// A record that has not changed for so long is of a replica that may be gone.
-const DOUBTFUL: Duration = PERIOD.saturating_mul(3);
+/// A record that has not changed for so long, one look and a half, is of a replica
+/// that may be gone: nobody is sent there.
+const DOUBTFUL: Duration = Duration::from_millis(7_500);
 /// And after so long it is gone.
 const GONE: Duration = Duration::from_secs(40);
 const ATTEMPT: Duration = Duration::from_secs(4);
@@ -137,9 +138,20 @@ impl Replica {
 /// The records of other replicas, and when they were seen to change.
 #[derive(Default)]
 struct Seen {
-    records: BTreeMap<String, (Option<MicroTime>, Instant)>,
+    records: BTreeMap<String, Record>,
     /// Those that are to be deleted.
     gone: Vec<String>,
+}
+
+/// A record of another replica.
+#[derive(Clone)]
+struct Record {
+    renewed: Option<MicroTime>,
+    /// When it was first seen, or seen to change.
+    at: Instant,
+    /// Whether it was seen to change. Else it may be what a replica has left that
+    /// ended before this one began.
+    alive: bool,
 }
 
 impl Seen {
@@ -150,18 +162,18 @@ impl Seen {
         for lease in leases {
             let Some(name) = lease.metadata.name.filter(|name| name != own) else { continue };
             let renewed = lease.spec.and_then(|spec| spec.renew_time);
-            let at = match self.records.remove(&name) {
-                Some((known, at)) if known == renewed => at,
-                _ => now,
+            let record = match self.records.remove(&name) {
+                Some(known) if known.renewed == renewed => known,
+                known => Record { renewed, at: now, alive: known.is_some() },
             };
-            let age = now.duration_since(at);
+            let age = now.duration_since(record.at);
             let said = lease.metadata.annotations.unwrap_or_default().remove(STREAMS);
             match said.and_then(|said| said.parse().ok()) {
                 _ if age >= GONE => self.gone.push(name.clone()),
-                Some(count) if age < DOUBTFUL => others.iter_mut().for_each(|others| others.push(count)),
+                Some(count) if record.alive && age < DOUBTFUL => others.iter_mut().for_each(|others| others.push(count)),
                 _ => others = None,
             }
-            records.insert(name, (renewed, at));
+            records.insert(name, record);
         }
         self.records = records;
         others

@@ -112,3 +112,16 @@ async fn one_that_may_be_gone_makes_it_unknown_and_is_cleared_away() {
     let left: Vec<_> = leases.lock().expect("no panic").keys().cloned().collect();
     assert_eq!(left, ["fairway-replica-one"]);
 }
+
+/// Whoever starts again after a crash finds the record of the process before.
+/// Nobody is sent to that.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_never_changes_is_of_nobody() {
+    let leases = Leases::default();
+    let (mut before, _stop, task) = start("before", &leases, 0);
+    until(&mut before, |streams| streams.round > 1).await;
+    task.abort();
+    let (mut one, _stop_one, _task) = start("one", &leases, 100);
+    let first = until(&mut one, |streams| streams.others.is_some()).await;
+    assert_eq!((first.others, leases.lock().expect("no panic").len()), (Some(vec![]), 1));
+}
