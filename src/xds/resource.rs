@@ -1,10 +1,11 @@
 //! A resource as it travels: encoded once, shared by every stream.
 //!
-//! This module holds THE table of xDS types and is the only place that frames
-//! a resource. It refuses to know what a message means; it only knows that the
+//! This module is the only place that frames a resource; [`types`] holds THE table
+//! of xDS types. It refuses to know what a message means; it only knows that the
 //! inside of an `Address` can be sent on its own as a `Workload`.
 
 mod pieces;
+mod types;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,72 +14,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 use rapidhash::v3::rapidhash_v3;
 
-use super::view::LayerKind;
 pub(super) use pieces::Pieces;
 pub use pieces::{Body, Piece};
-
-/// A type of resource that can be subscribed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ResourceType {
-    /// L4 authorization policies for ztunnel.
-    Authorization,
-    /// Workloads and services for ztunnel.
-    Address,
-    /// The workloads alone, for the peer metadata of Envoys.
-    Workload,
-    /// Where an Envoy can send traffic.
-    Cluster,
-    /// What is behind a cluster.
-    Endpoints,
-    /// Where an Envoy takes traffic, and what it does with it.
-    Listener,
-    /// Routes that listeners refer to.
-    Routes,
-    /// Certificates and keys. They are not in views: see [`super::secret`].
-    Secret,
-}
-
-/// Types that refer to each other. Between families there is no order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// What ztunnels are told.
-    Ambient,
-    /// What Envoys are configured with.
-    Envoy,
-    /// Secrets, for which whatever needs them waits by itself.
-    Secrets,
-}
-
-/// One row of the table of types.
-struct Row {
-    type_url: &'static str,
-    /// The value of the `type` label of metrics.
-    label: &'static str,
-    family: Family,
-    /// Make before break: additions go out in ascending rank, so that nothing
-    /// refers to what has not arrived; removals in descending rank.
-    rank: u8,
-    layer: LayerKind,
-    projection: Projection,
-    /// Whether ztunnels are sent what runs on their node without asking.
-    node_local: bool,
-}
-
-impl Row {
-    const fn envoy(type_url: &'static str, label: &'static str, rank: u8, layer: LayerKind) -> Self {
-        let (family, projection) = (Family::Envoy, Projection::Whole);
-        Self { type_url, label, family, rank, layer, projection, node_local: false }
-    }
-}
-
-/// Which part of a stored message a type sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Projection {
-    /// The message as it is stored.
-    Whole,
-    /// Only messages made of field 1 alone, and of those the inner message.
-    First,
-}
+use types::Projection;
+pub use types::{Family, ResourceType};
 
 /// How a resource is laid out in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,155 +28,6 @@ pub enum Framing {
     DeltaWithAliases,
     /// `DiscoveryResponse.resources`.
     Sotw,
-}
-
-impl ResourceType {
-    /// Every type, by family and in the order of their ranks.
-    pub const ALL: [Self; 8] = [
-        Self::Authorization,
-        Self::Address,
-        Self::Workload,
-        Self::Cluster,
-        Self::Endpoints,
-        Self::Listener,
-        Self::Routes,
-        Self::Secret,
-    ];
-
-    /// THE table of xDS types.
-    const fn row(self) -> Row {
-        match self {
-            // A policy must arrive before the address that refers to it:
-            // ztunnel ignores references it cannot resolve, which fails open.
-            Self::Authorization => Row {
-                type_url: "type.googleapis.com/istio.security.Authorization",
-                label: "Authorization",
-                family: Family::Ambient,
-                rank: 0,
-                layer: LayerKind::Authorizations,
-                projection: Projection::Whole,
-                node_local: false,
-            },
-            Self::Address => Row {
-                type_url: "type.googleapis.com/istio.workload.Address",
-                label: "Address",
-                family: Family::Ambient,
-                rank: 1,
-                layer: LayerKind::Addresses,
-                projection: Projection::Whole,
-                node_local: true,
-            },
-            Self::Workload => Row {
-                type_url: "type.googleapis.com/istio.workload.Workload",
-                label: "Workload",
-                family: Family::Ambient,
-                rank: 1,
-                layer: LayerKind::Addresses,
-                projection: Projection::First,
-                node_local: false,
-            },
-            // An Envoy answers 503 for a route to a cluster that it does not
-            // know, or whose endpoints it still waits for.
-            Self::Cluster => {
-                Row::envoy("type.googleapis.com/envoy.config.cluster.v3.Cluster", "CDS", 0, LayerKind::Clusters)
-            }
-            Self::Endpoints => Row::envoy(
-                "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-                "EDS",
-                1,
-                LayerKind::Endpoints,
-            ),
-            Self::Listener => {
-                Row::envoy("type.googleapis.com/envoy.config.listener.v3.Listener", "LDS", 2, LayerKind::Listeners)
-            }
-            Self::Routes => {
-                Row::envoy("type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "RDS", 3, LayerKind::Routes)
-            }
-            Self::Secret => Row {
-                type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-                label: "SDS",
-                family: Family::Secrets,
-                rank: 0,
-                layer: LayerKind::Secrets,
-                projection: Projection::Whole,
-                node_local: false,
-            },
-        }
-    }
-
-    /// The type a request or response names, or `None` if it is not served.
-    pub fn from_type_url(type_url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|ty| ty.type_url() == type_url)
-    }
-
-    /// The type URL as it appears on the wire.
-    pub const fn type_url(self) -> &'static str {
-        self.row().type_url
-    }
-
-    /// The short name used in metrics, logs and debug pages.
-    pub const fn label(self) -> &'static str {
-        self.row().label
-    }
-
-    /// The types it has an order with.
-    pub const fn family(self) -> Family {
-        self.row().family
-    }
-
-    /// The type whose resources need one of this type each, under the same
-    /// name, whenever they are new or have changed. An Envoy waits for the
-    /// endpoints of a cluster it was sent, also if it had them before.
-    pub const fn follows(self) -> Option<Self> {
-        match self {
-            Self::Endpoints => Some(Self::Cluster),
-            _ => None,
-        }
-    }
-
-    /// The make-before-break rank: lower ranks are referred to by higher ones
-    /// of the family.
-    pub const fn rank(self) -> u8 {
-        self.row().rank
-    }
-
-    /// The layer of a view this type is served from.
-    pub const fn layer(self) -> LayerKind {
-        self.row().layer
-    }
-
-    /// Whether resources are sent as they are stored, all of them.
-    pub const fn is_whole(self) -> bool {
-        matches!(self.row().projection, Projection::Whole)
-    }
-
-    /// Which of the two forms that resources of a layer can have it sends.
-    pub(super) const fn projected(self) -> usize {
-        match self.row().projection {
-            Projection::Whole => 0,
-            Projection::First => 1,
-        }
-    }
-
-    /// Whether ztunnels are sent the resources of their node without asking.
-    pub const fn node_local(self) -> bool {
-        self.row().node_local
-    }
-
-    /// Whether subscribers of this type are sent the resource.
-    pub fn carries(self, resource: &Resource) -> bool {
-        self.layer() == resource.ty().layer()
-            && match self.row().projection {
-                Projection::Whole => true,
-                Projection::First => resource.is_stub() || resource.inner().is_some(),
-            }
-    }
-}
-
-impl serde::Serialize for ResourceType {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.label())
-    }
 }
 
 /// The keys besides its name under which a resource can be found.
@@ -437,7 +227,7 @@ impl Resource {
             // For people only: what is sent is not put together.
             return rest.iter().map(|piece| &**piece).collect::<Vec<_>>().concat().into();
         }
-        match (ty.row().projection, self.inner()) {
+        match (ty.projection(), self.inner()) {
             (Projection::First, Some(inner)) => self.frame.slice_ref(inner),
             _ => self.frame.slice(self.layout().value..),
         }
@@ -446,7 +236,7 @@ impl Resource {
     /// The exact number of bytes that [`write`](Self::write) appends.
     pub fn encoded_len(&self, ty: ResourceType, framing: Framing) -> usize {
         let Layout { body, any, .. } = self.layout();
-        let content = match ty.row().projection {
+        let content = match ty.projection() {
             Projection::Whole => self.frame.len() - any + self.rest_len(),
             Projection::First => field_len(self.projected_any_len(ty)),
         };
@@ -465,7 +255,7 @@ impl Resource {
         }
         let Layout { body, any, .. } = self.layout();
         let identity = &self.frame[body..any];
-        let content = match ty.row().projection {
+        let content = match ty.projection() {
             Projection::Whole => self.frame.len() - any + self.rest_len(),
             Projection::First => field_len(self.projected_any_len(ty)),
         };
@@ -483,7 +273,7 @@ impl Resource {
                 }
             }
         }
-        match ty.row().projection {
+        match ty.projection() {
             Projection::Whole => {
                 out.put_slice(&self.frame[any..]);
                 self.rest.iter().flat_map(|rest| rest.iter()).for_each(|piece| out.put_slice(piece));
@@ -494,7 +284,7 @@ impl Resource {
 
     /// The bytes [`write`](Self::write) would append, if they exist already.
     pub fn shared_frames(&self, ty: ResourceType, framing: Framing) -> Option<impl Iterator<Item = Bytes>> {
-        let frame = match (ty.row().projection, framing) {
+        let frame = match (ty.projection(), framing) {
             (Projection::First, _) => return None,
             (Projection::Whole, Framing::DeltaWithAliases) if self.aliases().next().is_some() => return None,
             (Projection::Whole, Framing::Delta | Framing::DeltaWithAliases) => self.frame.clone(),
@@ -668,7 +458,7 @@ fn first_field(message: &[u8]) -> Option<&[u8]> {
 /// The frame of a message of a length, up to where that begins, with some room
 /// behind it.
 fn head(ty: ResourceType, name: &str, version: Version, message: usize, room: usize) -> BytesMut {
-    debug_assert_eq!(ty.row().projection, Projection::Whole);
+    debug_assert_eq!(ty.projection(), Projection::Whole);
     let any = field_len(field_len(ty.type_url().len()) + field_len(message));
     let length = field_len(name.len()) + field_len(VERSION_DIGITS) + any;
     let mut frame = BytesMut::with_capacity(field_len(length) - message + room);
