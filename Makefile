@@ -91,7 +91,7 @@ bench: controlplane ## measure (SCENARIO=s3 ARGS="...")
 	$(target)/release/fairway-bench $(SCENARIO) $(ARGS)
 
 micro: tools ## measure single parts alone, in 3 minutes (ARGS=commit for some)
-	cargo bench $(CARGO_FLAGS) --profile release -p fairway-bench --bench micro -- $(ARGS)
+	cargo bench $(CARGO_FLAGS) -p fairway-bench --bench micro -- $(ARGS)
 
 ##@ Parts
 .PHONY: tools controlplane envoy binary certs clean

@@ -1,5 +1,5 @@
 //! Single parts, each alone and hot: `make micro`, or
-//! `cargo bench --profile release -p fairway-bench --bench micro -- [FILTER]`.
+//! `cargo bench -p fairway-bench --bench micro -- [FILTER]`.
 //!
 //! Criterion compares with the run before and keeps that in
 //! `target/criterion`. On a machine that is shared, differences below ten
