@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 /// The names of fields that are not known, in order.
 ///
 /// A struct has one as its field `unknown`, skips it, derives `Deserialize` with
-/// `#[serde(remote = "Self")]`, and is named in [`keeps_unknown`]. It is still
+/// `#[serde(remote = "Self")]`, and is named in `keeps_unknown!`. It is still
 /// asked for as a struct, with the names of its fields, which `#[serde(flatten)]`
 /// would hide from whoever wants to know them (see [`super::schema`]); and what is
 /// not known is skipped, not copied.

@@ -170,7 +170,9 @@ impl Seen {
             let said = lease.metadata.annotations.unwrap_or_default().remove(STREAMS);
             match said.and_then(|said| said.parse().ok()) {
                 _ if age >= GONE => self.gone.push(name.clone()),
-                Some(count) if record.alive && age < DOUBTFUL => others.iter_mut().for_each(|others| others.push(count)),
+                Some(count) if record.alive && age < DOUBTFUL => {
+                    others.iter_mut().for_each(|others| others.push(count))
+                }
                 _ => others = None,
             }
             records.insert(name, record);

@@ -21,7 +21,7 @@ pub enum ResourceType {
     Listener,
     /// Routes that listeners refer to.
     Routes,
-    /// Certificates and keys. They are not in views: see [`super::secret`].
+    /// Certificates and keys. They are not in views: see [`secret`](crate::xds::secret).
     Secret,
 }
 
