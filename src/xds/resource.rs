@@ -1,7 +1,7 @@
 //! A resource as it travels: encoded once, shared by every stream.
 //!
 //! This module is the only place that frames a resource; `types` holds THE table
-//! of xDS types. It refuses to know what a message means; it only knows that the
+//! of xDS types. This one refuses to know what a message means; it only knows that the
 //! inside of an `Address` can be sent on its own as a `Workload`.
 
 mod pieces;
