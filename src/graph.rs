@@ -27,6 +27,7 @@
 
 mod ctx;
 mod derived;
+mod dump;
 mod diagnostic;
 mod evaluation;
 mod index;
@@ -43,14 +44,17 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::marker::PhantomData;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use ctx::Ctx;
 pub use diagnostic::{Diagnostic, Severity, Subject};
+pub use dump::{Dump, DumpedRow};
 pub use table::RowChange;
 
 use derived::Derived;
+use dump::Shown;
 use input::Input;
 use output::OutputNode;
 use source::Source;
@@ -60,9 +64,10 @@ use table::Table;
 pub trait Key: Clone + Eq + Ord + Hash + Debug + Send + Sync + 'static {}
 impl<T: Clone + Eq + Ord + Hash + Debug + Send + Sync + 'static> Key for T {}
 
-/// What may be a row: equality decides whether a change goes on.
-pub trait Value: PartialEq + Send + Sync + 'static {}
-impl<T: PartialEq + Send + Sync + 'static> Value for T {}
+/// What may be a row: equality decides whether a change goes on. How it is
+/// printed is for people who look into tables.
+pub trait Value: PartialEq + Debug + Send + Sync + 'static {}
+impl<T: PartialEq + Debug + Send + Sync + 'static> Value for T {}
 
 /// A handle to the rows `K → V` of one collection, input or derived.
 pub struct Collection<K, V> {
@@ -128,6 +133,8 @@ trait Node: Any + Send {
     fn diagnostics(&self, each: &mut dyn FnMut(&Diagnostic));
     /// Adds the input rows behind the row with this key (a `&K`).
     fn origins(&self, nodes: &[Box<dyn Node>], key: &dyn Any, out: &mut Provenance);
+    /// Shows rows, in no particular order, until `each` has seen enough.
+    fn show(&self, each: &mut dyn FnMut(Shown<'_>) -> ControlFlow<()>);
 }
 
 /// What a collection holds and what keeping it has cost since the start.
@@ -361,8 +368,12 @@ impl Graph {
     }
 
     fn provenance_of(&self, node: u32, key: &dyn Any) -> Provenance {
+        self.provenance_in(self.nodes[node as usize].as_ref(), key)
+    }
+
+    fn provenance_in(&self, node: &dyn Node, key: &dyn Any) -> Provenance {
         let mut provenance = Provenance::default();
-        self.nodes[node as usize].origins(&self.nodes, key, &mut provenance);
+        node.origins(&self.nodes, key, &mut provenance);
         provenance.origins.sort();
         provenance.origins.dedup();
         let Provenance { origins, reads } = &mut provenance;

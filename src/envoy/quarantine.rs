@@ -25,7 +25,7 @@ use super::waypoint::chain::Chains;
 use super::{Configs, Scoped};
 
 /// A part of a resource.
-pub(super) trait Content: PartialEq + Send + Sync + 'static {
+pub(super) trait Content: PartialEq + std::fmt::Debug + Send + Sync + 'static {
     /// The key of the part.
     type Key: Scoped;
     /// A hash of all that an Envoy might reject.
@@ -83,6 +83,7 @@ pub fn is_trial(listener: &str) -> bool {
 }
 
 /// What is held back of a part.
+#[derive(Debug)]
 struct Held<C> {
     /// The hash of what is.
     print: u64,

@@ -2,11 +2,13 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rapidhash::RapidHashMap;
 use smallvec::SmallVec;
 
+use super::dump::Shown;
 use super::evaluation::Evaluation;
 use super::source::Source;
 use super::table::Table;
@@ -167,5 +169,8 @@ impl<S: Key, K: Key, V: Value> Node for Derived<S, K, V> {
         if let Some(source) = owner.and_then(|owner| self.evaluation.key(owner)) {
             self.evaluation.origins(nodes, source, out);
         }
+    }
+    fn show(&self, each: &mut dyn FnMut(Shown<'_>) -> ControlFlow<()>) {
+        self.table.show(each);
     }
 }

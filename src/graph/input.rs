@@ -1,10 +1,12 @@
 //! Collections whose rows are facts from outside.
 
 use std::any::Any;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rapidhash::RapidHashMap;
 
+use super::dump::Shown;
 use super::table::Table;
 use super::{Diagnostic, Key, Node, Provenance, Stats, Value};
 
@@ -85,5 +87,8 @@ impl<K: Key, V: Value> Node for Input<K, V> {
         {
             out.origins.push((self.name, format!("{key:?}")));
         }
+    }
+    fn show(&self, each: &mut dyn FnMut(Shown<'_>) -> ControlFlow<()>) {
+        self.table.show(each);
     }
 }

@@ -3,7 +3,9 @@
 
 use std::any::Any;
 use std::num::NonZeroU64;
+use std::ops::ControlFlow;
 
+use super::dump::Shown;
 use super::evaluation::Evaluation;
 use super::source::Source;
 use super::{Diagnostic, Key, Node, Provenance, Stats, Value};
@@ -108,5 +110,8 @@ impl<S: Key, V: Value> Node for OutputNode<S, V> {
         {
             self.evaluation.origins(nodes, key, out);
         }
+    }
+    fn show(&self, each: &mut dyn FnMut(Shown<'_>) -> ControlFlow<()>) {
+        let _ = self.keys().try_for_each(|key| each(Shown { key, typed: key, row: None }));
     }
 }

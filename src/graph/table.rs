@@ -2,11 +2,13 @@
 
 use std::any::Any;
 use std::hash::{BuildHasher, Hash};
+use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
 use rapidhash::RapidHashMap;
 use rapidhash::fast::SeedableState;
 
+use super::dump::Shown;
 use super::index::{AnyIndex, Changed, Counts, IndexTable};
 use super::slots::Slots;
 use super::{Key, Node, Value};
@@ -82,6 +84,10 @@ impl<K: Key, V: Value> Table<K, V> {
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
         self.rows.iter().map(|(key, _)| key)
+    }
+
+    pub(super) fn show(&self, each: &mut dyn FnMut(Shown<'_>) -> ControlFlow<()>) {
+        let _ = self.iter().try_for_each(|(key, row)| each(Shown { key, typed: key, row: Some(row) }));
     }
 
     pub(super) fn changes(&self) -> &[RowChange<K, V>] {

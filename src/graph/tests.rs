@@ -376,3 +376,36 @@ fn provenance_names_sources_and_reads() {
     assert_eq!(provenance.origins, [("pods", "\"a\"".to_string()), ("pods", "\"b\"".to_string())]);
     assert_eq!(provenance.reads, [("nodes", "\"n1\"".to_string())]);
 }
+
+#[test]
+fn tables_can_be_looked_into() {
+    let mut graph = Graph::new();
+    let pods = graph.input::<&str, u8>("pods");
+    let nodes = graph.input::<u8, &str>("nodes");
+    graph.derive("placed", pods, move |cx, key, node| Some((*key, cx.get(nodes, node).copied()?)));
+    graph.output("told", pods, |_, _, node| Some(*node), |node| u64::from(*node), |_, _| {});
+    graph.reset(pods, [("b", 1), ("a", 1), ("ab", 2)]);
+    graph.put(nodes, 1, "here");
+    graph.commit();
+
+    let row = |key: &str, row: Option<&str>| DumpedRow {
+        key: format!("{key:?}"),
+        row: row.map(str::to_owned),
+        provenance: None,
+    };
+    let all = graph.dump("placed", None, 10).unwrap();
+    assert_eq!(all, Dump { rows: 2, shown: vec![row("a", Some("\"here\"")), row("b", Some("\"here\""))] });
+    assert_eq!(graph.dump("pods", None, 2).unwrap().shown.len(), 2);
+    // Of what has left the graph there is no more than the keys.
+    assert_eq!(graph.dump("told", None, 10).unwrap().shown, ["a", "ab", "b"].map(|key| row(key, None)));
+
+    let one = graph.dump("placed", Some("\"a\""), 10).unwrap();
+    let [DumpedRow { key, provenance: Some(provenance), .. }] = &*one.shown else { panic!("{one:?}") };
+    assert_eq!((&**key, one.rows), ("\"a\"", 2));
+    assert_eq!(provenance.origins, [("pods", "\"a\"".to_owned())]);
+    assert_eq!(provenance.reads, [("nodes", "1".to_owned())]);
+    for other in ["", "\"", "\"a", "\"ab\"", "\"a\"b"] {
+        assert_eq!(graph.dump("placed", Some(other), 10).unwrap().shown, [], "{other}");
+    }
+    assert_eq!(graph.dump("nothing", None, 10), None);
+}

@@ -51,7 +51,7 @@ impl Scoped for ListenerKey {
 }
 
 /// A listener, encoded, and the destinations that it leads to.
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 struct Built {
     message: Message,
     references: BTreeSet<Destination>,

@@ -102,7 +102,7 @@ pub(super) struct Reader {
 }
 
 /// A virtual host.
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 pub(in crate::envoy) struct Hosted {
     /// `host:port`.
     name: String,

@@ -44,7 +44,7 @@ use super::routes::Routing;
 use super::{Served, by_scope};
 
 /// A service's part of the listener.
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 pub(in crate::envoy) struct Chains {
     /// Who was first decides whose chain an address belongs to.
     created: u32,
@@ -118,7 +118,7 @@ impl Content for Chains {
 }
 
 /// A port's part of the listener.
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 struct PortChains {
     number: u16,
     /// What it declares.

@@ -301,3 +301,21 @@ fn oversized_tables() {
         assert_eq!(edge.http(port, "many.com", "/2000").error, "ErrNoRoute");
     }
 }
+
+/// Whoever looks into the tables of the graph sees no key.
+#[test]
+fn no_table_shows_a_key() {
+    let edge = edge("", "", "");
+    let graph = &edge.world.translation.graph;
+    let mut secrets = 0;
+    for stats in graph.stats() {
+        let dump = graph.dump(stats.name, None, usize::MAX).expect("it has that name");
+        assert_eq!(dump.shown.len(), stats.rows, "{}", stats.name);
+        secrets += if stats.name == "secrets" { stats.rows } else { 0 };
+        for row in dump.shown {
+            let shown = format!("{row:?}");
+            assert!(!shown.contains("PRIVATE"), "{}: {shown}", stats.name);
+        }
+    }
+    assert_eq!(secrets, 4, "there were some to be seen");
+}
