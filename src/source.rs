@@ -8,6 +8,7 @@
 pub mod documents;
 pub mod file;
 pub mod kube;
+pub mod originals;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

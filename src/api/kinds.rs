@@ -41,6 +41,16 @@ pub struct KindInfo {
     pub by_name: bool,
 }
 
+impl KindInfo {
+    /// Group and version as objects say them, of the preferred version.
+    pub fn api_version(&self) -> String {
+        match self.group {
+            "" => self.versions[0].to_owned(),
+            group => format!("{group}/{}", self.versions[0]),
+        }
+    }
+}
+
 macro_rules! kinds {
     ($( $field:ident: $kind:ident $(as $name:literal)? ($module:ident) = $group:literal / [$($version:literal),+] / $plural:literal, $scope:ident $(, $flag:ident)*; )+) => {
         /// A watched kind.
@@ -125,6 +135,13 @@ macro_rules! kinds {
             /// The metadata of an object, if it is there.
             pub fn meta(&self, graph: &Graph, kind: Kind, key: &ObjectKey) -> Option<super::Meta> {
                 match kind { $( Kind::$kind => graph.get(self.$field, key).map(|object| object.meta.clone()), )+ }
+            }
+
+            /// All objects of a kind, in no particular order.
+            pub fn objects(&self, graph: &Graph, kind: Kind) -> Vec<Object> {
+                match kind { $(
+                    Kind::$kind => graph.rows(self.$field).map(|(_, object)| Object::$kind(object.clone())).collect(),
+                )+ }
             }
 
             /// Hands a change to the graph. It takes effect with the next commit.

@@ -6,9 +6,12 @@ mod block_style;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::api::kinds::DecodeError;
 use crate::api::{Kind, Object, ObjectKey, yaml, yaml_options};
+
+use super::originals::Original;
 
 /// What was found in one place of a text.
 #[derive(Debug)]
@@ -42,6 +45,39 @@ pub fn read_behind(lines: usize, text: &str) -> Vec<Document> {
     for (line, document) in split(text) {
         read_document(lines + line, document, &mut found);
     }
+    found
+}
+
+/// The objects of kinds that are wanted, as they were written. What is broken
+/// before its kind is known is none.
+pub fn originals(text: &str, wanted: impl Fn(Kind) -> bool) -> Vec<Original> {
+    let (mut documents, mut found) = (Vec::new(), Vec::new());
+    for (line, document) in split(text) {
+        // Most documents of large folders are of other kinds.
+        let kind = sniff(document).and_then(|header| Kind::of(&header.api_version?, &header.kind?));
+        if kind.is_none_or(&wanted)
+            && let Ok(written) = yaml::<Value>(document)
+        {
+            documents.push((line, document.to_owned(), written));
+        }
+    }
+    while let Some((line, text, mut written)) = documents.pop() {
+        let Ok(header) = Header::deserialize(&written) else { continue };
+        let (Some(api_version), Some(name)) = (&header.api_version, &header.kind) else { continue };
+        match (Kind::of(api_version, name), written.get_mut("items").and_then(Value::as_array_mut)) {
+            (Some(kind), _) if wanted(kind) => {
+                let read = decode(kind, line, &text);
+                let key = header.object(kind).map_or_else(|| ObjectKey::new("", ""), |(_, key)| key);
+                found.push(Original { kind, key, written, read });
+            }
+            (None, Some(items)) if name.ends_with("List") => {
+                documents.extend(items.drain(..).map(|item| (line, item.to_string(), item)));
+            }
+            _ => {}
+        }
+    }
+    // They were taken from behind.
+    found.reverse();
     found
 }
 

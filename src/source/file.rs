@@ -315,6 +315,13 @@ fn list(folder: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> std::io::Result<
     Ok(())
 }
 
+/// The files of a folder that are read, in the order in which they count.
+pub(super) fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = BTreeMap::new();
+    list(folder, &mut found)?;
+    Ok(found.into_keys().collect())
+}
+
 /// Serves a folder until the receiver is gone. Fails only before the first
 /// reading; after that, losing the folder withdraws nothing.
 pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<(), FolderError> {

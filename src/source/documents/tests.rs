@@ -96,3 +96,45 @@ status:
     assert!(pod.spec.template.host_network);
     assert_eq!((pod.meta.created, pod.meta.label("app")), (1_767_225_600, Some("web")));
 }
+
+#[test]
+fn originals_are_whole_and_of_the_wanted_kinds() {
+    let text = "\
+kind: ServiceEntry
+apiVersion: networking.istio.io/v1alpha3
+metadata: {name: a, annotations: {of: nobody}}
+spec: {hosts: [a.com], unheard: of}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b}
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: c, namespace: x}, spec: {hosts: 7}}
+- {apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: d}}
+- {apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: e, namespace: x}}
+---
+this is: [not yaml
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: f}
+";
+    let found = originals(text, |kind| kind == Kind::ServiceEntry);
+    let keys: Vec<_> = found.iter().map(|one| format!("{:?} {}", one.kind, one.key)).collect();
+    assert_eq!(
+        keys,
+        ["ServiceEntry default/a", "ServiceEntry x/c", "ServiceEntry x/e", "ServiceEntry default/f"],
+        "in the order of the text"
+    );
+    assert_eq!(found[0].written["spec"]["unheard"], "of");
+    assert_eq!(found[0].written["metadata"]["annotations"]["of"], "nobody");
+    let Ok(Object::ServiceEntry(entry)) = &found[0].read else { panic!("{found:?}") };
+    assert_eq!(*entry.spec.hosts[0], *"a.com");
+    // What is read is what the source says, and what is broken is said to be.
+    let [Document::Object(said), ..] = &*read(text) else { panic!("it is good") };
+    assert_eq!(found[0].read.as_ref().unwrap(), said);
+    assert_eq!(found[1].read.as_ref().unwrap_err().field, "spec.hosts");
+}

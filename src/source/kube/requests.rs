@@ -7,6 +7,7 @@ use http::{Request, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde::Deserialize;
+use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
@@ -189,6 +190,28 @@ impl Place {
         match encoding {
             Encoding::Json => Ok(List::Json(text(body).await?)),
             Encoding::Protobuf => Ok(List::Protobuf(Frames::new(body, Framing::List(ListPart::Head)))),
+        }
+    }
+
+    /// All objects as they are written, in JSON whatever their kind.
+    pub async fn originals(&self, client: &kube::Client, selection: &Selection) -> Result<Vec<Json>, Failure> {
+        #[derive(Deserialize)]
+        struct Written {
+            metadata: ListMeta,
+            #[serde(default)]
+            items: Option<Vec<Json>>,
+        }
+        let (mut found, mut token) = (Vec::new(), String::new());
+        loop {
+            let query = format!("limit={PAGE}&continue={token}");
+            let uri = self.uri(selection, query.trim_end_matches("&continue="));
+            let text = text(send(client, uri, JSON, 0).await?.1).await?;
+            let page: Written = serde_json::from_str(&text).map_err(garbled)?;
+            found.extend(page.items.unwrap_or_default());
+            match page.metadata.token.filter(|token| !token.is_empty()) {
+                Some(next) => token = next,
+                None => return Ok(found),
+            }
         }
     }
 
