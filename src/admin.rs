@@ -27,6 +27,7 @@ use tokio::sync::watch;
 
 use crate::ca::authenticate::Authenticate;
 use crate::source::Problems;
+use crate::source::originals::Originals;
 use crate::writer::{Published, Questions};
 use crate::xds::server::connections::Connections;
 
@@ -58,6 +59,8 @@ pub struct Admin {
     pub problems: Problems,
     /// What signs certificates, and who was refused one.
     pub ca: ca::Ca,
+    /// Where objects can be read as they were written.
+    pub originals: Originals,
     /// The cluster's id.
     pub cluster: Arc<str>,
     /// Finds out who asks for debug pages.

@@ -35,6 +35,7 @@ use crate::credential::Want;
 use crate::model::Settings;
 use crate::model::key_set::Fetched;
 use crate::model::mesh::MeshConfig;
+use crate::source::originals::Originals;
 use crate::source::{self, Problems};
 use crate::spans;
 use crate::writer::{self, Heard, Pace, Published};
@@ -196,16 +197,19 @@ async fn start(
         let _ = writer_ended.await;
         bail!("the graph's thread ended")
     });
-    let cluster = match &flags.config_dir {
+    let (originals, cluster) = match &flags.config_dir {
         Some(folder) => {
             let (folder, problems) = (folder.clone(), problems.clone());
+            let originals = Originals::Folder(folder.clone());
             tasks.spawn("file source", async move { Ok(source::file::run(folder, sender, problems).await?) });
-            None
+            (originals, None)
         }
         None => {
             let wanted = published.wanted_objects.clone();
             let to = (sender, problems.clone());
-            Some(cluster::watch(tasks, &flags, &environment, &settings, wanted, to).await?)
+            let (client, definitions) = cluster::watch(tasks, &flags, &environment, &settings, wanted, to).await?;
+            let system_namespace = settings.system_namespace.clone();
+            (Originals::Cluster { client: client.clone(), system_namespace }, Some((client, definitions)))
         }
     };
     let (client, definitions) = cluster.unzip();
@@ -248,6 +252,7 @@ async fn start(
         connections: xds.connections().clone(),
         problems: problems.clone(),
         ca: ca.clone(),
+        originals,
         cluster: settings.cluster.clone(),
         authenticate: setup.authenticator(&trust, &[admin::access::AUDIENCE])?,
         system_namespaces: std::iter::once(settings.system_namespace.clone())

@@ -30,7 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // What is fetched is an input of the graph; what fetches it is not in it.
     ("jwks", &["model"]),
-    ("admin", &["api", "ca", "proxy", "source", "writer", "xds"]),
+    ("admin", &["api", "ca", "model", "proxy", "source", "writer", "xds"]),
     ("config", &[]),
     (
         "cli",

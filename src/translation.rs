@@ -15,8 +15,10 @@ use crate::credential::{Asked, Place};
 use crate::envoy::{self, Configs};
 use crate::graph::{Collection, Graph, Provenance};
 use crate::model::key_set::{Fetched, KeySets};
+use crate::model::network::{GatewayKey, NetworkGateway};
 use crate::model::revision::Tags;
 use crate::model::secret::Credentials;
+use crate::model::service::{Service, ServiceKey};
 use crate::model::{Model, Settings};
 use crate::proxy::Scope;
 use crate::status::facts;
@@ -41,6 +43,8 @@ pub struct Translation {
     pub credentials: Credentials,
     /// What names of revisions stand for.
     pub tags: Tags,
+    services: Collection<ServiceKey, Arc<Service>>,
+    network_gateways: Collection<GatewayKey, NetworkGateway>,
     /// The scopes of connected proxies.
     scopes: Collection<Scope, ()>,
     resources: Resources,
@@ -50,6 +54,15 @@ pub struct Translation {
     opened: envoy::secret::Credentials,
     vault: Vault,
     rejections: Rejections,
+}
+
+/// What is known of places that traffic goes to.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// The services.
+    pub services: Vec<Arc<Service>>,
+    /// The gateways to other networks.
+    pub gateways: Vec<(GatewayKey, NetworkGateway)>,
 }
 
 /// How many objects a commit may change for them to be remembered one by one.
@@ -70,6 +83,7 @@ impl Translation {
         let scopes = graph.input("scopes");
         let configs = envoy::configs(&mut graph, &model, scopes);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
+        let (services, network_gateways) = (model.services, model.network_gateways);
         let (key_sets, credentials, tags) = (model.key_sets, model.credentials, model.scope().tags());
         let opened = envoy::secret::credentials(&mut graph, &model);
         let vault = Vault { accounts, ..Vault::default() };
@@ -81,6 +95,8 @@ impl Translation {
             key_sets,
             credentials,
             tags,
+            services,
+            network_gateways,
             scopes,
             resources,
             configs,
@@ -217,6 +233,17 @@ impl Translation {
         let views = Views::new(self.graph.revision(), addresses, authorizations).with_scopes(scopes);
         self.views = Arc::new(views);
         Some(self.views.clone())
+    }
+
+    /// The services, and the gateways to other networks, in the order of their
+    /// keys.
+    pub fn registry(&self) -> Registry {
+        let mut services: Vec<_> = self.graph.rows(self.services).map(|(_, service)| (**service).clone()).collect();
+        services.sort_by(|a, b| a.key.cmp(&b.key));
+        let gateways = self.graph.rows(self.network_gateways);
+        let mut gateways: Vec<_> = gateways.map(|(key, gateway)| (key.clone(), (**gateway).clone())).collect();
+        gateways.sort_by(|a, b| a.0.cmp(&b.0));
+        Registry { services, gateways }
     }
 
     /// Where a resource comes from.

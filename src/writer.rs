@@ -7,6 +7,8 @@
 //! Nothing is published before every kind has synced.
 
 mod pace;
+mod pods;
+mod questions;
 mod statuses;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,20 +17,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use rapidhash::RapidHashMap;
 use tokio::sync::{oneshot, watch};
 
-use crate::api::core::Pod;
-use crate::api::{Inputs, Kind, Meta, ObjectKey};
+use crate::api::Kind;
 use crate::ca::access::Access;
-use crate::ca::node::{NodeAccount, PodFacts, Pods};
+use crate::ca::node::NodeAccount;
 use crate::credential::{Place, Want};
-use crate::graph::{Diagnostic, Graph, Provenance, Stats};
+use crate::graph::{Diagnostic, Stats};
 use crate::model::Settings;
 use crate::model::key_set::{Fetched, KeySource};
 use crate::model::mesh::{self, MeshConfig};
 use crate::model::revision::Revisions;
-use crate::proxy::Scope;
 use crate::source::{Event, Receiver};
 use crate::spans;
 use crate::status::facts::GatewayTable;
@@ -37,12 +36,13 @@ use crate::translation::Translation;
 use crate::translation::rejections::Object;
 pub use crate::translation::rejections::RejectedResource;
 use crate::xds::demand::Wanted;
-use crate::xds::resource::ResourceType;
 use crate::xds::secret::{Accounts, Vault};
 use crate::xds::verdict::Hearing;
 use crate::xds::view::{Layer, Views};
 use pace::Cost;
 pub use pace::Pace;
+pub use pods::PodDirectory;
+pub use questions::{InForce, Question, Questions, Registry};
 use statuses::Book;
 
 /// What the rest of the process learns from the writer.
@@ -95,30 +95,6 @@ pub struct Heard {
     /// Which of their accounts may list Secrets.
     pub access: watch::Receiver<Access>,
 }
-
-/// A question to the graph, answered between commits.
-pub enum Question {
-    /// What is there to say about objects?
-    Diagnostics(oneshot::Sender<Vec<Diagnostic>>),
-    /// Where does this resource come from?
-    Provenance(ResourceType, Arc<str>, oneshot::Sender<Option<Provenance>>),
-    /// What did the proxies of these scopes reject? Answered for each.
-    Rejected(Vec<Option<Scope>>, oneshot::Sender<Vec<Vec<RejectedResource>>>),
-    /// What is in force of this object?
-    Object(Kind, ObjectKey, oneshot::Sender<InForce>),
-}
-
-/// What is in force of an object.
-#[derive(Clone, Debug)]
-pub struct InForce {
-    /// Its metadata; none if it is not there.
-    pub meta: Option<Meta>,
-    /// The revision of the newest views. What is made of the object is in them.
-    pub revision: u64,
-}
-
-/// Where questions are asked.
-pub type Questions = tokio::sync::mpsc::Sender<Question>;
 
 struct Writer {
     translation: Translation,
@@ -483,117 +459,6 @@ impl Writer {
             *known = statuses;
             modified
         });
-    }
-
-    fn answer(&self, question: Question) {
-        // Whoever asked may have gone.
-        match question {
-            Question::Diagnostics(answer) => {
-                let mut all = self.translation.graph.diagnostics();
-                all.extend(self.rejected.iter().map(|(object, message)| status::diagnostic(object, message)));
-                drop(answer.send(all));
-            }
-            Question::Provenance(ty, name, answer) => drop(answer.send(self.translation.provenance(ty, &name))),
-            Question::Rejected(scopes, answer) => {
-                let rejected = scopes.iter().map(|scope| self.translation.rejected(scope.as_ref()));
-                drop(answer.send(rejected.collect()));
-            }
-            Question::Object(kind, key, answer) => {
-                let meta = self.translation.inputs.meta(&self.translation.graph, kind, &key);
-                drop(answer.send(InForce { meta, revision: self.views.borrow().revision }));
-            }
-        }
-    }
-}
-
-/// The pods as the node authorizer needs them. Readers see one commit or the
-/// next, never half of one.
-pub struct PodDirectory {
-    /// The accounts of node proxies, which are asked about by name.
-    trusted: Vec<NodeAccount>,
-    current: ArcSwap<PodTable>,
-}
-
-#[derive(Clone, Default)]
-struct PodTable {
-    /// The pods of node proxies.
-    proxies: imbl::HashMap<ObjectKey, Arc<Pod>>,
-    /// What runs, by node: namespaces and service accounts with the number of
-    /// their pods, sorted.
-    nodes: imbl::HashMap<Arc<str>, Arc<[(Account, u32)]>>,
-}
-
-/// A namespace and a service account.
-type Account = (Arc<str>, Arc<str>);
-
-impl PodDirectory {
-    fn new(trusted: Vec<NodeAccount>) -> Self {
-        Self { trusted, current: ArcSwap::default() }
-    }
-
-    fn update(&self, graph: &Graph, inputs: Inputs) {
-        let changes = graph.changes(inputs.pods);
-        if changes.is_empty() {
-            return;
-        }
-        let mut table = (**self.current.load()).clone();
-        let mut counts: RapidHashMap<Arc<str>, BTreeMap<Account, i64>> = RapidHashMap::default();
-        let mut count = |pod: &Pod, by: i64| {
-            if !pod.status.ended {
-                let account = (pod.meta.namespace.clone(), pod.spec.template.service_account_name.clone());
-                *counts.entry(pod.spec.node_name.clone()).or_default().entry(account).or_default() += by;
-            }
-        };
-        for change in changes {
-            if let Some(old) = &change.old {
-                count(old, -1);
-            }
-            if let Some(new) = &change.new {
-                count(new, 1);
-            }
-            match change.new.as_ref().filter(|pod| self.is_proxy(pod)) {
-                Some(new) => _ = table.proxies.insert(change.key.clone(), new.clone()),
-                None => _ = table.proxies.remove(&change.key),
-            }
-        }
-        for (node, mut counts) in counts {
-            for (account, known) in table.nodes.get(&node).into_iter().flat_map(|accounts| accounts.iter()) {
-                *counts.entry(account.clone()).or_default() += i64::from(*known);
-            }
-            let running = counts.into_iter().filter_map(|(account, pods)| Some((account, u32::try_from(pods).ok()?)));
-            let running: Arc<[_]> = running.filter(|(_, pods)| *pods > 0).collect();
-            match running.is_empty() {
-                true => _ = table.nodes.remove(&node),
-                false => _ = table.nodes.insert(node, running),
-            }
-        }
-        self.current.store(Arc::new(table));
-    }
-
-    fn is_proxy(&self, pod: &Pod) -> bool {
-        let own = |account: &NodeAccount| {
-            account.namespace == *pod.meta.namespace && account.name == *pod.spec.template.service_account_name
-        };
-        self.trusted.iter().any(own)
-    }
-}
-
-impl Pods for PodDirectory {
-    fn pod(&self, namespace: &str, name: &str) -> Option<PodFacts> {
-        let table = self.current.load();
-        let pod = table.proxies.get(&ObjectKey::new(namespace, name))?;
-        Some(PodFacts {
-            uid: pod.meta.uid.to_string().into(),
-            service_account: pod.spec.template.service_account_name.clone(),
-            node: pod.spec.node_name.clone(),
-            terminal: pod.status.ended,
-        })
-    }
-
-    fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        let table = self.current.load();
-        let order = |(account, _): &(Account, u32)| (&*account.0, &*account.1).cmp(&(namespace, service_account));
-        table.nodes.get(node).is_some_and(|running| running.binary_search_by(order).is_ok())
     }
 }
 

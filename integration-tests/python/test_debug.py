@@ -2,6 +2,7 @@
 istioctl asks for them."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 
@@ -11,7 +12,7 @@ from discovery import ADDRESS, DeltaStream, _Stream, bearer
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from envoy.service.status.v3 import csds_pb2
-from fairway import ROOT, Fairway, outside
+from fairway import ROOT, Fairway, objects, outside
 
 ISTIOCTL = "sidecar~127.0.0.1~test-1.istio-system~istio-system.svc.cluster.local"
 
@@ -93,11 +94,148 @@ def test_all_pages_answer(fairway):
     wanting = {"provenancez": "?type=Address&name=none", "objectz": "?kind=Service&namespace=default&name=reviews"}
     for name in [*names, "list"]:
         status, body = get(fairway.monitoring, f"/debug/{name}{wanting.get(name, '')}")
-        expected = {"provenancez": 404, "config_dump": 400, "edsz": 400, "ecdsz": 400, "ndsz": 400}.get(name, 200)
+        of_a_proxy = {"config_dump", "edsz", "ecdsz", "ndsz", "sidecarz"}
+        expected = 400 if name in of_a_proxy else {"provenancez": 404}.get(name, 200)
         assert status == expected, (name, body)
         if status == 200:
             json.loads(body)
     assert get(fairway.monitoring, "/debug/nothing")[0] == 404
+
+
+def page(fairway, path):
+    status, body = get(fairway.monitoring, f"/debug/{path}")
+    assert status == 200, body
+    return json.loads(body)
+
+
+def test_all_that_istioctl_collects_is_there(fairway):
+    # What `istioctl bug-report` asks for.
+    asked = [
+        "adsz", "ambientz", "authorizationz", "cachez", "clusterz", "configz", "endpointShardz", "endpointz", "inject",
+        "instancesz", "krtz", "mcsz", "mesh", "networkz", "push_status", "registryz", "resourcesz", "syncz", "telemetryz",
+    ]
+    with fairway.plaintext() as channel, DeltaStream(channel) as stream:
+        stream.subscribe_all()
+        shown = {name: page(fairway, name) for name in asked}
+    assert shown["endpointz"] == shown["endpointShardz"]
+    assert (shown["mcsz"], shown["inject"], shown["networkz"]) == ([], {}, [])
+
+
+def test_registry_in_the_shape_of_istiods_model(fairway):
+    services = {one["hostname"]: one for one in page(fairway, "registryz")}
+    reviews = services["reviews.bookinfo.svc.cluster.local"]
+    [declared] = [one for one in objects(fairway.config, "Service") if one["metadata"]["name"] == "reviews"]
+    address = declared["spec"]["clusterIP"]
+    assert reviews["Attributes"]["ServiceRegistry"] == "Kubernetes"
+    assert reviews["Attributes"]["Name"] == "reviews" and reviews["Attributes"]["Namespace"] == "bookinfo"
+    assert reviews["Attributes"]["LabelSelectors"] == declared["spec"]["selector"]
+    assert reviews["ports"] == [{"name": "http", "port": 9080, "protocol": "HTTP"}]
+    assert reviews["defaultAddress"] == address
+    assert reviews["clusterVIPs"] == {"Addresses": {"Kubernetes": [address]}}
+    assert (reviews["Resolution"], reviews["MeshExternal"]) == (0, False)
+
+    shards = page(fairway, "endpointShardz")["reviews.bookinfo.svc.cluster.local"]["bookinfo"]
+    pods = {one["metadata"]["name"]: one for one in objects(fairway.config, "Pod") if one["metadata"]["name"].startswith("reviews")}
+    endpoints = shards["Shards"]["Kubernetes/Kubernetes"]
+    assert {address for one in endpoints for address in one["Addresses"]} == {
+        pod["status"]["podIP"] for pod in pods.values()
+    }
+    for endpoint in endpoints:
+        assert endpoint["ServicePortName"] == "http" and endpoint["EndpointPort"] == 9080
+        assert endpoint["ServiceAccount"] == "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-reviews"
+        assert endpoint["HealthStatus"] == 1 and endpoint["Namespace"] == "bookinfo"
+    assert list(shards["ServiceAccounts"]) == ["spiffe://cluster.local/ns/bookinfo/sa/bookinfo-reviews"]
+
+
+def test_services_of_a_proxy(fairway):
+    pod = next(one for one in objects(fairway.config, "Pod") if one["metadata"]["name"].startswith("reviews"))
+    name = f"{pod['metadata']['name']}.bookinfo"
+    node = base_pb2.Node(id=f"ztunnel~10.0.0.1~{name}~bookinfo.svc.cluster.local")
+    with fairway.plaintext() as channel, DeltaStream(channel) as stream:
+        stream.send(discovery_pb2.DeltaDiscoveryRequest(type_url=ADDRESS, node=node))
+        stream.receive()
+        [target] = page(fairway, "instancesz")[name]
+        assert target["Service"]["hostname"] == "reviews.bookinfo.svc.cluster.local"
+        assert target["Port"] == {"name": "http", "port": 9080, "protocol": "HTTP", "TargetPort": 9080}
+        scope = page(fairway, f"sidecarz?proxyID={name}")
+        assert scope["namespace"] == "bookinfo" and len(scope["services"]) == len(page(fairway, "registryz"))
+    assert get(fairway.monitoring, f"/debug/sidecarz?proxyID={name}")[0] == 404
+
+
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: seen, namespace: default, annotations: {who: asked}}
+spec: {action: DENY, rules: [{from: [{source: {namespaces: [elsewhere]}}]}]}
+"""
+
+
+def test_configuration_as_it_is_written_and_whether_it_is_in_force(fairway, mesh):
+    def shown():
+        return {one["metadata"]["name"]: one for one in page(fairway, "configz?kind=AuthorizationPolicy")}
+
+    def until(holds):
+        deadline = time.monotonic() + 10
+        while not holds(shown()):
+            assert time.monotonic() < deadline, shown()
+            time.sleep(0.05)
+        return shown()
+
+    (mesh / "seen.yaml").write_text(POLICY)
+    seen = until(lambda now: now.get("seen", {}).get("inForce"))["seen"]
+    assert seen["spec"]["rules"] == [{"from": [{"source": {"namespaces": ["elsewhere"]}}]}]
+    assert seen["metadata"]["annotations"] == {"who": "asked"} and "problem" not in seen
+
+    debug = page(fairway, "authorizationz")["authorization_policies"]
+    [policy] = [one for one in debug["namespace_to_policies"]["default"] if one["name"] == "seen"]
+    assert policy["spec"] == seen["spec"] and policy["inForce"]
+    assert debug["root_namespace"] == "istio-system"
+    assert page(fairway, "pushcontext")["AuthorizationPolicies"] == debug
+    assert page(fairway, "configz?namespace=nowhere") == []
+    assert {one["kind"] for one in page(fairway, "configz?kind=service")} == {"Service"}
+
+    # Broken on disk; the last version that could be read goes on.
+    (mesh / "seen.yaml").write_text(POLICY.replace("[elsewhere]", "7"))
+    broken = until(lambda now: "namespaces" in now["seen"].get("problem", ""))["seen"]
+    assert not broken["inForce"] and "the last version that could be read is in force" in broken["problem"]
+    assert b"private" not in get(fairway.monitoring, "/debug/configz?kind=Secret")[1].encode()
+    assert get(fairway.monitoring, "/debug/configz?kind=Secret")[0] == 400
+
+
+def test_what_the_graph_holds_and_why(fairway):
+    collections = {one["name"]: one["state"] for one in page(fairway, "krtz")}
+    assert collections["services"] == {"synced": True, "rows": len(objects(fairway.config, "Service"))}
+    [mesh_services] = page(fairway, "krtz?collection=mesh_services")
+    key = "bookinfo/reviews.bookinfo.svc.cluster.local"
+    assert key in mesh_services["state"]["outputs"]
+    [one] = page(fairway, f"krtz?collection=mesh_services&key={key}")
+    assert list(one["state"]["outputs"]) == [key]
+    assert list(one["state"]["inputs"]) == ["services bookinfo/reviews"]
+    status, body = get(fairway.monitoring, "/debug/krtz?collection=nothing")
+    assert status == 404 and "nothing" in body
+
+
+def test_what_is_encoded(fairway):
+    names = page(fairway, "cachez")
+    assert "bookinfo/reviews.bookinfo.svc.cluster.local" in names[ADDRESS]
+    sizes = page(fairway, "cachez?sizes=true")
+    assert set(sizes) == {*names, "total"} and sizes["total"].endswith("kB")
+    assert page(fairway, "cachez?clear=true").startswith("nothing is kept")
+    # Nothing was cleared by that.
+    assert page(fairway, "cachez") == names
+
+
+def test_what_could_not_be_honoured_by_reason(fairway, mesh):
+    (mesh / "bad.yaml").write_text(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: bad, namespace: default}\n"
+        "spec: {clusterIPs: [nonsense], ports: [{port: 80}]}\n"
+    )
+    deadline = time.monotonic() + 10
+    while not (said := page(fairway, "push_status")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    [[place, entry]] = said["InvalidAddress"].items()
+    assert place == "Service default/bad spec.clusterIPs" and "nonsense" in entry["message"]
 
 
 def test_syncz_is_what_istioctl_and_kiali_read(fairway):

@@ -1,6 +1,7 @@
 //! Who may look at what.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ fn admin(metrics_local_only: bool) -> Admin {
         connections: Arc::default(),
         problems: Problems::default(),
         ca: ca::Ca::default(),
+        originals: Originals::Folder(PathBuf::from("of nobody")),
         cluster: "Kubernetes".into(),
         // Nobody can prove anything.
         authenticate: Arc::new(AuthenticatorChain::new(Arc::new(domains), Vec::new())),
@@ -57,17 +59,17 @@ async fn status(pages: &Router, path: &str, from: &str) -> u16 {
 #[tokio::test]
 async fn cve_2026_31838_debug_pages_are_for_nobody_unknown() {
     let pages = monitoring_pages(admin(false));
-    for path in
-        ["/debug", "/debug/", "/debug/syncz", "/debug/ambientz", "/debug/sourcez", "/debug/graphz", "/debug/ca/denials"]
-    {
+    let names = debug::names().map(|name| format!("/debug/{name}"));
+    for path in names.chain(["/debug".to_owned(), "/debug/".to_owned()]) {
         for from in ["10.0.0.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
-            assert_eq!(status(&pages, path, from).await, 401, "{path} from {from}");
+            assert_eq!(status(&pages, &path, from).await, 401, "{path} from {from}");
         }
         for from in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
-            assert_eq!(status(&pages, path, from).await, 200, "{path} from {from}");
+            // Some need an argument, a CA, or a graph, which has ended here.
+            let answer = status(&pages, &path, from).await;
+            assert!(matches!(answer, 200 | 400 | 404 | 503), "{path} from {from}: {answer}");
         }
     }
-    assert_eq!(status(&pages, "/debug/diagnosticsz", "10.0.0.1").await, 401);
     assert_eq!(status(&pages, "/debug/provenancez?type=Address&name=x", "10.0.0.1").await, 401);
     assert_eq!(status(&pages, "/metrics", "10.0.0.1").await, 200);
     assert_eq!(status(&monitoring_pages(admin(true)), "/metrics", "10.0.0.1").await, 403);

@@ -1,11 +1,14 @@
 mod clients;
 
 use super::*;
-use crate::api::Change;
+use crate::api::{Change, Inputs, ObjectKey};
+use crate::ca::node::Pods;
+use crate::graph::Graph;
 use crate::model::key_set::KeySet;
 use crate::source::Sender;
 use crate::source::documents::{Document, read};
 use crate::xds::demand::Demand;
+use crate::xds::resource::ResourceType;
 
 struct World {
     sender: Sender,
@@ -215,6 +218,11 @@ fn every_object_reaches_its_input() {
         inputs.apply(&mut graph, Change::Reset(*kind, vec![object]));
         graph.commit();
         assert_eq!(graph.stats().iter().map(|one| one.rows).sum::<usize>(), 1, "{kind:?}");
+        let objects = inputs.objects(&graph, *kind);
+        assert_eq!(
+            objects.iter().map(|object| (object.kind(), object.meta().key())).collect::<Vec<_>>(),
+            [(*kind, key.clone())]
+        );
         inputs.apply(&mut graph, Change::Delete(*kind, key));
         graph.commit();
     }

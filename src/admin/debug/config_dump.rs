@@ -15,7 +15,7 @@ use prost::Message;
 use serde_json::Value;
 
 use super::syncz;
-use super::{Admin, Arguments, Shown, Viewer};
+use super::{Admin, Arguments, Shown, Viewer, aside};
 use crate::proxy::{NodeKind, Scope};
 use crate::xds::resource::ResourceType;
 use crate::xds::server::connections::Status;
@@ -32,15 +32,12 @@ pub(super) const ELSEWHERE: &str =
 
 /// The page, of all types or of one.
 pub(super) async fn show(admin: &Admin, viewer: &Viewer, arguments: &Arguments, only: Option<&str>) -> Shown {
-    let Some(id) = arguments.get("proxyID").filter(|id| !id.is_empty()) else {
-        return Err((StatusCode::BAD_REQUEST, "You must provide a proxyID in the query string".into()));
-    };
-    let Some(status) = find(admin, viewer, id) else { return Err((StatusCode::NOT_FOUND, ELSEWHERE.into())) };
+    let status = asked(admin, viewer, arguments)?;
     let views = admin.published.views.borrow().clone();
     let types = only.or(arguments.get("types").map(String::as_str)).filter(|types| !types.is_empty());
     let types = types.map(|types| types.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>());
     let endpoints = arguments.contains_key("include_eds");
-    let dump = tokio::task::spawn_blocking(move || {
+    let dump = aside(move || {
         let configs = match types {
             Some(types) => of_types(&views, &status, |ty| types.iter().any(|name| is_called(ty, name))),
             None => configs(&views, &status, endpoints),
@@ -48,13 +45,18 @@ pub(super) async fn show(admin: &Admin, viewer: &Viewer, arguments: &Arguments, 
         let dump = wire::ConfigDump { configs };
         describe::to_json("envoy.admin.v3.ConfigDump", &dump.encode_to_vec())
     });
-    let internal = |error: String| (StatusCode::INTERNAL_SERVER_ERROR, error);
-    let mut dump =
-        dump.await.map_err(|error| internal(error.to_string()))?.map_err(|error| internal(error.to_string()))?;
+    let mut dump = dump.await?.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     if dump.get("configs").is_none() {
         dump["configs"] = Value::Array(Vec::new());
     }
     Ok(dump)
+}
+
+/// The proxy that is asked about, or what to say instead of a page about it.
+pub(super) fn asked(admin: &Admin, viewer: &Viewer, arguments: &Arguments) -> Result<Status, (StatusCode, String)> {
+    let id = arguments.get("proxyID").filter(|id| !id.is_empty());
+    let id = id.ok_or_else(|| (StatusCode::BAD_REQUEST, "You must provide a proxyID in the query string".into()))?;
+    find(admin, viewer, id).ok_or_else(|| (StatusCode::NOT_FOUND, ELSEWHERE.into()))
 }
 
 /// The newest stream of a proxy, if somebody may see it.

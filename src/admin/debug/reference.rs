@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::PAGES;
+use super::pages::PAGES;
 
 /// The page.
 pub(super) fn reference() -> String {
     let mut text = String::from(
         "# Debug pages\n\n\
-         <!-- Written from the table in src/admin/debug.rs: UPDATE_GOLDEN=1 cargo test -p fairway --lib -- reference -->\n\n\
+         <!-- Written from the table in src/admin/debug/pages.rs: UPDATE_GOLDEN=1 cargo test -p fairway --lib -- reference -->\n\n\
          JSON at `:15014/debug/…` of each replica, which knows of the proxies that are connected to it. \
          [`fairway proxies`](troubleshoot.md) asks all of them. `?pretty` is for people.\n\n\
          Who may see them: callers on the same machine, which is what `kubectl port-forward` is, everything; \
@@ -24,11 +24,16 @@ pub(super) fn reference() -> String {
             (format!("`/debug/{}{}`", row.name, row.query), mark(row.of_istiod), mark(row.by_namespace));
         let _ = writeln!(text, "| {path} | {} | {ours} | {own} |", row.what);
     }
-    text += "\n`/debug` lists them. What istiod has beyond these is about machinery that is not here \
-             (`push_status`, `sidecarz`, `krtz`, `inject`, `pprof`), about several networks (`networkz`, `mcsz`), or \
-             answered by `/debug/ambientz`, `/debug/config_dump` and the objects themselves (`registryz`, `endpointz`, \
-             `configz`, `instancesz`, `authorizationz`, `telemetryz`). Neither istioctl nor Kiali reads those; \
-             `istioctl bug-report` collects whatever is there.\n\n\
+    text += "\n`/debug` lists them. Those that istiod has are in its shapes, with more fields where there is more to \
+             say; `istioctl bug-report` collects them. Empty ones say so: what they are about is not here.\n\n\
+             `configz`, `authorizationz` and `telemetryz` look up what is written at the moment and compare it with \
+             what is in force: `inForce` is true where both are the same, else `problem` says why not, such as a \
+             field that cannot be read. Where the API server cannot be reached there are the names of what is in \
+             force, and the reason.\n\n\
+             `krtz` shows what the control plane has made of objects on the way to proxies. The name of a \
+             collection is in `graphz`, its rows are in `krtz?collection=NAME`, and what a row is made of in \
+             `krtz?collection=NAME&key=KEY`, with the key as it is printed there. Keys of certificates are in \
+             none of them.\n\n\
              ## Levels of the log\n\n\
              `/scopej` of the same port, for callers on the same machine, is what istiod has on ControlZ's: levels of \
              the log by scope, read and set while the process runs. What is set is forgotten when it ends.\n\n\

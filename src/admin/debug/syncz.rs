@@ -4,7 +4,6 @@
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use tokio::sync::oneshot;
 
 use super::{Admin, Arguments, Shown, ask};
 use crate::proxy::Scope;
@@ -83,8 +82,7 @@ async fn rejected(admin: &Admin, statuses: &[Status]) -> Result<Vec<Vec<Rejected
         return Ok(vec![Vec::new(); statuses.len()]);
     }
     let scopes = statuses.iter().map(|status| Scope::of(&status.node)).collect();
-    let (answer, answered) = oneshot::channel();
-    let mut all = ask(admin, Question::Rejected(scopes, answer), answered).await?;
+    let mut all = ask(admin, |answer| Question::Rejected(scopes, answer)).await?;
     // Others of the scope may have taken what one of them did not.
     for (status, rejected) in statuses.iter().zip(&mut all) {
         let is_of = |ty| status.types.iter().any(|one| one.progress.ty == ty && one.progress.error.is_some());

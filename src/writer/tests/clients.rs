@@ -14,7 +14,7 @@ use super::*;
 use crate::xds::codec::request::DeltaRequest;
 use crate::xds::codec::response::Encoder;
 use crate::xds::resource::Resource;
-use crate::xds::resource::ResourceType::{self, Address, Authorization};
+use crate::xds::resource::ResourceType::{Address, Authorization};
 use crate::xds::stream::{Stream, Variant};
 use crate::xds::view::InitialVersions;
 
