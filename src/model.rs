@@ -272,13 +272,15 @@ pub struct Scope {
     /// What the process was told.
     pub settings: Arc<Settings>,
     tags: Tags,
+    mesh: Collection<(), mesh::MeshConfig>,
 }
 
 impl Scope {
     /// What is read of the objects.
     pub fn new(graph: &mut Graph, inputs: Inputs, settings: Arc<Settings>) -> Self {
         let tags = Tags::new(graph, inputs, &settings);
-        Self { inputs, settings, tags }
+        let mesh = mesh::said(graph, inputs.config_maps, &settings);
+        Self { inputs, settings, tags, mesh }
     }
 
     /// What names of revisions stand for.
@@ -288,7 +290,7 @@ impl Scope {
 
     /// The mesh configuration in force.
     pub fn mesh<'a>(&'a self, cx: &Ctx<'a>) -> &'a mesh::MeshConfig {
-        mesh::config(cx, self.inputs.config_maps, &self.settings)
+        mesh::config(cx, self.mesh, &self.settings)
     }
 
     /// The namespace's own metadata, if the namespace is known.

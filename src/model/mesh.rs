@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::api::ObjectKey;
 use crate::api::core::ConfigMap;
-use crate::graph::{Collection, Ctx};
+use crate::graph::{Collection, Ctx, Graph};
 
 use super::Settings;
 
@@ -23,16 +23,22 @@ pub fn config_map(settings: &Settings) -> ObjectKey {
     ObjectKey { namespace: settings.system_namespace.clone(), name }
 }
 
-/// The mesh configuration in force: that of the process's own file, else that
-/// of the ConfigMap, else the defaults.
-pub fn config<'a>(
-    cx: &Ctx<'a>,
+/// What objects say of the mesh, as far as it is read: a change of all else is
+/// none.
+pub fn said(
+    graph: &mut Graph,
     config_maps: Collection<ObjectKey, ConfigMap>,
-    settings: &'a Settings,
-) -> &'a MeshConfig {
-    if let Some(given) = &settings.mesh_file {
-        return given;
-    }
-    let map = cx.get(config_maps, &config_map(settings));
-    map.and_then(|map| map.data.mesh.as_deref()).unwrap_or(&DEFAULT)
+    settings: &Settings,
+) -> Collection<(), MeshConfig> {
+    let named = config_map(settings);
+    graph.derive("mesh_config", config_maps, move |_, key: &ObjectKey, map| {
+        let said = map.data.mesh.as_deref().filter(|_| *key == named)?;
+        Some(((), MeshConfig { given: Arc::default(), ..said.clone() }))
+    })
+}
+
+/// The mesh configuration in force: that of the process's own file, else what
+/// objects say, else the defaults.
+pub fn config<'a>(cx: &Ctx<'a>, said: Collection<(), MeshConfig>, settings: &'a Settings) -> &'a MeshConfig {
+    settings.mesh_file.as_deref().or_else(|| cx.get(said, &())).unwrap_or(&DEFAULT)
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::{Inputs, Meta, ObjectKey, intern};
-use crate::graph::{Collection, Ctx, Graph, Index};
+use crate::graph::{Collection, Ctx, Graph};
 
 use super::Settings;
 
@@ -26,41 +26,43 @@ pub const DEFAULT: &str = "default";
 
 /// A tag, as one Service says it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tag {
+struct Tag {
     name: Arc<str>,
     revision: Arc<str>,
     /// Of two that say the same, the older counts.
     created: u32,
 }
 
-/// The tags there are.
+/// The tags there are, with the revisions that they stand for.
 #[derive(Clone, Copy)]
-pub struct Tags {
-    all: Collection<ObjectKey, Tag>,
-    by_name: Index<Arc<str>, ObjectKey, Tag>,
-}
+pub struct Tags(Collection<Arc<str>, Arc<str>>);
 
 impl Tags {
     /// Finds them among Services.
     pub fn new(graph: &mut Graph, inputs: Inputs, settings: &Settings) -> Self {
         let namespace = settings.system_namespace.clone();
-        let all = graph.derive("revision_tags", inputs.services, move |_, key: &ObjectKey, service| {
+        let said = graph.derive("revision_tag_services", inputs.services, move |_, key: &ObjectKey, service| {
             let meta = (key.namespace == namespace).then_some(&service.meta)?;
             let named = |label| meta.label(label).filter(|name| !name.is_empty()).map(intern);
             let tag = Tag { name: named(TAG)?, revision: named(REVISION)?, created: meta.created };
             Some((key.clone(), tag))
         });
-        let by_name = graph.index(all, |_: &ObjectKey, tag: &Tag, keys| keys.push(tag.name.clone()));
-        Self { all, by_name }
+        let by_name = graph.index(said, |_: &ObjectKey, tag: &Tag, keys| keys.push(tag.name.clone()));
+        Self(graph.group("revision_tags", by_name, move |cx, name| {
+            let said = cx.fetch(by_name, name);
+            said.min_by_key(|(key, tag)| (tag.created, *key)).map(|(_, tag)| tag.revision.clone())
+        }))
     }
 
     /// Whether a name means this revision.
-    pub(super) fn mean(&self, cx: &Ctx<'_>, name: &str, own: &str) -> bool {
-        let name = intern(name);
-        let said = cx.fetch(self.by_name, &name);
-        let tag = said.min_by_key(|(key, tag)| (tag.created, *key)).map(|(_, tag)| &*tag.revision);
-        tag.unwrap_or(&name) == own_name(own)
+    pub(super) fn mean(self, cx: &Ctx<'_>, name: &str, own: &str) -> bool {
+        is_meant(name, cx.get(self.0, &intern(name)), own_name(own))
     }
+}
+
+/// Whether a name means a revision, as a tag that stands for it, or as its own.
+fn is_meant(name: &str, tag: Option<&Arc<str>>, revision: &str) -> bool {
+    tag.map_or(name, |stands_for| stands_for) == revision
 }
 
 /// What a revision is called that may be empty.
@@ -101,19 +103,16 @@ impl Revisions {
 
     /// Whether the last commit may have changed them.
     pub fn changed(graph: &Graph, inputs: Inputs, tags: Tags) -> bool {
-        !graph.changes(tags.all).is_empty() || !graph.changes(inputs.namespaces).is_empty()
+        !graph.changes(tags.0).is_empty() || !graph.changes(inputs.namespaces).is_empty()
     }
 
     /// The same revision with what is known now.
     pub fn with(&self, graph: &Graph, inputs: Inputs, tags: Tags) -> Self {
-        let mut all: Vec<_> = graph.rows(tags.all).collect();
-        // The one that counts is written last.
-        all.sort_by_key(|(key, tag)| std::cmp::Reverse((tag.created, *key)));
         let label = |meta: &Meta| meta.label(REVISION).filter(|name| !name.is_empty()).map(intern);
         let namespaces = graph.rows(inputs.namespaces);
         Self {
             own: self.own.clone(),
-            tags: all.into_iter().map(|(_, tag)| (tag.name.clone(), tag.revision.clone())).collect(),
+            tags: graph.rows(tags.0).map(|(name, revision)| (name.clone(), (**revision).clone())).collect(),
             namespaces: namespaces
                 .filter_map(|(key, namespace)| Some((key.name.clone(), label(&namespace.meta)?)))
                 .collect(),
@@ -127,7 +126,7 @@ impl Revisions {
 
     /// Whether a name means this revision.
     pub fn mean(&self, name: &str) -> bool {
-        self.tags.get(name).map_or(name, |revision| revision) == &*self.own
+        is_meant(name, self.tags.get(name), &self.own)
     }
 
     /// Whether an object is this revision's to speak about, and to act for: by its

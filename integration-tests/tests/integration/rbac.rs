@@ -64,6 +64,16 @@ pub async fn taken_away_and_given_back() {
     ns.service("kept", "a").await;
     converged_in(api, &ztunnel, &[&ns.name]).await;
 
+    let kept = async || {
+        let page: Vec<Value> = serde_json::from_str(&fairway.page("/debug/configz?kind=Service").await).unwrap();
+        let named = |one: &&Value| one["metadata"]["name"] == "kept" && one["metadata"]["namespace"] == *ns.name;
+        page.iter().find(named).cloned().expect("the service is in force")
+    };
+    let written = kept().await;
+    assert_eq!((&written["inForce"], &written["spec"]["selector"]), (&json!(true), &json!({ "app": "a" })));
+    let custom: Vec<Value> = serde_json::from_str(&fairway.page("/debug/configz").await).unwrap();
+    assert!(custom.iter().all(|one| one.get("problem").is_none()), "it may read all kinds: {custom:?}");
+
     let before = ztunnel.read(|table| table.now());
     api.apply(role("services")).await;
     // Rights are looked at when a watch begins; this ends all watches.
@@ -75,6 +85,9 @@ pub async fn taken_away_and_given_back() {
         if log.contains("services") && log.to_lowercase().contains("forbidden") { Ok(()) } else { Err(syncz) }
     })
     .await;
+    let unread = kept().await;
+    assert_eq!((&unread["inForce"], unread.get("spec")), (&json!(true), None));
+    assert!(unread["problem"].as_str().unwrap_or_default().contains("forbidden"), "{unread}");
     ns.pod("b", json!({ "app": "a" })).await;
     ztunnel
         .until("another kind goes on", |table| match table.workloads.get(&ns.uid("b")) {

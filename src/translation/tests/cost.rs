@@ -139,3 +139,24 @@ fn a_route_of_a_gateway_costs_its_host() {
     ];
     costs_little(&mut world, (&scope, ResourceType::Routes), &host(123, "v2"), "gateway_", &once);
 }
+
+/// What of the mesh's configuration nothing reads is read by nobody again.
+#[test]
+fn a_setting_of_the_mesh_that_is_not_read_costs_nothing() {
+    let mut world = World::new(&given(Some(waypoint())));
+    let mesh = |text: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
+             data: {{mesh: '{text}'}}\n"
+        )
+    };
+    put(&mut world, &(mesh("protocolDetectionTimeout: 1s") + "---\n" + &service(1, "v1")));
+    let before = recomputed(&world);
+    let ran = |world: &World| -> Vec<&str> {
+        recomputed(world).into_iter().filter(|(name, runs)| before[name] != *runs).map(|(name, _)| name).collect()
+    };
+    put(&mut world, &mesh("protocolDetectionTimeout: 2s"));
+    assert_eq!(ran(&world), ["configmaps", "mesh_config"]);
+    put(&mut world, &mesh("discoverySelectors: [{matchLabels: {a: b}}]"));
+    assert!(ran(&world).contains(&"kubernetes_services"), "what is read is");
+}
