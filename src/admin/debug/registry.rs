@@ -1,6 +1,6 @@
 //! Services and the places behind them, as istiod prints those of its model
-//! (`pilot/pkg/model/service.go`). Services are those of the graph; places are
-//! read from what proxies are told.
+//! (`pilot/pkg/model/service.go`), but for what is not known here. Services are
+//! those of the graph; places are read from what proxies are told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -152,7 +152,6 @@ fn service(service: &Service, cluster: &str) -> Value {
             "Labels": labels(&meta.labels),
             "ExportTo": export_to,
             "LabelSelectors": labels(&service.selector),
-            "Type": if kubernetes { "ClusterIP" } else { "" },
             "NodeLocal": service.distribution == Distribution::LocalNode,
             "TrafficDistribution": distribution,
             "ObjectName": &*meta.name,
@@ -292,7 +291,6 @@ fn endpoint(workload: &Workload, served: &Served<'_>, account: &str) -> Value {
         "Locality": { "Label": parts.join("/").trim_end_matches('/'), "ClusterID": workload.cluster_id },
         "EndpointPort": served.target,
         "LbWeight": workload.capacity.as_ref().map_or(1, |capacity| *capacity),
-        "TLSMode": "disabled",
         "TunnelProtocol": workload.tunnel_protocol().as_str_name(),
         "Namespace": workload.namespace,
         "WorkloadName": workload.workload_name,
