@@ -62,6 +62,12 @@ impl<T: Hash> From<T> for Hashed<T> {
     }
 }
 
+impl<T: serde::Serialize> serde::Serialize for Hashed<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.1.serialize(serializer)
+    }
+}
+
 impl<T> Clone for Hashed<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())

@@ -162,6 +162,21 @@ def test_services_of_a_proxy(fairway):
     assert get(fairway.monitoring, f"/debug/sidecarz?proxyID={name}")[0] == 404
 
 
+def test_what_a_waypoint_is_told_of_and_why(fairway):
+    name = "waypoint-6b8d9f7c55-r4wzn.bookinfo"
+    node = base_pb2.Node(id=f"waypoint~10.244.1.30~{name}~bookinfo.svc.cluster.local")
+    node.metadata.update({"LABELS": {"gateway.networking.k8s.io/gateway-name": "waypoint"}, "NAMESPACE": "bookinfo"})
+    cluster = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+    with fairway.plaintext() as channel, DeltaStream(channel) as stream:
+        stream.send(discovery_pb2.DeltaDiscoveryRequest(type_url=cluster, node=node))
+        stream.receive()
+        shown = page(fairway, f"sidecarz?proxyID={name}")
+    facts = shown["scope"]["Waypoint"]
+    assert (facts["namespace"], facts["gateway"], facts["families"]) == ("bookinfo", "waypoint", "V4")
+    hosts = {one["hostname"] for one in shown["services"]}
+    assert "reviews.bookinfo.svc.cluster.local" in hosts and "sleep.default.svc.cluster.local" not in hosts
+
+
 POLICY = """
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

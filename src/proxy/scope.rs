@@ -9,7 +9,7 @@ use crate::intern::Hashed;
 
 /// The facts of a proxy that influence what is generated for it. It is in the
 /// key of each row that is worked out for the proxy.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub enum Scope {
     /// An Envoy that serves a Gateway of a waypoint class.
     Waypoint(Hashed<WaypointScope>),
@@ -30,7 +30,7 @@ impl From<GatewayScope> for Scope {
 }
 
 /// The facts of a waypoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct WaypointScope {
     /// The namespace of the Gateway, and of the proxy.
     pub namespace: Arc<str>,
@@ -49,7 +49,7 @@ pub struct WaypointScope {
 }
 
 /// The facts of a gateway.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct GatewayScope {
     /// The namespace of the proxy.
     pub namespace: Arc<str>,
@@ -62,6 +62,7 @@ pub struct GatewayScope {
     /// Whether it cannot listen on ports below 1024.
     pub unprivileged: bool,
     /// What its own configuration says that the mesh's does not.
+    #[serde(serialize_with = "printed")]
     pub own: Option<Arc<OwnConfig>>,
     /// Where it is, and the labels that gateways select it by.
     pub place: Place,
@@ -70,6 +71,11 @@ pub struct GatewayScope {
     pub address: Option<IpAddr>,
     /// The namespaces and hosts of such ServiceEntries.
     pub listed_by: Arc<[(Arc<str>, Arc<str>)]>,
+}
+
+/// For `#[serde(serialize_with)]`: what is only read, as it is printed.
+fn printed<S: serde::Serializer>(own: &Option<Arc<OwnConfig>>, serializer: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&own.as_ref().map(|own| format!("{own:?}")), serializer)
 }
 
 /// Where a proxy is.

@@ -100,7 +100,7 @@ pub(super) async fn sidecarz(admin: &Admin, viewer: &Viewer, arguments: &Argumen
             "version": views.revision.to_string(),
             "name": &*status.node.name,
             "namespace": &*status.node.namespace,
-            "scope": scope.map(|scope| format!("{scope:?}")),
+            "scope": scope,
             "services": services,
             "sidecar": null,
         })
