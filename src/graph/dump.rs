@@ -29,7 +29,7 @@ pub struct Dump {
 pub struct DumpedRow {
     /// The key.
     pub key: String,
-    /// The row; none if it has left the graph.
+    /// The row, up to a length; none if it has left the graph.
     pub row: Option<String>,
     /// Where it comes from, if it was asked for by its key.
     pub provenance: Option<Provenance>,
@@ -45,10 +45,36 @@ impl fmt::Write for Same<'_> {
     }
 }
 
+/// Prints no more than so many bytes: a row may be megabytes that are encoded.
+struct Printed {
+    text: String,
+    most: usize,
+}
+
+impl fmt::Write for Printed {
+    fn write_str(&mut self, printed: &str) -> fmt::Result {
+        let fits = printed.floor_char_boundary(self.most - self.text.len());
+        self.text.push_str(&printed[..fits]);
+        if fits < printed.len() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+fn printed(row: &dyn Debug, most: usize) -> String {
+    let mut printed = Printed { text: String::new(), most };
+    match write!(printed, "{row:?}") {
+        Ok(()) => printed.text,
+        Err(_) => printed.text + "…",
+    }
+}
+
 fn prints_as(key: &dyn Debug, text: &str) -> bool {
     let mut rest = Same(text);
     write!(rest, "{key:?}").is_ok() && rest.0.is_empty()
 }
+
+/// How much is printed of a row, and of one that is asked for by its key.
+const LINE: usize = 4 << 10;
+const PAGE: usize = 1 << 20;
 
 impl Graph {
     /// Rows of the collection of a name: the one whose key is printed like
@@ -65,7 +91,7 @@ impl Graph {
                 return ControlFlow::Break(());
             }
             let provenance = key.map(|_| self.provenance_in(node.as_ref(), one.typed));
-            let row = one.row.map(|row| format!("{row:?}"));
+            let row = one.row.map(|row| printed(row, if key.is_some() { PAGE } else { LINE }));
             shown.push(DumpedRow { key: format!("{:?}", one.key), row, provenance });
             if key.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

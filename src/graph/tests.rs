@@ -409,3 +409,16 @@ fn tables_can_be_looked_into() {
     }
     assert_eq!(graph.dump("nothing", None, 10), None);
 }
+
+#[test]
+fn a_long_row_is_cut_short() {
+    let mut graph = Graph::new();
+    let texts = graph.input::<u8, String>("texts");
+    graph.put(texts, 1, "ä".repeat(3000));
+    graph.put(texts, 2, "b".repeat(4000));
+    graph.commit();
+    let rows: Vec<_> = graph.dump("texts", None, 10).unwrap().shown.into_iter().filter_map(|one| one.row).collect();
+    assert_eq!(rows, ["\"".to_owned() + &"ä".repeat(2047) + "…", format!("{:?}", "b".repeat(4000))]);
+    let whole = graph.dump("texts", Some("1"), 10).unwrap().shown.remove(0).row;
+    assert_eq!(whole, Some(format!("{:?}", "ä".repeat(3000))));
+}

@@ -269,8 +269,8 @@ pub(super) const PAGES: &[Row] = &[
         query: "?collection=NAME&key=KEY",
         by_namespace: false,
         of_istiod: true,
-        what: "The collections of the graph; of one that is named its rows, at most 1000, or one row and what it is \
-               made of.",
+        what: "The collections of the graph; of one that is named its rows, at most 1000 of them and 4 KiB of \
+               each, or one row and what it is made of.",
     },
     Row {
         page: Page::Diagnosticsz,
