@@ -40,6 +40,8 @@ fn admin(metrics_local_only: bool) -> Admin {
         authenticate: Arc::new(AuthenticatorChain::new(Arc::new(domains), Vec::new())),
         system_namespaces: Arc::default(),
         metrics_local_only,
+        profile: true,
+        stopping: CancellationToken::new(),
         levels: scopes::Levels::new("", Box::new(|_| Ok(()))),
     }
 }
@@ -57,9 +59,19 @@ async fn status(pages: &Router, path: &str, from: &str) -> u16 {
 #[tokio::test]
 async fn cve_2026_31838_debug_pages_are_for_nobody_unknown() {
     let pages = monitoring_pages(admin(false));
-    for path in
-        ["/debug", "/debug/", "/debug/syncz", "/debug/ambientz", "/debug/sourcez", "/debug/graphz", "/debug/ca/denials"]
-    {
+    for path in [
+        "/debug",
+        "/debug/",
+        "/debug/syncz",
+        "/debug/ambientz",
+        "/debug/sourcez",
+        "/debug/graphz",
+        "/debug/ca/denials",
+        "/debug/pprof",
+        "/debug/pprof/",
+        "/debug/pprof/cmdline",
+        "/debug/pprof/symbol",
+    ] {
         for from in ["10.0.0.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
             assert_eq!(status(&pages, path, from).await, 401, "{path} from {from}");
         }

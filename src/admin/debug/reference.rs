@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::PAGES;
+use crate::admin::profiles;
 
 /// The page.
 pub(super) fn reference() -> String {
@@ -25,7 +26,7 @@ pub(super) fn reference() -> String {
         let _ = writeln!(text, "| {path} | {} | {ours} | {own} |", row.what);
     }
     text += "\n`/debug` lists them. What istiod has beyond these is about machinery that is not here \
-             (`push_status`, `sidecarz`, `krtz`, `inject`, `pprof`), about several networks (`networkz`, `mcsz`), or \
+             (`push_status`, `sidecarz`, `krtz`, `inject`), about several networks (`networkz`, `mcsz`), or \
              answered by `/debug/ambientz`, `/debug/config_dump` and the objects themselves (`registryz`, `endpointz`, \
              `configz`, `instancesz`, `authorizationz`, `telemetryz`). Neither istioctl nor Kiali reads those; \
              `istioctl bug-report` collects whatever is there.\n\n\
@@ -35,8 +36,9 @@ pub(super) fn reference() -> String {
              ```sh\n\
              istioctl admin log --ctrlz_port 15014\n\
              istioctl admin log --ctrlz_port 15014 --level ads:debug\n\
-             ```\n\n\
-             ## Over xDS\n\n\
+             ```\n\n";
+    text += &profiles::reference();
+    text += "\n## Over xDS\n\n\
              On port 15012, to callers who have proved who they are, by the same rules; never on the plaintext port, \
              whatever `XDS_AUTH_PLAINTEXT` says. This is how istioctl asks.\n\n\
              | Type | Names | What |\n|---|---|---|\n\
