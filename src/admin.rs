@@ -8,6 +8,7 @@ pub mod access;
 pub mod ca;
 pub mod debug;
 pub mod metrics;
+mod profiles;
 pub mod render;
 pub mod scopes;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::ca::authenticate::Authenticate;
 use crate::source::Problems;
@@ -70,6 +72,10 @@ pub struct Admin {
     pub system_namespaces: Arc<[Arc<str>]>,
     /// Whether metrics too are for this machine only.
     pub metrics_local_only: bool,
+    /// Whether profiles may be taken.
+    pub profile: bool,
+    /// Cancelled when the process is about to end.
+    pub stopping: CancellationToken,
     /// What is logged.
     pub levels: scopes::Levels,
 }
@@ -90,7 +96,8 @@ pub fn health_pages(admin: Admin) -> Router {
 
 /// The pages of the monitoring port.
 pub fn monitoring_pages(admin: Admin) -> Router {
-    let debug = debug::pages().route_layer(from_fn_with_state(admin.clone(), access::identified));
+    let debug =
+        debug::pages().merge(profiles::pages()).route_layer(from_fn_with_state(admin.clone(), access::identified));
     let mut metrics = Router::new().route("/metrics", get(expose));
     if admin.metrics_local_only {
         metrics = metrics.route_layer(from_fn(access::local_only));

@@ -259,6 +259,8 @@ async fn start(
             .chain(environment.debug_namespaces.iter().map(|namespace| namespace.as_str().into()))
             .collect(),
         metrics_local_only: environment.metrics_local_only,
+        profile: flags.profile,
+        stopping: drain.clone(),
         levels,
     };
     xds.answer_with(Arc::new(pages.clone()));

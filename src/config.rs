@@ -95,6 +95,9 @@ pub struct Discovery {
     /// HTTP address: metrics, version, debug pages
     #[arg(long, default_value = ":15014")]
     pub monitoring_addr: String,
+    /// Profiles at monitoringAddr, below /debug/pprof
+    #[arg(long, num_args = 0..=1, default_value_t = true, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
+    pub profile: bool,
     /// DNS domain suffix of services
     #[arg(long, default_value = "cluster.local")]
     pub domain: String,
@@ -257,7 +260,7 @@ pub(crate) fn log_filter(levels: &str) -> String {
         }
     });
     // Libraries are quiet unless something is wrong.
-    ["info,h2=warn,hyper=warn,tower=warn,kube=warn,kube_client=off".to_string()]
+    ["info,h2=warn,hyper=warn,tower=warn,kube=warn,kube_client=off,pprof=warn".to_string()]
         .into_iter()
         .chain(directives)
         .collect::<Vec<_>>()

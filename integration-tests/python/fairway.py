@@ -35,11 +35,11 @@ class Fairway:
     """`fairway discovery`, started on entry and ended on exit: in file mode, or
     on the Kubernetes API of a kubeconfig."""
 
-    def __init__(self, binary, config, work, kubeconfig=None):
+    def __init__(self, binary, config, work, kubeconfig=None, flags=()):
         import cluster  # scripts/cluster.py
 
         self.binary, self.config, self.state = binary, config, work / "state"
-        self._kubeconfig = kubeconfig
+        self._kubeconfig, self._flags = kubeconfig, flags
         self._log_path = work / "fairway.log"
         addresses = [f"127.0.0.1:{port}" for port in cluster.free_ports(5)]
         self.grpc, self.secure_grpc, self.http, self.https, self.monitoring = addresses
@@ -55,6 +55,7 @@ class Fairway:
             "--httpAddr", self.http,
             "--httpsAddr", self.https,
             "--monitoringAddr", self.monitoring,
+            *self._flags,
         ]
         with open(self._log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -74,8 +75,8 @@ class Fairway:
         """Status, content type and body of a GET; the status 0 means that
         nothing answered."""
         try:
-            with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
-                return answer.status, answer.headers.get("Content-Type", ""), answer.read().decode()
+            with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+                return answer.status, answer.headers.get("Content-Type", ""), answer.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             return error.code, "", error.read().decode(errors="replace")
         except OSError as error:

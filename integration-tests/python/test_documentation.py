@@ -148,7 +148,8 @@ def test_the_pages_that_are_spoken_of_are_there(fairway):
     found = set(re.findall(r"`(/(?:debug|version|metrics)[a-z_/]*)", text)) | set(re.findall(r":15014(/[a-z_/]+)", text))
     assert len(found) >= 6
     for path in sorted(found):
-        wanting = {"/debug/provenancez": "?type=Address&name=none", "/debug/config_dump": "?proxyID=none"}
+        wanting = {"/debug/provenancez": "?type=Address&name=none", "/debug/config_dump": "?proxyID=none",
+                   "/debug/pprof/profile": "?seconds=1"}
         query = wanting.get(path, "")
         status, _, body = fairway.get(fairway.monitoring, path + query)
         assert status == 200 or (query and status == 404 and body), path

@@ -42,6 +42,8 @@ fn admin(metrics_local_only: bool) -> Admin {
         authenticate: Arc::new(AuthenticatorChain::new(Arc::new(domains), Vec::new())),
         system_namespaces: Arc::default(),
         metrics_local_only,
+        profile: true,
+        stopping: CancellationToken::new(),
         levels: scopes::Levels::new("", Box::new(|_| Ok(()))),
     }
 }
@@ -59,8 +61,9 @@ async fn status(pages: &Router, path: &str, from: &str) -> u16 {
 #[tokio::test]
 async fn cve_2026_31838_debug_pages_are_for_nobody_unknown() {
     let pages = monitoring_pages(admin(false));
-    let names = debug::names().map(|name| format!("/debug/{name}"));
-    for path in names.chain(["/debug".to_owned(), "/debug/".to_owned()]) {
+    let names =
+        debug::names().chain(["", "pprof", "pprof/", "pprof/cmdline", "pprof/symbol", "pprof/profile?seconds=0"]);
+    for path in names.map(|name| format!("/debug/{name}")).chain(["/debug".to_owned()]) {
         for from in ["10.0.0.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
             assert_eq!(status(&pages, &path, from).await, 401, "{path} from {from}");
         }

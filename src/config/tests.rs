@@ -24,10 +24,19 @@ fn the_arguments_of_istiods_chart_start_it() {
 #[test]
 fn flags_of_istiod_that_are_not_ours_are_named_with_their_values_gone() {
     let (flags, unknown) = discovery(
-        "serve --ctrlz_port 9876 --registries=Kubernetes --profile --clusterAliases a=b --domain x.example --tls-min-version=TLSV1_3",
+        "serve --ctrlz_port 9876 --registries=Kubernetes --clusterAliases a=b --domain x.example --tls-min-version=TLSV1_3",
     );
-    assert_eq!(unknown, ["--ctrlz_port", "--registries", "--profile", "--clusterAliases", "--tls-min-version"]);
+    assert_eq!(unknown, ["--ctrlz_port", "--registries", "--clusterAliases", "--tls-min-version"]);
     assert_eq!(flags.domain, "x.example");
+}
+
+#[test]
+fn profiles_are_there_unless_somebody_says_no() {
+    for (line, expected) in [("", true), (" --profile", true), (" --profile=true", true), (" --profile=false", false)] {
+        let (flags, unknown) = discovery(&format!("discovery{line} --domain x.example"));
+        assert!(unknown.is_empty(), "{unknown:?}");
+        assert_eq!((flags.profile, flags.domain.as_str()), (expected, "x.example"), "{line}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::pages::PAGES;
+use crate::admin::profiles;
 
 /// The page.
 pub(super) fn reference() -> String {
@@ -40,8 +41,9 @@ pub(super) fn reference() -> String {
              ```sh\n\
              istioctl admin log --ctrlz_port 15014\n\
              istioctl admin log --ctrlz_port 15014 --level ads:debug\n\
-             ```\n\n\
-             ## Over xDS\n\n\
+             ```\n\n";
+    text += &profiles::reference();
+    text += "\n## Over xDS\n\n\
              On port 15012, to callers who have proved who they are, by the same rules; never on the plaintext port, \
              whatever `XDS_AUTH_PLAINTEXT` says. This is how istioctl asks.\n\n\
              | Type | Names | What |\n|---|---|---|\n\
