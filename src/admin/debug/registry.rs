@@ -46,7 +46,7 @@ pub(super) async fn instancesz(admin: &Admin) -> Shown {
         let targets = |id: &str| -> Vec<Value> {
             let Some(workload) = of_proxy(&views, &cluster, id) else { return Vec::new() };
             let served = served(&workload, &services);
-            served.map(|one| json!({ "Service": service(one.service, &cluster), "Port": one.port() })).collect()
+            served.iter().map(|one| json!({ "Service": service(one.service, &cluster), "Port": one.port() })).collect()
         };
         let rows =
             statuses.iter().map(|status| (status.node.name.to_string(), Value::Array(targets(&status.node.name))));
@@ -201,16 +201,19 @@ impl Served<'_> {
     }
 }
 
-/// The ports of services that a workload serves.
-fn served<'a>(workload: &Workload, services: &'a Services) -> impl Iterator<Item = Served<'a>> {
+/// The ports of services that a workload serves, by service.
+fn served<'a>(workload: &Workload, services: &'a Services) -> Vec<Served<'a>> {
     let mut names: Vec<_> = workload.services.iter().collect();
     names.sort_by(|a, b| a.0.cmp(b.0));
-    let served = names.into_iter().flat_map(|(name, ports)| {
-        let service = name.split_once('/').and_then(|(namespace, host)| services.get(&(namespace.into(), host.into())));
-        let numbers: Vec<_> = ports.ports.iter().map(|port| (port.service_port, port.target_port)).collect();
-        numbers.into_iter().filter_map(move |(number, target)| Some(Served { service: service?, number, target }))
-    });
-    served.collect::<Vec<_>>().into_iter()
+    let mut served = Vec::new();
+    for (name, ports) in names {
+        let Some((namespace, hostname)) = name.split_once('/') else { continue };
+        // It may be newer than the services here, or older.
+        let Some(service) = services.get(&(namespace.into(), hostname.into())) else { continue };
+        let ports = ports.ports.iter();
+        served.extend(ports.map(|port| Served { service, number: port.service_port, target: port.target_port }));
+    }
+    served
 }
 
 fn workload(resource: &Resource) -> Option<Workload> {
