@@ -185,7 +185,9 @@ def test_the_process_ends_though_somebody_profiles_it(fairway):
     asker.request("GET", f"{PROFILE}?seconds=300")
     until(lambda: profiled(fairway), "profiled")
     assert fairway.terminate() == 0
-    assert asker.getresponse().status == 503
+    # It has begun, so all there is to say is that it is not whole.
+    with asker.getresponse() as answer, pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        answer.read()
     assert "did not end in time" not in fairway.log()
 
 

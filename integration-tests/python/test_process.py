@@ -104,7 +104,7 @@ def test_a_page_is_asked_for_as_bug_report_does(fairway, tmp_path, name):
     assert "syncz" in json.loads(ask("GET", "debug/list").stdout)
     assert ask("GET", "/debug/list").stdout == ask("GET", "debug/list").stdout
     # bug-report throws all pages away if one of its commands fails.
-    missing = ask("GET", "debug/krtz")
+    missing = ask("GET", "debug/nothing")
     assert missing.returncode == 0 and "404 page not found" in missing.stdout
     wrong = ask("GET", "debug/config_dump")
     assert wrong.returncode != 0 and "400" in wrong.stderr and "proxyID" in wrong.stderr

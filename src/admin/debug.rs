@@ -1,7 +1,7 @@
 //! Debug pages, in JSON. Those that istiod has look as istiod's do, so that
 //! istioctl and Kiali can read them; what they say beyond that is more fields.
 //!
-//! THE table of pages is in [`pages`]. The same pages are served over HTTP and, to
+//! THE table of pages is in `pages.rs`. The same pages are served over HTTP and, to
 //! those who ask for the type `istio.io/debug`, over xDS ([`over_xds`]).
 
 mod config_dump;

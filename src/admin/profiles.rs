@@ -16,11 +16,13 @@ mod tests;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio_util::sync::CancellationToken;
@@ -113,8 +115,7 @@ async fn show(name: &str, uri: &Uri, stopping: &CancellationToken) -> Shown {
     match name {
         "profile" => {
             let duration = seconds(uri)?;
-            let stopped = Err((StatusCode::SERVICE_UNAVAILABLE, "shutting down".into()));
-            stopping.run_until_cancelled(profile(duration)).await.unwrap_or(stopped)
+            profile(duration, stopping.clone()).await
         }
         "cmdline" => {
             let words: Vec<_> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -148,28 +149,41 @@ fn seconds(uri: &Uri) -> Result<Duration, (StatusCode, String)> {
     }
 }
 
-/// A profile of the time to come. Whoever goes away ends it: what is under way is
-/// dropped with the answer.
-async fn profile(duration: Duration) -> Shown {
+/// A profile of the time to come. That it has begun is answered at once, as those
+/// who ask wait for so much only a little longer than they asked for. Whoever goes
+/// away ends it: what is under way is dropped with the answer.
+async fn profile(duration: Duration, stopping: CancellationToken) -> Shown {
     let turn = recording::turn().map_err(status)?;
     tracing::info!(seconds = duration.as_secs(), "a CPU profile begins");
-    let mut recording = blocking(move || Recording::begin(turn)).await?;
+    let recording = blocking(move || Recording::begin(turn)).await?;
+    let recorded = async move {
+        let stopped = Err(std::io::Error::other("shutting down"));
+        stopping.run_until_cancelled(record(recording, duration)).await.unwrap_or(stopped)
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=\"profile\""),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, Body::from_stream(futures::stream::once(recorded))).into_response())
+}
+
+/// What is recorded until a time has passed, as it is sent.
+async fn record(mut recording: Recording, duration: Duration) -> std::io::Result<Bytes> {
     let end = Instant::now() + duration;
+    let failed = |(_, reason)| {
+        tracing::warn!(reason, "a CPU profile has failed");
+        std::io::Error::other(reason)
+    };
     loop {
         let left = end.saturating_duration_since(Instant::now());
         tokio::time::sleep(left.min(recording::WINDOW)).await;
         if left <= recording::WINDOW {
             break;
         }
-        recording = blocking(move || recording.read()).await?;
+        recording = blocking(move || recording.read()).await.map_err(failed)?;
     }
-    let body = blocking(move || Ok(compressed(&format::encode(&recording.end()?)))).await?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream"),
-        (header::CONTENT_DISPOSITION, "attachment; filename=\"profile\""),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    Ok((headers, body).into_response())
+    blocking(move || Ok(compressed(&format::encode(&recording.end()?)).into())).await.map_err(failed)
 }
 
 /// Does something away from the threads that serve.
