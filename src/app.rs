@@ -190,8 +190,15 @@ async fn start(
     let node_proxies = authority::node_proxies(&environment)?;
     let asked = Arc::<Demand<Want>>::default();
     let (access, may_list) = watch::channel(Access::new());
-    let heard =
-        Heard { wanted: demand.follow(), verdicts: hearing, keys: fetched, asked: asked.follow(), access: may_list };
+    let (speaks, spoken) = watch::channel(false);
+    let heard = Heard {
+        wanted: demand.follow(),
+        verdicts: hearing,
+        keys: fetched,
+        asked: asked.follow(),
+        access: may_list,
+        speaks: spoken,
+    };
     let (published, questions, writer_ended) = writer::start(settings.clone(), pace, node_proxies, heard, events)?;
     tasks.spawn("graph", async move {
         let _ = writer_ended.await;
@@ -308,7 +315,7 @@ async fn start(
         gateways::write(tasks, api, facts, &flags, &environment, &settings, connections);
     }
     if let (Some(client), false) = (&client, flags.read_only) {
-        statuses::write(tasks, client, &environment, &settings, &published);
+        statuses::write(tasks, client, &environment, &settings, &published, speaks);
         balance::keep(tasks, client.clone(), &environment, &settings, xds.connections().clone());
     }
     let keepalive = edge::Keepalive {

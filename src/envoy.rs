@@ -11,6 +11,7 @@ pub mod cluster;
 mod destination;
 pub mod encode;
 pub mod endpoint;
+mod expected;
 pub mod gateway;
 pub mod listener;
 pub mod matcher;
@@ -76,8 +77,15 @@ struct Drafts {
     written: BTreeSet<Scope>,
 }
 
-/// What is made for each of `connected`, the scopes that proxies have.
-pub fn configs(graph: &mut Graph, model: &Model, connected: Collection<Scope, ()>) -> Configs {
+/// What is made for each of `connected`, the scopes that proxies have, and while
+/// this replica `speaks` for all, for those that should be there besides.
+pub fn configs(
+    graph: &mut Graph,
+    model: &Model,
+    connected: Collection<Scope, ()>,
+    speaks: Collection<(), ()>,
+) -> Configs {
+    let connected = expected::with_expected(graph, model, connected, speaks);
     let places = Places::new(graph, model);
     let placed =
         graph.derive("placed_scopes", connected, move |cx, scope, ()| [(scope.clone(), places.placed(cx, scope))]);

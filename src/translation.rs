@@ -47,6 +47,8 @@ pub struct Translation {
     network_gateways: Collection<GatewayKey, NetworkGateway>,
     /// The scopes of connected proxies.
     scopes: Collection<Scope, ()>,
+    /// Whether there is a row: whether this replica speaks for all.
+    speaks: Collection<(), ()>,
     resources: Resources,
     configs: Configs,
     views: Arc<Views>,
@@ -81,7 +83,8 @@ impl Translation {
         let resources = workload::resources(&mut graph, &model);
         let facts = facts::collections(&mut graph, &model);
         let scopes = graph.input("scopes");
-        let configs = envoy::configs(&mut graph, &model, scopes);
+        let speaks = graph.input("speaks_for_all");
+        let configs = envoy::configs(&mut graph, &model, scopes, speaks);
         let views = Arc::new(Views::new(0, Layer::default(), Layer::default()));
         let (services, network_gateways) = (model.services, model.network_gateways);
         let (key_sets, credentials, tags) = (model.key_sets, model.credentials, model.scope().tags());
@@ -98,6 +101,7 @@ impl Translation {
             services,
             network_gateways,
             scopes,
+            speaks,
             resources,
             configs,
             views,
@@ -115,6 +119,15 @@ impl Translation {
     /// Notes which scopes have a proxy.
     pub fn want(&mut self, scopes: impl IntoIterator<Item = Scope>) {
         self.graph.reset(self.scopes, scopes.into_iter().map(|scope| (scope, ())));
+    }
+
+    /// Notes whether this replica speaks about objects for all: then what is said
+    /// of them is complete, whichever replicas proxies are connected to.
+    pub fn speak_for_all(&mut self, speaks: bool) {
+        match speaks {
+            true => self.graph.put(self.speaks, (), ()),
+            false => self.graph.delete(self.speaks, ()),
+        }
     }
 
     /// Notes which keys of token issuers have been fetched.

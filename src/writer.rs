@@ -60,6 +60,8 @@ pub struct Published {
     pub revisions: watch::Receiver<Arc<Revisions>>,
     /// What is to be said of objects.
     pub statuses: watch::Receiver<Statuses>,
+    /// Whether that is complete, so that this replica can speak for all.
+    pub complete: watch::Receiver<bool>,
     /// What is known of the Gateway API's Gateways.
     pub gateways: watch::Receiver<GatewayTable>,
     /// What is to be said of what proxies rejected.
@@ -94,7 +96,13 @@ pub struct Heard {
     pub asked: watch::Receiver<Wanted<Want>>,
     /// Which of their accounts may list Secrets.
     pub access: watch::Receiver<Access>,
+    /// Whether this replica speaks about objects for all.
+    pub speaks: watch::Receiver<bool>,
 }
+
+/// When a commit began and ended, and when the first of its events was heard and
+/// how many there were.
+type Committed = (SystemTime, SystemTime, Option<(SystemTime, usize)>);
 
 struct Writer {
     translation: Translation,
@@ -106,6 +114,9 @@ struct Writer {
     namespaces: watch::Sender<Arc<BTreeSet<String>>>,
     revisions: watch::Sender<Arc<Revisions>>,
     book: Book,
+    /// Whether this replica is to speak for all, and whether it can.
+    speaks: bool,
+    complete: watch::Sender<bool>,
     wanted_keys: watch::Sender<Arc<WantedKeys>>,
     vault: watch::Sender<Arc<Vault>>,
     wanted_objects: watch::Sender<Arc<BTreeSet<Place>>>,
@@ -149,6 +160,8 @@ impl Writer {
         let translation = Translation::new(settings.clone());
         Self {
             book: Book::new(&translation.facts),
+            speaks: false,
+            complete: watch::Sender::new(false),
             vault: watch::Sender::new(translation.empty_vault()),
             revisions: watch::Sender::new(Arc::new(Revisions::new(&settings.revision))),
             translation,
@@ -178,6 +191,7 @@ impl Writer {
             namespaces: self.namespaces.subscribe(),
             revisions: self.revisions.subscribe(),
             statuses: self.book.subscribe(),
+            complete: self.complete.subscribe(),
             gateways: self.book.gateways(),
             rejections: self.rejections.subscribe(),
             wanted_keys: self.wanted_keys.subscribe(),
@@ -192,7 +206,7 @@ impl Writer {
         mut self,
         pace: Pace,
         mut events: Receiver,
-        Heard { mut wanted, verdicts: mut hearing, mut keys, asked: mut needs, mut access }: Heard,
+        Heard { mut wanted, verdicts: mut hearing, mut keys, asked: mut needs, mut access, mut speaks }: Heard,
         mut asked: tokio::sync::mpsc::Receiver<Question>,
     ) {
         let mut committed: Option<Instant> = None;
@@ -227,6 +241,13 @@ impl Writer {
                 Ok(()) = access.changed() => {
                     let access = access.borrow_and_update().clone();
                     self.publish_vault(Some(Accounts::Asked(access)));
+                }
+                Ok(()) = speaks.changed() => {
+                    self.speaks = *speaks.borrow_and_update();
+                    self.translation.speak_for_all(self.speaks);
+                    if self.missing.is_empty() {
+                        self.commit();
+                    }
                 }
                 _ = clock.tick() => {
                     if self.missing.is_empty() && self.translation.tick(Timestamp::now()) {
@@ -309,9 +330,15 @@ impl Writer {
         let committed = begun.map(|begun| (begun, SystemTime::now(), self.heard.take()));
         let before = self.stats.swap(Arc::new(self.translation.graph.stats()));
         let first = !*self.synced.borrow();
-        if !changed && !first {
-            return;
+        if changed || first {
+            self.publish(committed, &before, first);
         }
+        // Whoever waits for this finds what was said before.
+        self.complete.send_if_modified(|complete| std::mem::replace(complete, self.speaks) != self.speaks);
+    }
+
+    /// Publishes what came of a commit.
+    fn publish(&mut self, committed: Option<Committed>, before: &[Stats], first: bool) {
         self.publish_facts();
         // Before what refers to it.
         self.publish_vault(None);
@@ -320,7 +347,7 @@ impl Writer {
         if let Some((begun, committed, heard)) = committed {
             // Before anybody can be told of it.
             let (heard, events) = heard.unwrap_or((begun, 0));
-            let (revision, rows) = (views.as_ref().map(|views| views.revision), self.recomputed(&before));
+            let (revision, rows) = (views.as_ref().map(|views| views.revision), self.recomputed(before));
             spans::changed(spans::Change { heard, events, begun, committed, revision, rows });
         }
         if let Some(views) = views {

@@ -1,7 +1,9 @@
 //! What is written back to the objects that the mesh is made from.
 
+use tokio::sync::watch;
+
 use crate::config::Environment;
-use crate::controller::status::{OF_OBJECTS, OF_PROXIES, StatusController};
+use crate::controller::status::{Completeness, OF_OBJECTS, OF_PROXIES, StatusController};
 use crate::model::Settings;
 use crate::writer::Published;
 
@@ -14,10 +16,12 @@ pub(super) fn write(
     environment: &Environment,
     settings: &Settings,
     published: &Published,
+    speaks: watch::Sender<bool>,
 ) {
-    for (name, part, statuses) in [
-        ("statuses", OF_OBJECTS, published.statuses.clone()),
-        ("statuses of what was rejected", OF_PROXIES, published.rejections.clone()),
+    let complete = Completeness { wanted: speaks, reached: published.complete.clone() };
+    for (name, part, statuses, completeness) in [
+        ("statuses", OF_OBJECTS, published.statuses.clone(), Some(complete)),
+        ("statuses of what was rejected", OF_PROXIES, published.rejections.clone(), None),
     ] {
         let controller = StatusController {
             client: client.clone(),
@@ -26,6 +30,7 @@ pub(super) fn write(
             identity: environment.pod_name.as_str().into(),
             revisions: published.revisions.clone(),
             statuses,
+            completeness,
         };
         let stop = tasks.stop.clone();
         tasks.serve(name, async move {

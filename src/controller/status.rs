@@ -19,7 +19,7 @@ mod run;
 mod tests;
 
 pub use plan::{Plan, of_another_revision, plan};
-pub use run::StatusController;
+pub use run::{Completeness, StatusController};
 
 /// What an instance writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -143,28 +143,15 @@ fn labels(node: &WireNode) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Labels by which the pods of one Deployment or StatefulSet differ.
-const OF_ONE_POD: [&str; 4] = [
-    "pod-template-hash",
-    "controller-revision-hash",
-    "statefulset.kubernetes.io/pod-name",
-    "apps.kubernetes.io/pod-index",
-];
-
 /// Where the node says it is.
 fn place(node: &WireNode) -> Place {
     let locality = node.locality.clone().unwrap_or_default();
-    let mut labels: Vec<(Arc<str>, Arc<str>)> = labels(node)
-        .filter(|(name, _)| !OF_ONE_POD.contains(name))
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect();
-    labels.sort_unstable();
     Place {
         region: locality.region.into(),
         zone: locality.zone.into(),
         subzone: locality.sub_zone.into(),
         node: metadata(node, "NODE_NAME").unwrap_or_default().into(),
-        labels: labels.into(),
+        labels: Place::labels_of(labels(node)),
     }
 }
 

@@ -95,7 +95,23 @@ pub struct Place {
     pub labels: Arc<[(Arc<str>, Arc<str>)]>,
 }
 
+/// Labels by which the pods of one Deployment or StatefulSet differ.
+const OF_ONE_POD: [&str; 4] = [
+    "pod-template-hash",
+    "controller-revision-hash",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+];
+
 impl Place {
+    /// Labels of a pod as they are kept, from all it has.
+    pub fn labels_of<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> Arc<[(Arc<str>, Arc<str>)]> {
+        let labels = labels.filter(|(name, _)| !OF_ONE_POD.contains(name));
+        let mut labels: Vec<(Arc<str>, Arc<str>)> = labels.map(|(name, value)| (name.into(), value.into())).collect();
+        labels.sort_unstable();
+        labels.into()
+    }
+
     /// The value of a label of the proxy's pod.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)

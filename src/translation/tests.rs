@@ -316,17 +316,65 @@ fn settings(text: &str) -> Settings {
     settings
 }
 
-#[test]
-fn golden_files() {
+/// The golden files, in order.
+fn golden() -> Vec<PathBuf> {
     let folders = ["src/workload/golden", "src/envoy/golden"];
     let folders = folders.map(|folder| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder));
     let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("the folder is there"));
     let files = entries.map(|entry| entry.expect("readable").path());
-    // Held while many messages are shown.
-    let _descriptors = describe::load().expect("they are ours");
     let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
     files.sort();
     assert!(files.len() > 20, "golden files are found");
+    files
+}
+
+/// What is wrong with objects is said by one replica, whichever replicas proxies
+/// are connected to.
+#[test]
+fn who_speaks_for_all_says_what_others_would() {
+    let (mut wrong, mut said) = (Vec::new(), 0);
+    for path in golden() {
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let (input, _) = text.split_once("# Output\n").unwrap_or((&text, ""));
+        let given = Given::new(input);
+        let Some(proxy) = given.proxy else { continue };
+        let mut objects = objects(&with_key(input));
+        if let Scope::Gateway(gateway) = &proxy {
+            // Proxies are pods, and a Service leads to them.
+            objects.extend(front(gateway));
+        }
+        let found = |proxy: Option<Scope>, speaks| {
+            let mut world = World::new(&Given { proxy, ..Given::new(input) });
+            world.translation.speak_for_all(speaks);
+            world.apply(objects.iter().cloned().map(Change::Put));
+            world.translation.graph.diagnostics()
+        };
+        let (alone, connected, expected) = (found(None, false), found(Some(proxy), false), found(None, true));
+        said += connected.iter().filter(|one| !alone.contains(one)).count();
+        let missing = connected.iter().filter(|one| !expected.contains(one));
+        wrong.extend(missing.map(|one| format!("{}: {one}", path.display())));
+    }
+    assert!(wrong.is_empty(), "not said:\n{}", wrong.join("\n"));
+    assert!(said > 20, "{said} findings are about what proxies are told");
+}
+
+/// A pod that is this proxy, and a Service that leads to it.
+fn front(proxy: &GatewayScope) -> Vec<Object> {
+    let labels: Vec<_> = proxy.place.labels.iter().map(|(key, value)| format!("{key}: \"{value}\"")).collect();
+    let (namespace, labels) = (&proxy.namespace, labels.join(", "));
+    objects(&format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: the-proxy, namespace: {namespace}, labels: {{{labels}}}}}\n\
+         spec: {{nodeName: n}}\nstatus: {{phase: Running, podIP: 10.99.0.1}}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {{name: the-proxy, namespace: {namespace}}}\n\
+         spec: {{clusterIP: 10.99.1.1, selector: {{{labels}}}, ports: [{{name: tls, port: 15021}}]}}\n"
+    ))
+}
+
+#[test]
+fn golden_files() {
+    // Held while many messages are shown.
+    let _descriptors = describe::load().expect("they are ours");
+    let files = golden();
     let wrong: Vec<_> = files.iter().filter_map(|path| check(path).err()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -17,6 +17,8 @@ struct World {
     end: oneshot::Receiver<()>,
     /// Tells the writer which keys have been fetched.
     keys: watch::Sender<Fetched>,
+    /// Tells it to speak for all.
+    speaks: watch::Sender<bool>,
     /// Kept, or nothing would ever be asked for.
     _demand: Arc<Demand>,
 }
@@ -32,9 +34,10 @@ impl World {
         let (keys, fetched) = watch::channel(Fetched::new());
         let verdicts = crate::xds::verdict::channel().1;
         let (asked, access) = (Arc::<Demand<Want>>::default().follow(), watch::channel(Access::new()).1);
-        let heard = Heard { wanted: demand.follow(), verdicts, keys: fetched, asked, access };
+        let (speaks, spoken) = watch::channel(false);
+        let heard = Heard { wanted: demand.follow(), verdicts, keys: fetched, asked, access, speaks: spoken };
         let (published, questions, end) = start(Arc::default(), pace, proxies, heard, events).unwrap();
-        Self { sender, published, questions, end, keys, _demand: demand }
+        Self { sender, published, questions, end, keys, speaks, _demand: demand }
     }
 
     async fn put(&self, yaml: &str) {
@@ -199,6 +202,19 @@ async fn keys_are_asked_for_and_known() {
     };
     let found = tokio::time::timeout(LIMIT, known).await.expect("in time");
     assert_eq!(found[0].field, "spec.jwtRules[0].jwksUri");
+}
+
+#[tokio::test]
+async fn it_says_when_it_can_speak_for_all() {
+    let world = World::new();
+    world.speaks.send_replace(true);
+    let mut complete = world.published.complete.clone();
+    world.put(&pod("a", "one", "Running")).await;
+    world.synced(Kind::ALL).await;
+    tokio::time::timeout(LIMIT, complete.wait_for(|complete| *complete)).await.unwrap().unwrap();
+    assert!(*world.published.synced.borrow(), "what is said before is of half a mesh");
+    world.speaks.send_replace(false);
+    tokio::time::timeout(LIMIT, complete.wait_for(|complete| !*complete)).await.unwrap().unwrap();
 }
 
 #[tokio::test]

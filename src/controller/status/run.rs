@@ -37,6 +37,40 @@ const STEPS: usize = 4;
 
 type Object = (Kind, ObjectKey);
 
+/// How long a leader waits until it can speak for all. What it says then is mended
+/// when it can.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is said of objects is complete where somebody speaks for all.
+#[derive(Clone)]
+pub struct Completeness {
+    /// Whether this replica is to.
+    pub wanted: watch::Sender<bool>,
+    /// Whether it can.
+    pub reached: watch::Receiver<bool>,
+}
+
+/// This replica speaks for all until this is dropped.
+struct Speaker(watch::Sender<bool>);
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}
+
+impl Completeness {
+    /// Begins to speak for all.
+    async fn begin(&mut self) -> Speaker {
+        let speaker = Speaker(self.wanted.clone());
+        self.wanted.send_replace(true);
+        if tokio::time::timeout(PATIENCE, self.reached.wait_for(|reached| *reached)).await.is_err() {
+            tracing::warn!("what is wrong with objects is not known for all proxies yet");
+        }
+        speaker
+    }
+}
+
 /// One instance of the engine.
 #[derive(Clone)]
 pub struct StatusController {
@@ -52,6 +86,8 @@ pub struct StatusController {
     pub revisions: watch::Receiver<Arc<Revisions>>,
     /// What is to be said.
     pub statuses: watch::Receiver<Statuses>,
+    /// What makes that complete, if it is the same for all replicas.
+    pub completeness: Option<Completeness>,
 }
 
 impl StatusController {
@@ -97,6 +133,10 @@ impl Leader {
     }
 
     async fn run(mut self) {
+        let _speaker = match &mut self.controller.completeness {
+            Some(completeness) => Some(completeness.begin().await),
+            None => None,
+        };
         self.known = self.controller.statuses.borrow_and_update().clone();
         self.controller.revisions.mark_unchanged();
         self.due.extend(self.known.keys().cloned());

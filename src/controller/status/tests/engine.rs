@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{condition, of_object, said};
 use crate::api::{Kind, ObjectKey};
 use crate::controller::lease::tests::Leases;
-use crate::controller::status::{OF_OBJECTS, OF_PROXIES, Part, StatusController};
+use crate::controller::status::{Completeness, OF_OBJECTS, OF_PROXIES, Part, StatusController};
 use crate::model::revision::Revisions;
 use crate::source::kube::scripted::{Call, server};
 use crate::status::{PROGRAMMED, REJECTED, Status, Statuses};
@@ -115,6 +115,15 @@ impl Test {
 
     /// A replica of a revision.
     fn of(api: Arc<Mutex<Api>>, revision: &str, part: Part, statuses: Statuses) -> Self {
+        Self::with((api, revision), part, statuses, None)
+    }
+
+    fn with(
+        (api, revision): (Arc<Mutex<Api>>, &str),
+        part: Part,
+        statuses: Statuses,
+        completeness: Option<Completeness>,
+    ) -> Self {
         let (client, script) = server();
         let store = api.clone();
         tokio::spawn(script.serve(move |call| store.lock().expect("no panic").answer(call)));
@@ -127,6 +136,7 @@ impl Test {
             identity: "one".into(),
             revisions: revisions.subscribe(),
             statuses: statuses.subscribe(),
+            completeness,
         };
         let cancel = CancellationToken::new();
         tokio::spawn(controller.run(cancel.clone()));
@@ -182,6 +192,27 @@ async fn what_differs_is_written_once() {
 }
 
 /// Two revisions say the same of an object that one of them owns.
+#[tokio::test(start_paused = true)]
+async fn a_leader_speaks_for_all_before_it_writes() {
+    let mut api = Api::default();
+    api.put("fine", Value::Null);
+    let (wanted, (reach, reached)) = (watch::Sender::new(false), watch::channel(false));
+    let mut asked = wanted.subscribe();
+    let completeness = Some(Completeness { wanted, reached });
+    let statuses: Statuses = [(key("fine"), good())].into_iter().collect();
+    let test = Test::with((Arc::new(Mutex::new(api)), "default"), OF_OBJECTS, statuses, completeness);
+    asked.wait_for(|asked| *asked).await.expect("it leads");
+    assert!(test.writes(20).await.is_empty(), "it does not know enough");
+    // What is found now is what is written.
+    let status = Arc::new(of_object([said("Accepted", false, "CredentialNotFound")]));
+    test.statuses.send_modify(|statuses| drop(statuses.insert(key("fine"), status)));
+    reach.send_replace(true);
+    assert_eq!(test.writes(5).await, ["fine"]);
+    assert_eq!(test.conditions("fine")[0]["reason"], "CredentialNotFound");
+    drop(test);
+    asked.wait_for(|asked| !*asked).await.expect("it does not lead any more");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_object_goes_from_one_revision_to_another_with_its_tag() {
     let mut api = Api::default();
