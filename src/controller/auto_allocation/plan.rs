@@ -119,8 +119,7 @@ impl Plan {
     }
 
     /// Changes what an address is used for, and notes whom that concerns.
-    /// Returns whether it is free now.
-    fn change(&mut self, address: IpAddr, change: impl FnOnce(&mut Use), concerned: &mut BTreeSet<ObjectKey>) -> bool {
+    fn change(&mut self, address: IpAddr, change: impl FnOnce(&mut Use), concerned: &mut BTreeSet<ObjectKey>) {
         let used = self.uses.entry(address).or_insert_with(|| {
             self.ranges.iter_mut().for_each(|range| range.take(address));
             Use::default()
@@ -128,12 +127,10 @@ impl Plan {
         change(used);
         concerned.extend(used.claims.iter().map(|(_, _, key, _)| key.clone()));
         concerned.extend(used.promised.clone());
-        let free = used.claims.is_empty() && used.promised.is_none();
-        if free {
+        if used.claims.is_empty() && used.promised.is_none() {
             self.uses.remove(&address);
             self.ranges.iter_mut().for_each(|range| range.free(address));
         }
-        free
     }
 
     /// Works out what an entry is to have. Returns whether an address became
@@ -169,7 +166,7 @@ impl Plan {
                 let known = before.iter().find(|(of, address)| of == host && range.is_of(*address) && is_free(address));
                 let address = match known {
                     Some((_, address)) => Some(*address),
-                    None => range.next(place(key, host), is_free),
+                    None => range.next(|| place(key, host), is_free),
                 };
                 let Some(address) = address else {
                     missing = true;

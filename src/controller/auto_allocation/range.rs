@@ -64,11 +64,11 @@ impl Range {
 
     /// The first free address at or after a place, going round; none if there
     /// is none.
-    pub(super) fn next(&self, hash: u128, is_free: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+    pub(super) fn next(&self, hash: impl FnOnce() -> u128, is_free: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         if self.used >= self.size {
             return None;
         }
-        let mut at = hash % self.size;
+        let mut at = hash() % self.size;
         loop {
             let address = self.address(at);
             if is_free(&address) {
