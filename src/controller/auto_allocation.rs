@@ -80,7 +80,7 @@ struct Leader {
     plan: Plan,
     due: Due<ObjectKey>,
     /// They end with the leadership, as the set does.
-    writes: JoinSet<(ObjectKey, bool)>,
+    writes: JoinSet<ObjectKey>,
     writing: BTreeSet<ObjectKey>,
     last: Instant,
     /// When changes that have come will be planned for.
@@ -132,9 +132,11 @@ impl Leader {
                     }
                 }
                 Some(done) = self.writes.join_next() => match done {
-                    Ok((key, done)) => {
+                    Ok(key) => {
                         self.writing.remove(&key);
-                        if !done {
+                        // Until it is seen to be as planned: it may have been
+                        // undone already, which is no change of what is known.
+                        if self.plan.due(&key).is_some() {
                             self.due.insert(key);
                         }
                     }
@@ -198,46 +200,33 @@ impl Leader {
         self.writing.insert(key.clone());
         let AutoAllocation { client, pools, .. } = self.controller.clone();
         self.writes.spawn(async move {
-            let done = write(&client, &pools, &key, &entry, &wanted).await;
-            (key, done)
+            write(&client, &pools, &key, &entry, &wanted).await;
+            key
         });
     }
 }
 
-/// Writes what is wanted. Returns whether there is nothing more to do.
-async fn write(
-    client: &kube::Client,
-    pools: &Pools,
-    key: &ObjectKey,
-    planned: &Entry,
-    wanted: &[AllocatedAddress],
-) -> bool {
+/// Writes what is wanted, if that is still what the object needs.
+async fn write(client: &kube::Client, pools: &Pools, key: &ObjectKey, planned: &Entry, wanted: &[AllocatedAddress]) {
     let object = Reference::new(Resource::ServiceEntry, &*key.namespace, &*key.name);
     let steps = async {
-        let Some(live) = resource::get(client, &object).await? else { return Ok(true) };
+        let Some(live) = resource::get(client, &object).await? else { return Ok(()) };
         match step(&live, pools, planned, wanted) {
-            Step::Nothing => Ok(true),
-            Step::Later => Ok(false),
+            Step::Nothing | Step::Later => Ok(()),
             Step::Patch(body) => {
                 let write = Write { object: object.clone(), manner: Manner::PatchStatus, body };
-                resource::write(client, &write, MANAGER).await?;
-                Ok(true)
+                resource::write(client, &write, MANAGER).await.map(drop)
             }
         }
     };
-    let result: Result<bool, RequestError> = steps.await;
+    let result: Result<(), RequestError> = steps.await;
     match result {
-        Ok(done) => done,
-        Err(error) if error.code() == Some(404) => true,
-        // Somebody else wrote in between.
-        Err(error) if matches!(error.code(), Some(409 | 422)) => {
+        Ok(()) => {}
+        // Somebody else wrote in between, or it is gone.
+        Err(error) if matches!(error.code(), Some(404 | 409 | 422)) => {
             tracing::debug!(%object, %error, "it has changed meanwhile");
-            false
         }
-        Err(error) => {
-            tracing::warn!(%object, %error, "its addresses cannot be written");
-            false
-        }
+        Err(error) => tracing::warn!(%object, %error, "its addresses cannot be written"),
     }
 }
 

@@ -145,12 +145,12 @@ impl Plan {
             self.change(*address, |used| used.promised = None, &mut nobody);
         }
         for (at, host) in entry.hosts.iter().enumerate() {
-            let mut has = [false; 2];
+            let (mut has, mut seen) = ([false; 2], BTreeSet::new());
             for allocated in entry.allocated.iter().filter(|one| one.host == *host) {
                 let Some(address) = parse(&allocated.value) else { continue };
                 let claim = (true, entry.created, key.clone(), at);
                 let first = self.uses.get(&address).and_then(|used| used.claims.first());
-                if first != Some(&claim) || wanted.contains(allocated) {
+                if first != Some(&claim) || !seen.insert(address) {
                     continue;
                 }
                 wanted.push(allocated.clone());

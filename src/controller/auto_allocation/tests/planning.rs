@@ -90,6 +90,8 @@ fn what_a_status_says_stays() {
     // Whoever wrote it, and wherever it is from.
     let other = &[("h", "10.1.2.3"), ("h", "10.1.2.4"), ("h", "2001:DB8::7")];
     kept(&[("a", made(1, &["h"], other))], "a", other);
+    let twice = &[("h", "240.240.0.1"), ("h", "2001:2::a"), ("h", "2001:2::A")];
+    kept(&[("a", made(1, &["h"], twice))], "a", &twice[..2]);
     let turned = &[("h", "2001:2::1"), ("h", "240.240.0.1")];
     kept(&[("a", made(1, &["h"], turned))], "a", turned);
     // A host more: the others keep theirs. One less: only its own go.
