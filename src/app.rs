@@ -33,6 +33,7 @@ use crate::ca::metrics::CaMetrics;
 use crate::config::{self, Discovery, Environment, Traces};
 use crate::credential::Want;
 use crate::model::Settings;
+use crate::model::auto_allocation::Pools;
 use crate::model::key_set::Fetched;
 use crate::model::mesh::MeshConfig;
 use crate::source::originals::Originals;
@@ -169,6 +170,7 @@ async fn start(
         ingress_namespace: environment.ingress_namespace.as_str().into(),
         all_services_at_gateways: !environment.filter_gateway_clusters,
         http10: environment.http10,
+        auto_allocation: environment.auto_allocation.map(|(v4, v6)| Pools { v4, v6 }),
     });
     trace(&environment)?;
     let address = |flag, text: &str| config::address(flag, text).map_err(anyhow::Error::msg);
@@ -316,6 +318,7 @@ async fn start(
     }
     if let (Some(client), false) = (&client, flags.read_only) {
         statuses::write(tasks, client, &environment, &settings, &published, speaks);
+        statuses::allocate(tasks, client, &environment, &settings, &published);
         balance::keep(tasks, client.clone(), &environment, &settings, xds.connections().clone());
     }
     let keepalive = edge::Keepalive {

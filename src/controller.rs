@@ -3,6 +3,7 @@
 //! server-side apply. One replica at a time does, under a [`lease`]; serving
 //! proxies never depends on who that is.
 
+pub mod auto_allocation;
 pub mod covers;
 pub mod event;
 pub mod gateway;

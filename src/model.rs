@@ -8,6 +8,7 @@
 
 pub mod attached;
 pub mod authorization;
+pub mod auto_allocation;
 pub mod backend_tls;
 pub mod binding;
 pub mod by_host;
@@ -44,6 +45,7 @@ use crate::api::{Inputs, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject};
 
 use authorization::SelectorPolicies;
+use auto_allocation::{Entry, Pools};
 use destination_rule::DestinationRules;
 use endpoint_slice::Slices;
 use gateway::credential::Led;
@@ -97,6 +99,8 @@ pub struct Settings {
     pub all_services_at_gateways: bool,
     /// Whether all proxies take HTTP/1.0, and not only those that say so.
     pub http10: bool,
+    /// Where ServiceEntries without addresses get some from, if they do.
+    pub auto_allocation: Option<Pools>,
 }
 
 impl Default for Settings {
@@ -115,6 +119,7 @@ impl Default for Settings {
             ingress_namespace: "istio-system".into(),
             all_services_at_gateways: false,
             http10: false,
+            auto_allocation: Some(Pools::default()),
         }
     }
 }
@@ -188,6 +193,8 @@ pub struct Model {
     pub selector_policies: SelectorPolicies,
     /// Whether callers must prove who they are.
     pub peer_authentications: PeerAuthentications,
+    /// ServiceEntries that want addresses, and those that have some.
+    pub auto_allocation: Collection<ObjectKey, Entry>,
 }
 
 impl Model {
@@ -254,6 +261,7 @@ impl Model {
             network_gateways_by_network,
             selector_policies: authorization::selector_policies(graph, &scope),
             peer_authentications: peer_authentication::peer_authentications(graph, &scope),
+            auto_allocation: auto_allocation::entries(graph, &scope),
             scope,
         }
     }

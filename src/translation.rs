@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::api::ObjectKey;
 use crate::api::kinds::{Change, Inputs, Kind};
 use crate::credential::{Asked, Place};
 use crate::envoy::{self, Configs};
 use crate::graph::{Collection, Graph, Provenance};
+use crate::model::auto_allocation::Entry;
 use crate::model::key_set::{Fetched, KeySets};
 use crate::model::network::{GatewayKey, NetworkGateway};
 use crate::model::revision::Tags;
@@ -43,6 +45,8 @@ pub struct Translation {
     pub credentials: Credentials,
     /// What names of revisions stand for.
     pub tags: Tags,
+    /// ServiceEntries that want addresses, and those that have some.
+    pub auto_allocation: Collection<ObjectKey, Entry>,
     services: Collection<ServiceKey, Arc<Service>>,
     network_gateways: Collection<GatewayKey, NetworkGateway>,
     /// The scopes of connected proxies.
@@ -98,6 +102,7 @@ impl Translation {
             key_sets,
             credentials,
             tags,
+            auto_allocation: model.auto_allocation,
             services,
             network_gateways,
             scopes,

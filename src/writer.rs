@@ -25,6 +25,7 @@ use crate::ca::node::NodeAccount;
 use crate::credential::{Place, Want};
 use crate::graph::{Diagnostic, Stats};
 use crate::model::Settings;
+use crate::model::auto_allocation::Entries;
 use crate::model::key_set::{Fetched, KeySource};
 use crate::model::mesh::{self, MeshConfig};
 use crate::model::revision::Revisions;
@@ -64,6 +65,8 @@ pub struct Published {
     pub complete: watch::Receiver<bool>,
     /// What is known of the Gateway API's Gateways.
     pub gateways: watch::Receiver<GatewayTable>,
+    /// ServiceEntries that want addresses, and those that have some.
+    pub auto_allocation: watch::Receiver<Entries>,
     /// What is to be said of what proxies rejected.
     pub rejections: watch::Receiver<Statuses>,
     /// The keys of token issuers that are to be fetched.
@@ -117,6 +120,7 @@ struct Writer {
     /// Whether this replica is to speak for all, and whether it can.
     speaks: bool,
     complete: watch::Sender<bool>,
+    auto_allocation: watch::Sender<Entries>,
     wanted_keys: watch::Sender<Arc<WantedKeys>>,
     vault: watch::Sender<Arc<Vault>>,
     wanted_objects: watch::Sender<Arc<BTreeSet<Place>>>,
@@ -167,6 +171,7 @@ impl Writer {
             translation,
             settings,
             missing: Kind::ALL.iter().copied().collect(),
+            auto_allocation: watch::Sender::new(Entries::new()),
             views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
             synced: watch::Sender::new(false),
             mesh: watch::Sender::new(Arc::default()),
@@ -193,6 +198,7 @@ impl Writer {
             statuses: self.book.subscribe(),
             complete: self.complete.subscribe(),
             gateways: self.book.gateways(),
+            auto_allocation: self.auto_allocation.subscribe(),
             rejections: self.rejections.subscribe(),
             wanted_keys: self.wanted_keys.subscribe(),
             vault: self.vault.subscribe(),
@@ -380,6 +386,7 @@ impl Writer {
         let map = self.translation.graph.get(self.translation.inputs.config_maps, &mesh::config_map(&self.settings));
         self.publish_wanted_keys();
         self.publish_revisions();
+        self.publish_auto_allocation();
         let given = self.settings.mesh_file.clone();
         let mesh = given.or_else(|| map?.data.mesh.clone()).unwrap_or_default();
         self.mesh.send_if_modified(|current| {
@@ -414,6 +421,22 @@ impl Writer {
                 let modified = **known != new;
                 *known = Arc::new(new);
                 modified
+            });
+        }
+    }
+
+    /// Publishes which ServiceEntries want addresses, and have some.
+    fn publish_auto_allocation(&self) {
+        let Translation { graph, auto_allocation, .. } = &self.translation;
+        let changes = graph.changes(*auto_allocation);
+        if !changes.is_empty() {
+            self.auto_allocation.send_modify(|entries| {
+                for change in changes {
+                    match &change.new {
+                        Some(entry) => _ = entries.insert(change.key.clone(), entry.clone()),
+                        None => _ = entries.remove(&change.key),
+                    }
+                }
             });
         }
     }

@@ -3,6 +3,7 @@
 use tokio::sync::watch;
 
 use crate::config::Environment;
+use crate::controller::auto_allocation::AutoAllocation;
 use crate::controller::status::{Completeness, OF_OBJECTS, OF_PROXIES, StatusController};
 use crate::model::Settings;
 use crate::writer::Published;
@@ -38,4 +39,28 @@ pub(super) fn write(
             Ok(())
         });
     }
+}
+
+/// Starts what gives addresses to ServiceEntries that have none, if they are to
+/// have some.
+pub(super) fn allocate(
+    tasks: &mut Tasks,
+    client: &kube::Client,
+    environment: &Environment,
+    settings: &Settings,
+    published: &Published,
+) {
+    let Some(pools) = settings.auto_allocation else { return };
+    let controller = AutoAllocation {
+        client: client.clone(),
+        system_namespace: settings.system_namespace.clone(),
+        identity: environment.pod_name.as_str().into(),
+        pools,
+        entries: published.auto_allocation.clone(),
+    };
+    let stop = tasks.stop.clone();
+    tasks.serve("addresses of ServiceEntries", async move {
+        controller.run(stop).await;
+        Ok(())
+    });
 }

@@ -105,6 +105,10 @@ pub struct Environment {
     /// `PILOT_WAYPOINT_PROGRAMMED`: `istio` for a waypoint that is programmed
     /// as soon as it has an address.
     pub programmed_by_address: bool,
+    /// `PILOT_ENABLE_IP_AUTOALLOCATE`, `PILOT_IP_AUTOALLOCATE_IPV4_PREFIX` and
+    /// `PILOT_IP_AUTOALLOCATE_IPV6_PREFIX`: where ServiceEntries without
+    /// addresses get some from, if they do.
+    pub auto_allocation: Option<(ipnet::Ipv4Net, ipnet::Ipv6Net)>,
     /// Where traces go.
     pub traces: Traces,
 }
@@ -234,8 +238,29 @@ impl Environment {
                 "istio" => true,
                 other => return Err(format!("PILOT_WAYPOINT_PROGRAMMED: {other:?} is not acknowledged or istio")),
             },
+            auto_allocation: auto_allocation(reader)?,
             traces: Traces::read(reader)?,
         })
+    }
+}
+
+/// The pools, unless none are to be used. What they are is not judged then, as
+/// in istiod.
+fn auto_allocation(reader: &mut Reader) -> Result<Option<(ipnet::Ipv4Net, ipnet::Ipv6Net)>, String> {
+    const V4: &str = "PILOT_IP_AUTOALLOCATE_IPV4_PREFIX";
+    const V6: &str = "PILOT_IP_AUTOALLOCATE_IPV6_PREFIX";
+    let (v4, v6) = (reader.text(V4, "240.240.0.0/16"), reader.text(V6, "2001:2::/48"));
+    if !reader.flag("PILOT_ENABLE_IP_AUTOALLOCATE", true)? {
+        return Ok(None);
+    }
+    // Its first address is left out, so there must be a second one.
+    let none = |name: &str, text: &str| format!("{name}: {text:?} has no address to allocate");
+    let v4_range: ipnet::Ipv4Net = v4.parse().map_err(|_| format!("{V4}: {v4:?} is no CIDR range of IPv4"))?;
+    let v6_range: ipnet::Ipv6Net = v6.parse().map_err(|_| format!("{V6}: {v6:?} is no CIDR range of IPv6"))?;
+    match (v4_range.prefix_len(), v6_range.prefix_len()) {
+        (32, _) => Err(none(V4, &v4)),
+        (_, 128) => Err(none(V6, &v6)),
+        _ => Ok(Some((v4_range.trunc(), v6_range.trunc()))),
     }
 }
 

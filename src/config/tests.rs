@@ -81,6 +81,26 @@ fn a_broken_variable_is_named() {
 }
 
 #[test]
+fn pools_of_addresses_are_checked_while_they_are_used() {
+    const V4: &str = "PILOT_IP_AUTOALLOCATE_IPV4_PREFIX";
+    const V6: &str = "PILOT_IP_AUTOALLOCATE_IPV6_PREFIX";
+    let pools = |variables: &[(&str, &str)]| {
+        let (environment, ignored) = environment(variables)?;
+        assert!(ignored.is_empty(), "{ignored:?}");
+        Ok(environment.auto_allocation.map(|(v4, v6)| format!("{v4} {v6}")))
+    };
+    assert_eq!(pools(&[]), Ok(Some("240.240.0.0/16 2001:2::/48".into())));
+    assert_eq!(pools(&[(V4, "10.9.8.7/24"), (V6, "fd00::/64")]), Ok(Some("10.9.8.0/24 fd00::/64".into())));
+    for (name, value) in
+        [(V4, "nowhere"), (V4, "2001:2::/48"), (V4, "10.0.0.1/32"), (V6, "240.240.0.0/16"), (V6, "::1/128")]
+    {
+        let error: String = pools(&[(name, value)]).unwrap_err();
+        assert!(error.starts_with(&format!("{name}: {value:?}")), "{error}");
+        assert_eq!(pools(&[("PILOT_ENABLE_IP_AUTOALLOCATE", "false"), (name, value)]), Ok(None));
+    }
+}
+
+#[test]
 fn durations_are_gos() {
     for (text, wanted) in [
         ("300ms", Some(Duration::from_millis(300))),

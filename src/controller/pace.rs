@@ -56,8 +56,17 @@ impl<K: Ord + Clone> Due<K> {
     /// `busy`.
     pub fn next(&self, earliest: Instant, busy: impl Fn(&K) -> bool) -> Option<(Instant, K)> {
         let at = |key: &K| self.attempts.get(key).map_or(earliest, |attempts| attempts.next.max(earliest));
-        let free = self.due.iter().filter(|key| !busy(key));
-        free.map(|key| (at(key), key)).min().map(|(at, key)| (at, key.clone()))
+        let mut next: Option<(Instant, &K)> = None;
+        for key in self.due.iter().filter(|key| !busy(key)) {
+            let one = (at(key), key);
+            // None is earlier, and of those the first is meant: much may be due.
+            if one.0 == earliest {
+                next = Some(one);
+                break;
+            }
+            next = Some(next.map_or(one, |known| known.min(one)));
+        }
+        next.map(|(at, key)| (at, key.clone()))
     }
 
     /// Notes an attempt, whatever came of it.

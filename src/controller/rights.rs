@@ -37,6 +37,9 @@ const WRITTEN: &[Right] = &[
     ("gateway.networking.k8s.io", "gateways", &["patch"]),
     ("gateway.networking.k8s.io", "gateways/status", &["patch"]),
     ("gateway.networking.k8s.io", "listenersets/status", &["patch"]),
+    // Addresses of ServiceEntries, beside what their statuses say.
+    ("networking.istio.io", "serviceentries", &["get"]),
+    ("networking.istio.io", "serviceentries/status", &["patch"]),
     // What proxies reject.
     ("", "events", &["create", "get", "patch"]),
     // Who callers are, and what they may do.

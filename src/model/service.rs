@@ -11,7 +11,7 @@ use crate::api::istio::ServiceEntry;
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
-use super::{Scope, problem};
+use super::{Scope, auto_allocation, problem};
 
 /// A service's name in the mesh.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -326,7 +326,7 @@ fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Serv
         key: ServiceKey { namespace: meta.namespace.clone(), hostname: hostname.clone() },
         meta: meta.clone(),
         addresses: match addresses.is_empty() && !passthrough {
-            true => allocated(entry, hostname),
+            true => allocated(scope, entry, hostname),
             false => addresses.clone(),
         },
         ports: ports.clone(),
@@ -355,12 +355,10 @@ fn entry_port(port: &crate::api::istio::ServiceEntryPort) -> Port {
     }
 }
 
-/// Addresses that a control plane allocated to a host. A wildcard host has
-/// one only where every name below it is resolved by a proxy.
-fn allocated(entry: &ServiceEntry, hostname: &str) -> Vec<IpNet> {
-    let opted_out = entry.meta.label("networking.istio.io/enable-autoallocate-ip") == Some("false");
-    let wildcard = hostname.starts_with('*') && &*entry.spec.resolution != "DYNAMIC_DNS";
-    if opted_out || wildcard {
+/// Addresses that a control plane allocated to a host.
+fn allocated(scope: &Scope, entry: &ServiceEntry, hostname: &str) -> Vec<IpNet> {
+    let is_on = scope.settings.auto_allocation.is_some();
+    if !is_on || !auto_allocation::asks(entry) || !auto_allocation::suits(entry, hostname) {
         return Vec::new();
     }
     let ours = entry.status.addresses.iter().filter(|address| address.host.is_empty() || &*address.host == hostname);

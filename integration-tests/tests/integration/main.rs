@@ -11,6 +11,7 @@ mod envoy;
 mod gateways;
 mod listeners;
 mod status;
+mod allocation;
 mod policy;
 mod protocol;
 mod certificates;
@@ -65,6 +66,7 @@ fn run() -> ExitCode {
         read_only("spare"): nothing_is_written;
         gateways("spare"): read_only;
         status("spare"): with_the_rights_of_the_chart;
+        allocation("spare"): life;
         gateways(""): classes, waypoint, overlays, of_others, bound;
         listeners(""): life, routes, listener_sets, backend_tls;
         status(""): bad_objects, ingresses;
