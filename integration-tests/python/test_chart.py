@@ -248,6 +248,17 @@ def test_installations_of_another_shape_are_refused(wrong, said):
     assert done.returncode != 0 and f"{said}:" in done.stderr
 
 
+@pytest.mark.parametrize("wrong, said", [
+    ("revisionTags=prod", 'revisionTags: "prod" is not a list'),
+    ("pilot.tolerations.key=a", 'tolerations: {"key":"a"} is not a list'),
+    ("nodeSelector=web", 'nodeSelector: "web" is not a map'),
+    ("global.imagePullSecrets=pull", 'global.imagePullSecrets: "pull" is not a list'),
+])
+def test_a_value_of_another_shape_is_refused_by_name(wrong, said):
+    done = helm("template", "istiod", CHART, f"--set={wrong}", check=False)
+    assert done.returncode != 0 and said in done.stderr
+
+
 def test_images_of_the_control_plane_and_of_proxies_are_said_apart():
     assert container("private-registry")["image"] == "registry.example.com/mesh/fairway:7"
     assert container("private-registry")["imagePullPolicy"] == "Always"
@@ -384,6 +395,31 @@ def test_null_takes_a_default_away():
     assert "enablePrometheusMerge" not in mesh("taken-away")
     [metric] = one("taken-away", "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert metric["resource"]["name"] == "memory"
+
+
+def test_a_name_with_nothing_below_it_takes_nothing_away():
+    """A block of comments is null to YAML."""
+    assert mesh("nothing-below") == mesh("minimal")
+    assert environment("nothing-below") == environment("minimal")
+    assert injector_values("nothing-below")["global"]["hub"] == injector_values("minimal")["global"]["hub"]
+    assert without_effect("nothing-below") == {}
+
+
+def test_secrets_for_images_may_be_named_as_pods_name_them():
+    assert one("nothing-below", "ServiceAccount")["imagePullSecrets"] == [{"name": "pull"}, {"name": "push"}]
+    assert injector_values("nothing-below")["global"]["imagePullSecrets"] == ["pull", "push"]
+
+
+def test_what_is_given_as_defaults_is_below_the_profile_and_the_user():
+    assert container("istiods-defaults")["image"] == "fairway:0.1.0"
+    assert pod("istiods-defaults")["spec"]["nodeSelector"] == {"pool": "mesh"}
+    assert mesh("istiods-defaults")["accessLogFile"] == "/dev/stdout"
+    assert injector_values("istiods-defaults")["global"]["variant"] == "distroless", "the profile says so"
+    assert one("istiods-defaults", "HorizontalPodAutoscaler")["spec"]["minReplicas"] == 3
+    assert one("istiods-defaults", "Deployment")["metadata"]["labels"]["team"] == "mesh"
+    assert set(without_effect("istiods-defaults")) == {
+        "image", "global.proxy.statusPort", "global.proxy.frobnicate", "frobnicate", "pilot.autoscaleMax",
+    }
 
 
 def test_read_only():
