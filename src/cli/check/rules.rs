@@ -78,6 +78,12 @@ fn kubernetes(facts: &Facts) -> Vec<Finding> {
         Err(error) if error.contains("orbidden") => {
             unknown(KUBERNETES, "whether there are tokens for an audience", error)
         }
+        Err(error) if error.contains(&format!("namespaces {:?} not found", facts.namespace)) => Finding::of(
+            KUBERNETES,
+            Level::Bad,
+            format!("there is no namespace {}", facts.namespace),
+            "docs/install.md; --istio-namespace says where to look",
+        ),
         Err(error) => Finding::of(
             KUBERNETES,
             Level::Bad,
@@ -136,6 +142,10 @@ fn definitions(facts: &Facts) -> Vec<Finding> {
 }
 
 fn rights(facts: &Facts, pre: bool) -> Vec<Finding> {
+    // There is nobody who has any, which the group of the control plane says.
+    if facts.rights.is_empty() {
+        return Vec::new();
+    }
     let who = if pre { "you" } else { "the control plane" };
     let (denied, unsure): (Vec<_>, Vec<_>) =
         facts.rights.iter().filter(|right| right.allowed != Ok(true)).partition(|right| right.allowed.is_ok());
