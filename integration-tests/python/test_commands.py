@@ -76,8 +76,8 @@ def test_proxies_are_listed(installed, fairway_command):
         assert "istiod-a" in line and "SYNCED" in line
         [row] = json.loads(fairway_command("proxies", "-o", "json"))
         assert {one["type"]: one["state"] for one in row["types"]} == {"Address": "SYNCED", "Authorization": "SYNCED"}
-        assert "no proxy" in fairway_command("proxies", "-n", "elsewhere")
-        assert "no proxy" in fairway_command("proxies", "other")
+        assert "no proxy is of that name" in fairway_command("proxies", "-n", "elsewhere")
+        assert "no proxy is of that name" in fairway_command("proxies", "other")
         assert "\x1b[" not in fairway_command("proxies") and "\x1b[" in fairway_command("proxies", "--color=always")
 
 
