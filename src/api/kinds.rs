@@ -276,7 +276,7 @@ impl Kind {
         let object = self.decode(&mut serde_json::Deserializer::from_str(json));
         object.or_else(|error| match self.decode_tracked(&mut serde_json::Deserializer::from_str(json)) {
             Ok(object) => Ok(object),
-            Err(DecodeError { field, .. }) => Err(DecodeError { field, reason: error.to_string() }),
+            Err(DecodeError { field, .. }) => Err(DecodeError { field, reason: without_place(error.to_string()) }),
         })
     }
 
@@ -287,6 +287,15 @@ impl Kind {
         let result = self.decode(tracked);
         result.map_err(|error| DecodeError { field: track.path().to_string(), reason: error.to_string() })
     }
+}
+
+/// What is wrong, without the place in the text: nobody wrote that text, it is how
+/// the API server prints the object, on one line.
+fn without_place(mut reason: String) -> String {
+    if let Some(end) = reason.rfind(" at line 1 column ") {
+        reason.truncate(end);
+    }
+    reason
 }
 
 /// The least that can be read of an object that does not decode.
