@@ -269,6 +269,18 @@ def test_images_of_the_control_plane_and_of_proxies_are_said_apart():
     assert list(without_effect("private-registry")) == ["imagePullSecrets"]
 
 
+@pytest.mark.parametrize("hub, warned", [
+    ("gcr.io/istio-release", True), ("docker.io/istio", True), ("registry.istio.io/release", True),
+    ("registry.example.com/mesh", False),
+])
+def test_a_registry_of_istiod_is_warned_of(hub, warned):
+    """It may be left over from values of istiod, and nothing would be pulled."""
+    said = notes("minimal", f"--set=hub={hub},tag=1.30.3")
+    assert f"Its image is {hub}/fairway:1.30.3." in said
+    assert (f"WARNING: {hub} is where the images of istiod are" in said) == warned
+    assert "WARNING" not in notes("whole-image", f"--set=hub={hub}")
+
+
 def test_the_image_of_istiod_is_not_run():
     assert container("image-of-istiod")["image"] == "fairway:0.1.0"
     assert "istiod" in without_effect("image-of-istiod")["image"]
