@@ -102,6 +102,18 @@ def test_what_others_expect_of_istiod_is_there(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CLUSTER_ONLY])
+def test_istioctl_finds_what_it_reads_of_the_injection(name):
+    """Without the first of these `istioctl analyze` panics."""
+    called = f"istio-sidecar-injector{suffix(name)}"
+    if ("ConfigMap", called) in rendered(name):
+        found = injector_values(name)
+        assert found["sidecarInjectorWebhook"]["enableNamespacesByDefault"] is False
+        assert all(found["global"][key] for key in ["hub", "tag"]) and found["global"]["proxy"]["image"]
+        assert "clusterName" in found["global"]["multiCluster"]
+        assert found["global"]["proxy"]["logLevel"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CLUSTER_ONLY])
 def test_the_pod_may_do_as_little_as_possible(name):
     context = container(name)["securityContext"]
     assert context["runAsNonRoot"] and context["readOnlyRootFilesystem"]
