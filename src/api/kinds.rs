@@ -289,10 +289,12 @@ impl Kind {
     }
 }
 
-/// What is wrong, without the place in the text: nobody wrote that text, it is how
-/// the API server prints the object, on one line.
+/// What is wrong, on one line, without the place in the text: nobody wrote that
+/// text, it is how the API server prints the object. Readers of YAML in a field
+/// draw the place, below a line that names it.
 fn without_place(mut reason: String) -> String {
-    if let Some(end) = reason.rfind(" at line 1 column ") {
+    let ends = [reason.find('\n'), reason.rfind(" at line 1 column ")];
+    if let Some(end) = ends.into_iter().flatten().min() {
         reason.truncate(end);
     }
     reason
