@@ -246,7 +246,7 @@ fn control_plane(facts: &Facts) -> Vec<Finding> {
                     facts.namespace
                 ),
             ),
-            1 => Finding::of(
+            1 if number("/status/unavailableReplicas") == 0 => Finding::of(
                 CONTROL_PLANE,
                 Level::Doubtful,
                 what,
@@ -255,6 +255,13 @@ fn control_plane(facts: &Facts) -> Vec<Finding> {
             _ if ready < wanted => {
                 Finding::of(CONTROL_PLANE, Level::Doubtful, what, "kubectl describe the pods that are not ready")
             }
+            // An upgrade: the old ones serve until the new ones are ready.
+            _ if number("/status/unavailableReplicas") > 0 => Finding::of(
+                CONTROL_PLANE,
+                Level::Doubtful,
+                format!("{what}, and {} more are not", number("/status/unavailableReplicas")),
+                "kubectl describe the pods that are not ready; helm rollback is the way back from an upgrade",
+            ),
             _ => Finding::good(CONTROL_PLANE, what),
         });
     }
@@ -386,7 +393,8 @@ fn leases(facts: &Facts) -> Vec<Finding> {
                 LEASES,
                 Level::Doubtful,
                 format!("{name} is held by {holder}, which is no replica here"),
-                "another control plane has it: see docs/migrate.md",
+                "one that has just ended, then it is taken over within 30 seconds; or another control plane: see \
+                 docs/migrate.md",
             ),
             _ => Finding::good(LEASES, format!("{name} is held by {holder}")),
         });

@@ -143,6 +143,9 @@ fn what_is_wrong_with_replicas_is_found() {
     };
     check(ready(0), Level::Bad, "0 of 2 replicas are ready");
     check(ready(1), Level::Doubtful, "1 of 2 replicas are ready");
+    let stuck =
+        |facts: &mut Facts| facts.control_planes.as_mut().unwrap()[0]["status"]["unavailableReplicas"] = json!(2);
+    check(stuck, Level::Doubtful, "2 of 2 replicas are ready, and 2 more are not");
     let unread = json!({ "place": "VirtualService shop/web", "field": "spec.http", "reason": "invalid type" });
     check(
         |facts| facts.replicas[0].problems = Ok(vec![unread]),
