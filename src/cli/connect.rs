@@ -134,8 +134,12 @@ impl ControlPlane {
         if pods.is_empty() {
             let namespace = &flags.istio_namespace;
             match &flags.revision {
-                Some(revision) => bail!("no pod with the labels app=istiod and istio.io/rev={revision} runs in {namespace}"),
-                None => bail!("no pod with the label app=istiod runs in {namespace}; --istio-namespace says where it is"),
+                Some(revision) => {
+                    bail!("no pod with the labels app=istiod and istio.io/rev={revision} runs in {namespace}")
+                }
+                None => {
+                    bail!("no pod with the label app=istiod runs in {namespace}; --istio-namespace says where it is")
+                }
             }
         }
         let token = token(&cluster, &flags.istio_namespace).await?;

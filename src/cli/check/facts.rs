@@ -182,9 +182,8 @@ async fn token(cluster: &Cluster, namespace: &str) -> Asked<()> {
 /// The user that the control plane is, if there is one in the namespace, of the
 /// revision if one is given.
 fn account(facts: &Facts, revision: Option<&str>) -> Option<String> {
-    let of_revision = |one: &&Value| {
-        revision.is_none_or(|revision| text(one, "/metadata/labels/istio.io~1rev") == revision)
-    };
+    let of_revision =
+        |one: &&Value| revision.is_none_or(|revision| text(one, "/metadata/labels/istio.io~1rev") == revision);
     let mut ours = facts.control_planes.iter().flatten().filter(of_revision);
     let ours = ours.find(|one| text(one, "/metadata/namespace") == facts.namespace)?;
     let account = text(ours, "/spec/template/spec/serviceAccountName");
