@@ -114,7 +114,10 @@ pub(super) async fn read(flags: &Connection, pre: bool) -> anyhow::Result<Facts>
         root: Ok(None),
         root_config_maps: Ok(Vec::new()),
         namespaces: Ok(Vec::new()),
-        ztunnels: list("/apis/apps/v1/daemonsets?labelSelector=app%3Dztunnel".into()).await,
+        // Istio's chart gives this label to the pods alone.
+        ztunnels: list("/apis/apps/v1/daemonsets".into()).await.map(|all| {
+            all.into_iter().filter(|one| text(one, "/spec/template/metadata/labels/app") == "ztunnel").collect()
+        }),
         replicas: Vec::new(),
         connected: Vec::new(),
         namespace,

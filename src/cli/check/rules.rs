@@ -477,7 +477,7 @@ fn ztunnel(facts: &Facts, pre: bool) -> Vec<Finding> {
         Err(error) => return vec![unknown(ZTUNNEL, "DaemonSets", error)],
     };
     if daemons.is_empty() {
-        let what = "no DaemonSet has the label app=ztunnel";
+        let what = "no DaemonSet has pods with the label app=ztunnel";
         let fix = "helm install ztunnel istio/ztunnel, for ambient mode";
         return vec![if pre { Finding::good(ZTUNNEL, what) } else { Finding::of(ZTUNNEL, Level::Doubtful, what, fix) }];
     }
