@@ -189,10 +189,13 @@ pub struct PolicyProvider {
 
 /// A workload selector of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct PolicySelector {
     /// Labels the workload must have.
     pub match_labels: Labels,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// What a policy is attached to.
@@ -354,7 +357,7 @@ pub struct PeerAuthentication {
 
 /// `peerAuthentication.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct PeerAuthenticationSpec {
     /// The workloads it is for.
     pub selector: Option<PolicySelector>,
@@ -364,15 +367,22 @@ pub struct PeerAuthenticationSpec {
     /// By workload port.
     #[serde(deserialize_with = "nullable")]
     pub port_level_mtls: BTreeMap<String, MutualTls>,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// A mutual TLS setting.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct MutualTls {
     /// `UNSET` (also when empty), `DISABLE`, `PERMISSIVE` or `STRICT`.
     #[serde(deserialize_with = "interned")]
     pub mode: Arc<str>,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 keeps_unknown!(AuthorizationPolicySpec, Rule, From, To, Source, Operation, Condition);
+keeps_unknown!(PolicySelector, PeerAuthenticationSpec, MutualTls);

@@ -88,3 +88,13 @@ fn cve_2022_24726_no_object_is_too_deep() {
         }
     }
 }
+
+#[test]
+fn what_does_not_decode_is_said_on_one_line_without_a_place_in_json() {
+    let json = r#"{"metadata": {"name": "a"}, "spec": {"hosts": 7}}"#;
+    let error = Kind::VirtualService.decode_json(json).unwrap_err();
+    assert_eq!((&*error.field, &*error.reason), ("spec.hosts", "invalid type: integer `7`, expected a sequence"));
+    let mesh = r#"{"metadata": {"name": "istio"}, "data": {"mesh": "a: 1\nenableAutoMtls: maybe\nb: 1\n"}}"#;
+    let error = Kind::ConfigMap.decode_json(mesh).unwrap_err();
+    assert!(!error.reason.contains('\n') && error.reason.contains("line 2"), "{}", error.reason);
+}

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::istio::{MutualTls, PeerAuthentication};
+use crate::api::unknown::Unknown;
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
@@ -123,6 +124,10 @@ impl PeerAuthentications {
 
 fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
     let PeerAuthentication { meta, spec } = object;
+    not_known(cx, meta, "spec", &spec.unknown);
+    if let Some(selector) = &spec.selector {
+        not_known(cx, meta, "spec.selector", &selector.unknown);
+    }
     let mut ports = BTreeMap::new();
     for (text, tls) in &spec.port_level_mtls {
         let field = format!("spec.portLevelMtls[{text}]");
@@ -143,7 +148,16 @@ fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
     Policy { created: meta.created, selector, mode: mode(cx, meta, "spec.mtls", &spec.mtls), ports }
 }
 
+/// A word that is not known may be meant for one that asks for STRICT.
+fn not_known(cx: &Ctx<'_>, meta: &Meta, place: &str, unknown: &Unknown) {
+    for name in unknown.names() {
+        let message = "this version does not know the field; ignored";
+        cx.diagnose(problem("PeerAuthentication", meta, format!("{place}.{name}"), "UnknownField", message));
+    }
+}
+
 fn mode(cx: &Ctx<'_>, meta: &Meta, field: &str, tls: &MutualTls) -> Mode {
+    not_known(cx, meta, field, &tls.unknown);
     match &*tls.mode {
         "" | "UNSET" => Mode::Unset,
         "PERMISSIVE" => Mode::Permissive,

@@ -42,9 +42,9 @@ fn what_is_written_is_compared_with_what_is_in_force() {
     assert_eq!(
         said(Ok(written), in_force.to_vec()),
         [
-            "broken false: spec.hosts: invalid type: integer `7`, expected a sequence at line 1 column 165; \
+            "broken false: spec.hosts: invalid type: integer `7`, expected a sequence; \
              the last version that could be read is in force",
-            "broken-at-once false: spec.hosts: invalid type: integer `7`, expected a sequence at line 1 column 173",
+            "broken-at-once false: spec.hosts: invalid type: integer `7`, expected a sequence",
             "changed false: another version of it is in force",
             "gone false: it is not there any more",
             "new false: nothing of it is in force yet",
