@@ -102,7 +102,7 @@ macro_rules! kinds {
             /// Decodes an object of this kind.
             pub fn decode<'de, D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
                 match self { $(
-                    Kind::$kind => $module::$kind::deserialize(deserializer).map(|object| Object::$kind(Arc::new(object))),
+                    Kind::$kind => <$module::$kind as Deserialize>::deserialize(deserializer).map(|object| Object::$kind(Arc::new(object))),
                 )+ }
             }
         }

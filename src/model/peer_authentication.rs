@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::istio::{MutualTls, PeerAuthentication};
-use crate::api::unknown::Unknown;
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
-use super::{Scope, problem};
+use super::{Scope, not_known, problem};
+
+const KIND: &str = "PeerAuthentication";
 
 /// A mutual TLS mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,9 +125,10 @@ impl PeerAuthentications {
 
 fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
     let PeerAuthentication { meta, spec } = object;
-    not_known(cx, meta, "spec", &spec.unknown);
+    // A word that is not known may be meant for one that asks for STRICT.
+    not_known(cx, KIND, meta, "spec", &spec.unknown);
     if let Some(selector) = &spec.selector {
-        not_known(cx, meta, "spec.selector", &selector.unknown);
+        not_known(cx, KIND, meta, "spec.selector", &selector.unknown);
     }
     let mut ports = BTreeMap::new();
     for (text, tls) in &spec.port_level_mtls {
@@ -135,7 +137,7 @@ fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
             Ok(port) if port > 0 => {
                 ports.insert(port, mode(cx, meta, &field, tls));
             }
-            _ => cx.diagnose(problem("PeerAuthentication", meta, field, "InvalidPort", "not a port number; ignored")),
+            _ => cx.diagnose(problem(KIND, meta, field, "InvalidPort", "not a port number; ignored")),
         }
     }
     let selector = spec.selector.as_ref().map(|selector| selector.match_labels.clone());
@@ -143,21 +145,13 @@ fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
     let selector = selector.filter(|selector| !selector.is_empty());
     if selector.is_none() && !ports.is_empty() {
         let message = "port modes need a selector; they are ignored";
-        cx.diagnose(problem("PeerAuthentication", meta, "spec.portLevelMtls", "UnsupportedValue", message));
+        cx.diagnose(problem(KIND, meta, "spec.portLevelMtls", "UnsupportedValue", message));
     }
     Policy { created: meta.created, selector, mode: mode(cx, meta, "spec.mtls", &spec.mtls), ports }
 }
 
-/// A word that is not known may be meant for one that asks for STRICT.
-fn not_known(cx: &Ctx<'_>, meta: &Meta, place: &str, unknown: &Unknown) {
-    for name in unknown.names() {
-        let message = "this version does not know the field; ignored";
-        cx.diagnose(problem("PeerAuthentication", meta, format!("{place}.{name}"), "UnknownField", message));
-    }
-}
-
 fn mode(cx: &Ctx<'_>, meta: &Meta, field: &str, tls: &MutualTls) -> Mode {
-    not_known(cx, meta, field, &tls.unknown);
+    not_known(cx, KIND, meta, field, &tls.unknown);
     match &*tls.mode {
         "" | "UNSET" => Mode::Unset,
         "PERMISSIVE" => Mode::Permissive,
@@ -167,7 +161,7 @@ fn mode(cx: &Ctx<'_>, meta: &Meta, field: &str, tls: &MutualTls) -> Mode {
             // Whoever wrote it wanted something; refusing plaintext is the
             // mistake that shows and harms least.
             let message = format!("{other:?} is not a mode; STRICT is used");
-            cx.diagnose(problem("PeerAuthentication", meta, format!("{field}.mode"), "UnsupportedValue", message));
+            cx.diagnose(problem(KIND, meta, format!("{field}.mode"), "UnsupportedValue", message));
             Mode::Strict
         }
     }
