@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::api::compact::Uid;
 use crate::api::core::LoadBalancerIngress;
-use crate::api::destination_rule::DestinationRule;
+use crate::api::destination_rule::{DestinationRule, TrafficPolicy};
 use crate::api::istio::ServiceEntry;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
@@ -204,8 +204,10 @@ fn words_of_rule(cx: &Ctx<'_>, DestinationRule { meta, spec, unknown }: &Destina
     if let Some(selector) = &spec.workload_selector {
         not_known(cx, KIND, meta, "spec.workloadSelector", &selector.unknown);
     }
+    words_of_tls(cx, meta, "spec", spec.traffic_policy.as_ref());
     for (at, subset) in spec.subsets.iter().enumerate() {
         let field = format!("spec.subsets[{at}]");
+        words_of_tls(cx, meta, &field, subset.traffic_policy.as_ref());
         if subset.is_known() {
             not_known(cx, KIND, meta, &field, &subset.unknown);
             continue;
@@ -213,6 +215,25 @@ fn words_of_rule(cx: &Ctx<'_>, DestinationRule { meta, spec, unknown }: &Destina
         let names: Vec<_> = subset.unknown.names().collect();
         let message = format!("there are no labels, and this version does not know {}; left out", names.join(", "));
         cx.diagnose(problem(KIND, meta, field, "UnknownField", message));
+    }
+}
+
+/// The same of what a policy says of TLS, which is not left out where it is not
+/// understood.
+fn words_of_tls(cx: &Ctx<'_>, meta: &Meta, place: &str, policy: Option<&TrafficPolicy>) {
+    let Some(policy) = policy else { return };
+    let of_ports = policy.port_level_settings.iter().enumerate();
+    let of_ports = of_ports.map(|(at, port)| (format!(".portLevelSettings[{at}]"), port.tls.as_ref()));
+    for (within, tls) in std::iter::once((String::new(), policy.tls.as_ref())).chain(of_ports) {
+        let Some(tls) = tls else { continue };
+        let message = match &*tls.mode {
+            "DISABLE" | "ISTIO_MUTUAL" => "this version does not know the field; ignored",
+            _ => "this version does not know the field; connections that it is for are refused",
+        };
+        for name in tls.unknown.names() {
+            let field = format!("{place}.trafficPolicy{within}.tls.{name}");
+            cx.diagnose(problem("DestinationRule", meta, field, "UnknownField", message));
+        }
     }
 }
 

@@ -143,9 +143,11 @@ pub(super) fn shares(http: &HttpRoute, note: &mut dyn FnMut(Refusal)) {
     let mirrors = http.mirrors.iter().enumerate();
     let several = mirrors.map(|(at, mirror)| (format!("mirrors[{at}].percentage"), mirror.percentage));
     percents.extend(single.chain(several).filter_map(|(field, share)| Some((format!("{field}.value"), share?.value))));
-    for (field, value) in percents.into_iter().filter(|(_, value)| !(0.0..=100.0).contains(value)) {
+    // Envoy counts in millionths.
+    let none = |value: f64| value > 0.0 && share(Percent { value }).numerator == 0;
+    for (field, value) in percents.into_iter().filter(|(_, value)| !(0.0..=100.0).contains(value) || none(*value)) {
         let instead = if value > 100.0 { "all requests" } else { "no request" };
-        let message = format!("{value} is not a share from 0 to 100 percents; taken for {instead}");
+        let message = format!("{value} is not a share from 0.0001 to 100 percents, or 0; taken for {instead}");
         note(Refusal { field, reason: "InvalidValue", message });
     }
 }

@@ -30,6 +30,16 @@ const CASES: &[(Kind, &str, &[&str])] = &[
         "{host: a, trafficPolicy: {portLevelSettings: [{port: {number: 80}}, {port: {nummer: 80}}]}}",
         &["spec.trafficPolicy.portLevelSettings[1].port.nummer UnknownField"],
     ),
+    (
+        Kind::DestinationRule,
+        "{host: a, trafficPolicy: {tls: {mod: SIMPLE}, portLevelSettings: [{port: {number: 80}, tls: {sny: b}}]},
+          subsets: [{name: v1, labels: {v: a}, trafficPolicy: {tls: {mode: DISABLE, sny: b}}}]}",
+        &[
+            "spec.subsets[0].trafficPolicy.tls.sny UnknownField",
+            "spec.trafficPolicy.portLevelSettings[0].tls.sny UnknownField",
+            "spec.trafficPolicy.tls.mod UnknownField",
+        ],
+    ),
     // A field of Istio's that nobody reads any more is no unknown word.
     (
         Kind::DestinationRule,
@@ -120,8 +130,8 @@ const CASES: &[(Kind, &str, &[&str])] = &[
     (
         Kind::VirtualService,
         "{hosts: [a], http: [{fault: {abort: {httpStatus: 500, percentage: {value: 200}}}, mirror: {host: b}, mirrorPercentage: {value: -1},
-          mirrors: [{destination: {host: b}, percentage: {value: 100}}], route: [{destination: {host: a}}]}]}",
-        &["spec.http[0].fault.abort.percentage.value InvalidValue", "spec.http[0].mirrorPercentage.value InvalidValue"],
+          mirrors: [{destination: {host: b}, percentage: {value: 100}}, {destination: {host: b}, percentage: {value: 0.00001}}], route: [{destination: {host: a}}]}]}",
+        &["spec.http[0].fault.abort.percentage.value InvalidValue", "spec.http[0].mirrorPercentage.value InvalidValue", "spec.http[0].mirrors[1].percentage.value InvalidValue"],
     ),
     (
         Kind::VirtualService,
