@@ -35,10 +35,12 @@ fn what_is_written_is_compared_with_what_is_in_force() {
         original("changed", hosts("b")),
         original("broken", json!({ "hosts": 7 })),
         original("broken-at-once", json!({ "hosts": 7 })),
-        // A field that is not read changes nothing.
+        // A field without a value changes nothing, and a word that is not known
+        // only what is said of the object.
         original("unheard", json!({ "hosts": ["a"], "unheard": "of" })),
+        original("without", json!({ "hosts": ["a"], "http": null })),
     ];
-    let in_force = ["same", "changed", "broken", "unheard", "gone"].map(|name| read(name, hosts("a")));
+    let in_force = ["same", "changed", "broken", "unheard", "without", "gone"].map(|name| read(name, hosts("a")));
     assert_eq!(
         said(Ok(written), in_force.to_vec()),
         [
@@ -49,7 +51,8 @@ fn what_is_written_is_compared_with_what_is_in_force() {
             "gone false: it is not there any more",
             "new false: nothing of it is in force yet",
             "same true",
-            "unheard true",
+            "unheard false: another version of it is in force",
+            "without true",
         ]
     );
 }
