@@ -41,6 +41,7 @@ use std::sync::Arc;
 use crate::api::istio::AuthorizationPolicy;
 use crate::api::request_authentication::RequestAuthentication;
 use crate::api::telemetry::Telemetry;
+use crate::api::unknown::Unknown;
 use crate::api::{Inputs, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Diagnostic, Graph, Index, Severity, Subject};
 
@@ -326,6 +327,29 @@ impl Scope {
     pub fn network<'g>(&self, cx: &Ctx<'g>) -> &'g str {
         let system = self.namespace(cx, &self.settings.system_namespace);
         system.and_then(|meta| meta.label("topology.istio.io/network")).unwrap_or_default()
+    }
+}
+
+/// Fields of Istio's that are not read, whatever object they are in: no words
+/// that nobody knows.
+const NOT_READ: &[(&str, &str)] = &[
+    ("DestinationRule", "outlierDetection.consecutiveErrors"),
+    // Their rules are left out for want of a fault that can be injected.
+    ("VirtualService", "fault.abort.http2Error"),
+    ("VirtualService", "fault.delay.exponentialDelay"),
+];
+
+/// Says which fields at a place of an object have no effect, because no such
+/// field is known. Istio's definitions would not have admitted the object.
+pub fn not_known(cx: &Ctx<'_>, kind: &'static str, meta: &Meta, place: &str, unknown: &Unknown) {
+    for name in unknown.names() {
+        let field = if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
+        let istios = NOT_READ.iter().any(|(of, end)| *of == kind && field.ends_with(end));
+        let (reason, message) = match istios {
+            true => ("UnsupportedValue", "the field has no effect here"),
+            false => ("UnknownField", "this version does not know the field; ignored"),
+        };
+        cx.diagnose(problem(kind, meta, field, reason, message));
     }
 }
 

@@ -102,6 +102,18 @@ def test_what_others_expect_of_istiod_is_there(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CLUSTER_ONLY])
+def test_istioctl_finds_what_it_reads_of_the_injection(name):
+    """Without the first of these `istioctl analyze` panics."""
+    called = f"istio-sidecar-injector{suffix(name)}"
+    if ("ConfigMap", called) in rendered(name):
+        found = injector_values(name)
+        assert found["sidecarInjectorWebhook"]["enableNamespacesByDefault"] is False
+        assert all(found["global"][key] for key in ["hub", "tag"]) and found["global"]["proxy"]["image"]
+        assert "clusterName" in found["global"]["multiCluster"]
+        assert found["global"]["proxy"]["logLevel"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CLUSTER_ONLY])
 def test_the_pod_may_do_as_little_as_possible(name):
     context = container(name)["securityContext"]
     assert context["runAsNonRoot"] and context["readOnlyRootFilesystem"]
@@ -248,6 +260,17 @@ def test_installations_of_another_shape_are_refused(wrong, said):
     assert done.returncode != 0 and f"{said}:" in done.stderr
 
 
+@pytest.mark.parametrize("wrong, said", [
+    ("revisionTags=prod", 'revisionTags: "prod" is not a list'),
+    ("pilot.tolerations.key=a", 'tolerations: {"key":"a"} is not a list'),
+    ("nodeSelector=web", 'nodeSelector: "web" is not a map'),
+    ("global.imagePullSecrets=pull", 'global.imagePullSecrets: "pull" is not a list'),
+])
+def test_a_value_of_another_shape_is_refused_by_name(wrong, said):
+    done = helm("template", "istiod", CHART, f"--set={wrong}", check=False)
+    assert done.returncode != 0 and said in done.stderr
+
+
 def test_images_of_the_control_plane_and_of_proxies_are_said_apart():
     assert container("private-registry")["image"] == "registry.example.com/mesh/fairway:7"
     assert container("private-registry")["imagePullPolicy"] == "Always"
@@ -256,6 +279,18 @@ def test_images_of_the_control_plane_and_of_proxies_are_said_apart():
     assert (proxies["hub"], proxies["tag"], proxies["variant"]) == ("registry.example.com/istio", "1.29.2", "debug")
     assert container("whole-image")["image"] == yaml.safe_load(values("whole-image").read_text())["image"]
     assert list(without_effect("private-registry")) == ["imagePullSecrets"]
+
+
+@pytest.mark.parametrize("hub, warned", [
+    ("gcr.io/istio-release", True), ("docker.io/istio", True), ("registry.istio.io/release", True),
+    ("registry.example.com/mesh", False),
+])
+def test_a_registry_of_istiod_is_warned_of(hub, warned):
+    """It may be left over from values of istiod, and nothing would be pulled."""
+    said = notes("minimal", f"--set=hub={hub},tag=1.30.3")
+    assert f"Its image is {hub}/fairway:1.30.3." in said
+    assert (f"WARNING: {hub} is where the images of istiod are" in said) == warned
+    assert "WARNING" not in notes("whole-image", f"--set=hub={hub}")
 
 
 def test_the_image_of_istiod_is_not_run():
@@ -384,6 +419,31 @@ def test_null_takes_a_default_away():
     assert "enablePrometheusMerge" not in mesh("taken-away")
     [metric] = one("taken-away", "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert metric["resource"]["name"] == "memory"
+
+
+def test_a_name_with_nothing_below_it_takes_nothing_away():
+    """A block of comments is null to YAML."""
+    assert mesh("nothing-below") == mesh("minimal")
+    assert environment("nothing-below") == environment("minimal")
+    assert injector_values("nothing-below")["global"]["hub"] == injector_values("minimal")["global"]["hub"]
+    assert without_effect("nothing-below") == {}
+
+
+def test_secrets_for_images_may_be_named_as_pods_name_them():
+    assert one("nothing-below", "ServiceAccount")["imagePullSecrets"] == [{"name": "pull"}, {"name": "push"}]
+    assert injector_values("nothing-below")["global"]["imagePullSecrets"] == ["pull", "push"]
+
+
+def test_what_is_given_as_defaults_is_below_the_profile_and_the_user():
+    assert container("istiods-defaults")["image"] == "fairway:0.1.0"
+    assert pod("istiods-defaults")["spec"]["nodeSelector"] == {"pool": "mesh"}
+    assert mesh("istiods-defaults")["accessLogFile"] == "/dev/stdout"
+    assert injector_values("istiods-defaults")["global"]["variant"] == "distroless", "the profile says so"
+    assert one("istiods-defaults", "HorizontalPodAutoscaler")["spec"]["minReplicas"] == 3
+    assert one("istiods-defaults", "Deployment")["metadata"]["labels"]["team"] == "mesh"
+    assert set(without_effect("istiods-defaults")) == {
+        "image", "global.proxy.statusPort", "global.proxy.frobnicate", "frobnicate", "pilot.autoscaleMax",
+    }
 
 
 def test_read_only():

@@ -76,8 +76,8 @@ def test_proxies_are_listed(installed, fairway_command):
         assert "istiod-a" in line and "SYNCED" in line
         [row] = json.loads(fairway_command("proxies", "-o", "json"))
         assert {one["type"]: one["state"] for one in row["types"]} == {"Address": "SYNCED", "Authorization": "SYNCED"}
-        assert "no proxy" in fairway_command("proxies", "-n", "elsewhere")
-        assert "no proxy" in fairway_command("proxies", "other")
+        assert "no proxy is of that name" in fairway_command("proxies", "-n", "elsewhere")
+        assert "no proxy is of that name" in fairway_command("proxies", "other")
         assert "\x1b[" not in fairway_command("proxies") and "\x1b[" in fairway_command("proxies", "--color=always")
 
 
@@ -133,6 +133,35 @@ def test_check_says_what_is_wrong(installed, fairway_command):
     assert "you may do all" in pre and "there is none yet" in pre
     findings = json.loads(fairway_command("check", "--pre", "-o", "json"))
     assert {one["level"] for one in findings} <= {"good", "doubtful", "unknown"}
+
+
+def test_check_finds_ztunnel_as_istios_chart_labels_it(installed, cluster, fairway_command):
+    """The pods have the label `app`, the DaemonSet has not."""
+    pod = {"serviceAccountName": "ztunnel", "containers": [{"name": "istio-proxy", "image": "ztunnel"}]}
+    daemon = {
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"name": "ztunnel", "namespace": "default", "labels": {"app.kubernetes.io/name": "ztunnel"}},
+        "spec": {
+            "selector": {"matchLabels": {"app": "ztunnel"}},
+            "template": {"metadata": {"labels": {"app": "ztunnel"}}, "spec": pod},
+        },
+    }
+    assert "no DaemonSet" in fairway_command("check", "--pre")
+    cluster.request("POST", "/apis/apps/v1/namespaces/default/daemonsets", daemon)
+    try:
+        said = fairway_command("check", "--pre")
+    finally:
+        cluster.request("DELETE", "/apis/apps/v1/namespaces/default/daemonsets/ztunnel")
+    assert "no DaemonSet" not in said and "default/ztunnel: 0 of 0 are ready" in said
+
+
+def test_who_may_not_is_not_told_of_other_peoples_rights(installed, cluster, fairway_command, tmp_path):
+    kubeconfig = tmp_path / "nobody.kubeconfig"
+    cluster.kubectl("create", "serviceaccount", "somebody")
+    cluster.write_service_account_kubeconfig(kubeconfig, "default", "somebody")
+    said = fairway_command("check", kubeconfig=kubeconfig)
+    assert "forbidden" in said and "the control plane may" not in said
+    assert "Status {" not in said
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

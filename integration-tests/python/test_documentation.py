@@ -37,6 +37,17 @@ def commands(page):
             yield command
 
 
+#: A route with several conditions that are false.
+NOWHERE = {
+    "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+    "metadata": {"name": "nowhere", "namespace": "default"},
+    "spec": {
+        "parentRefs": [{"group": "", "kind": "Service", "name": "nowhere"}],
+        "rules": [{"backendRefs": [{"name": "nowhere", "port": 80}]}],
+    },
+}
+
+
 def shell(command, cluster, work, binary, node):
     """Runs a command as somebody would who has the repository, the program and
     the end of a forwarded port."""
@@ -83,9 +94,15 @@ def test_the_commands_work(page, cluster, binary, work):
                 wait_for("a leader", lambda: "istio-status-leader" in cluster.kubectl(
                     "get", "leases", f"--namespace={NAMESPACE}"))
                 wait_for("roots", lambda: "istio-ca-root-cert" in cluster.kubectl("get", "configmaps"))
+            if page == "troubleshoot":
+                (work / "route.yaml").write_text(json.dumps(NOWHERE))
+                cluster.kubectl("apply", "-f", str(work / "route.yaml"))
+                wait_for("a status", lambda: "BackendNotFound" in cluster.kubectl(
+                    "get", "httproute", "nowhere", "--output=jsonpath={.status}"))
             for command in commands(page):
                 said[command] = shell(command, cluster, work, binary, node)
     finally:
+        cluster.kubectl("delete", "httproute", "nowhere", "--ignore-not-found")
         run(cluster, "uninstall", "istiod", "--ignore-not-found")
         cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=60s")
     assert len(said) >= 7
@@ -126,6 +143,7 @@ def found(said, _, work):
     assert re.search(r"^  ok  the API server answers", said["fairway check"], re.M)
     assert "the control plane may do all" in said["fairway check"]
     assert "no proxy is connected" in said["fairway proxies"]
+    assert re.search(r"^HTTPRoute +default +nowhere +False,False", saying(said, "grep -w False"), re.M)
     assert "Service default/kubernetes is in force at 0 proxies of 1 replica" in saying(said, "fairway wait")
     assert "istiod-0" in saying(said, "istio-namespace-controller-election")
     assert {one["level"] for one in json.loads((work / "check.json").read_text())} >= {"good"}

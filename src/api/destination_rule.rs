@@ -14,14 +14,14 @@ use super::duration::duration;
 use super::intern::interned;
 use super::istio::PolicySelector;
 use super::meta::{Labels, Meta, nullable};
-use super::unknown::{Unknown, keeps_unknown};
+use super::unknown::{Unknown, keeps_unknown, keeps_unknown_below};
 use super::virtual_service::PortSelector;
 
 type Texts = Box<[Arc<str>]>;
 
 /// How connections to a host are made.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct DestinationRule {
     /// Name, labels and the like.
     #[serde(rename = "metadata")]
@@ -29,6 +29,9 @@ pub struct DestinationRule {
     /// The host, its policy and its subsets.
     #[serde(deserialize_with = "nullable")]
     pub spec: DestinationRuleSpec,
+    /// Paths of fields this version does not know.
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// `destinationRule.spec`.
@@ -53,7 +56,7 @@ pub struct DestinationRuleSpec {
 
 /// A part of a host's endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct Subset {
     /// The name that routes refer to.
     #[serde(deserialize_with = "nullable")]
@@ -62,6 +65,10 @@ pub struct Subset {
     pub labels: Labels,
     /// What differs from the host's policy.
     pub traffic_policy: Option<TrafficPolicy>,
+    /// Fields this version does not know, of which one may be meant for the
+    /// labels.
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// A policy for connections.
@@ -503,4 +510,13 @@ impl ClientTlsSettings {
     }
 }
 
-keeps_unknown!(ClientTlsSettings);
+impl Subset {
+    /// Whether it is known what is part of it. Without labels that is everything,
+    /// which nobody means who has written something else in their place.
+    pub fn is_known(&self) -> bool {
+        !self.labels.is_empty() || self.unknown.is_empty()
+    }
+}
+
+keeps_unknown!(Subset, ClientTlsSettings);
+keeps_unknown_below!(DestinationRule);

@@ -7,11 +7,11 @@ use serde::Deserialize;
 
 use super::intern::interned;
 use super::meta::{Labels, Meta, nullable};
-use super::unknown::{Unknown, keeps_unknown};
+use super::unknown::{Unknown, keeps_unknown, keeps_unknown_below};
 
 /// A service outside Kubernetes' registry.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct ServiceEntry {
     /// Name, labels and the like.
     #[serde(rename = "metadata")]
@@ -22,6 +22,9 @@ pub struct ServiceEntry {
     /// Addresses allocated to it.
     #[serde(deserialize_with = "nullable")]
     pub status: ServiceEntryStatus,
+    /// Paths of fields this version does not know.
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// `serviceEntry.spec`.
@@ -106,7 +109,7 @@ pub struct AllocatedAddress {
 
 /// A workload outside Kubernetes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct WorkloadEntry {
     /// Name, labels and the like.
     #[serde(rename = "metadata")]
@@ -114,6 +117,9 @@ pub struct WorkloadEntry {
     /// Where it is and who it runs as.
     #[serde(deserialize_with = "nullable")]
     pub spec: WorkloadEntrySpec,
+    /// Paths of fields this version does not know.
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// `workloadEntry.spec`, and an endpoint of a service entry.
@@ -189,10 +195,13 @@ pub struct PolicyProvider {
 
 /// A workload selector of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct PolicySelector {
     /// Labels the workload must have.
     pub match_labels: Labels,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// What a policy is attached to.
@@ -354,7 +363,7 @@ pub struct PeerAuthentication {
 
 /// `peerAuthentication.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct PeerAuthenticationSpec {
     /// The workloads it is for.
     pub selector: Option<PolicySelector>,
@@ -364,15 +373,23 @@ pub struct PeerAuthenticationSpec {
     /// By workload port.
     #[serde(deserialize_with = "nullable")]
     pub port_level_mtls: BTreeMap<String, MutualTls>,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// A mutual TLS setting.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct MutualTls {
     /// `UNSET` (also when empty), `DISABLE`, `PERMISSIVE` or `STRICT`.
     #[serde(deserialize_with = "interned")]
     pub mode: Arc<str>,
+    /// Fields this version does not know; see [`Source::unknown`].
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 keeps_unknown!(AuthorizationPolicySpec, Rule, From, To, Source, Operation, Condition);
+keeps_unknown!(PolicySelector, PeerAuthenticationSpec, MutualTls);
+keeps_unknown_below!(ServiceEntry, WorkloadEntry);

@@ -25,13 +25,16 @@ pub struct IstioGateway {
 
 /// `gateway.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct IstioGatewaySpec {
     /// Labels of the pods of the proxies; none is all gateways.
     pub selector: Labels,
     /// What they listen for.
     #[serde(deserialize_with = "nullable")]
     pub servers: Box<[Server]>,
+    /// Fields this version does not know.
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// A port, and the hosts that it is for.
@@ -149,4 +152,4 @@ pub struct TlsCertificate {
     pub ca_certificates: Arc<str>,
 }
 
-keeps_unknown!(Server, ServerTlsSettings);
+keeps_unknown!(IstioGatewaySpec, Server, ServerTlsSettings);

@@ -102,7 +102,7 @@ macro_rules! kinds {
             /// Decodes an object of this kind.
             pub fn decode<'de, D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
                 match self { $(
-                    Kind::$kind => $module::$kind::deserialize(deserializer).map(|object| Object::$kind(Arc::new(object))),
+                    Kind::$kind => <$module::$kind as Deserialize>::deserialize(deserializer).map(|object| Object::$kind(Arc::new(object))),
                 )+ }
             }
         }
@@ -276,7 +276,7 @@ impl Kind {
         let object = self.decode(&mut serde_json::Deserializer::from_str(json));
         object.or_else(|error| match self.decode_tracked(&mut serde_json::Deserializer::from_str(json)) {
             Ok(object) => Ok(object),
-            Err(DecodeError { field, .. }) => Err(DecodeError { field, reason: error.to_string() }),
+            Err(DecodeError { field, .. }) => Err(DecodeError { field, reason: without_place(error.to_string()) }),
         })
     }
 
@@ -287,6 +287,17 @@ impl Kind {
         let result = self.decode(tracked);
         result.map_err(|error| DecodeError { field: track.path().to_string(), reason: error.to_string() })
     }
+}
+
+/// What is wrong, on one line, without the place in the text: nobody wrote that
+/// text, it is how the API server prints the object. Readers of YAML in a field
+/// draw the place, below a line that names it.
+fn without_place(mut reason: String) -> String {
+    let ends = [reason.find('\n'), reason.rfind(" at line 1 column ")];
+    if let Some(end) = ends.into_iter().flatten().min() {
+        reason.truncate(end);
+    }
+    reason
 }
 
 /// The least that can be read of an object that does not decode.

@@ -25,7 +25,7 @@ pub struct RequestAuthentication {
 
 /// `requestAuthentication.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(remote = "Self", rename_all = "camelCase", default)]
 pub struct RequestAuthenticationSpec {
     /// The workloads it is for.
     pub selector: Option<PolicySelector>,
@@ -37,6 +37,9 @@ pub struct RequestAuthenticationSpec {
     /// The issuers whose tokens are looked at.
     #[serde(deserialize_with = "nullable")]
     pub jwt_rules: Box<[JwtRule]>,
+    /// Fields this version does not know; see [`JwtRule::unknown`].
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// Where tokens of an issuer are found, how they are verified, and what is
@@ -112,4 +115,4 @@ pub struct ClaimToHeader {
     pub claim: Arc<str>,
 }
 
-keeps_unknown!(JwtRule);
+keeps_unknown!(RequestAuthenticationSpec, JwtRule);

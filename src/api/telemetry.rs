@@ -11,10 +11,11 @@ use super::duration::duration;
 use super::intern::interned;
 use super::istio::{PolicySelector, PolicyTargetRef};
 use super::meta::{Meta, nullable};
+use super::unknown::{Unknown, keeps_unknown_below};
 
 /// What proxies log, count and trace.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Telemetry {
     /// Name, labels and the like.
     #[serde(rename = "metadata")]
@@ -22,6 +23,9 @@ pub struct Telemetry {
     /// What was asked for.
     #[serde(deserialize_with = "nullable")]
     pub spec: TelemetrySpec,
+    /// Paths of fields this version does not know.
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// `telemetry.spec`.
@@ -205,3 +209,4 @@ pub struct Named {
     #[serde(deserialize_with = "nullable")]
     pub default_value: Arc<str>,
 }
+keeps_unknown_below!(Telemetry);

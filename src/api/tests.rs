@@ -72,6 +72,23 @@ fn a_pod_is_small() {
     assert_eq!(size_of::<core::Pod>(), 144);
 }
 
+#[test]
+fn unknown_words_cost_what_has_none_next_to_nothing() {
+    assert_eq!(size_of::<super::unknown::Unknown>(), 8);
+    let json = |spec: &str| {
+        format!(r#"{{"apiVersion": "a", "kind": "b", "status": {{"c": 1}}, "metadata": {{"d": 1}}, {spec}}}"#)
+    };
+    let words = |spec: &str| {
+        let entry = serde_json::from_str::<super::istio::WorkloadEntry>(&json(spec)).unwrap();
+        entry.unknown.names().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(words(r#""spec": {"address": "10.0.0.1", "labels": {"e": "f"}}"#).is_empty());
+    assert_eq!(words(r#""spec": {"labels": null, "lables": {"e": {}}}, "sepc": {}"#), ["sepc", "spec.lables"]);
+    // As many as help.
+    let many: Vec<_> = (0..1000).map(|n| format!(r#""a{n}": {{}}"#)).collect();
+    assert_eq!(words(&format!(r#""spec": {{{}}}"#, many.join(","))).len(), 20);
+}
+
 /// What ended istiod was nested deeply. What an object says besides is skipped
 /// without going down into it; what is read has a bound.
 #[test]
@@ -87,4 +104,14 @@ fn cve_2022_24726_no_object_is_too_deep() {
             assert!(kind.decode_json(&labels).is_err(), "{kind:?}");
         }
     }
+}
+
+#[test]
+fn what_does_not_decode_is_said_on_one_line_without_a_place_in_json() {
+    let json = r#"{"metadata": {"name": "a"}, "spec": {"hosts": 7}}"#;
+    let error = Kind::VirtualService.decode_json(json).unwrap_err();
+    assert_eq!((&*error.field, &*error.reason), ("spec.hosts", "invalid type: integer `7`, expected a sequence"));
+    let mesh = r#"{"metadata": {"name": "istio"}, "data": {"mesh": "a: 1\nenableAutoMtls: maybe\nb: 1\n"}}"#;
+    let error = Kind::ConfigMap.decode_json(mesh).unwrap_err();
+    assert!(!error.reason.contains('\n') && error.reason.contains("line 2"), "{}", error.reason);
 }

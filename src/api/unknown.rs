@@ -1,13 +1,18 @@
 //! The names of fields that a model does not know, where leaving one out would
 //! make something wider than its author wrote.
 
+mod below;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-/// The names of fields that are not known, in order.
+pub(super) use below::Below;
+
+/// The names of fields that are not known, in order; of an object as a whole,
+/// the paths of such fields. There are hardly ever any, hence the narrow pointer.
 ///
 /// A struct has one as its field `unknown`, skips it, derives `Deserialize` with
 /// `#[serde(remote = "Self")]`, and is named in `keeps_unknown!`. It is still
@@ -15,17 +20,28 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 /// would hide from whoever wants to know them (see [`super::schema`]); and what is
 /// not known is skipped, not copied.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Unknown(BTreeSet<String>);
+pub struct Unknown(Option<Box<BTreeSet<String>>>);
+
+/// How many names are kept. Whoever has more knows what is wrong.
+const MOST: usize = 20;
 
 impl Unknown {
     /// Whether all fields are known.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// The names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
+        self.0.iter().flat_map(|names| names.iter().map(String::as_str))
+    }
+
+    /// Keeps one more, if there are not [`MOST`] already.
+    fn add(&mut self, name: String) {
+        let names = self.0.get_or_insert_default();
+        if names.len() < MOST {
+            names.insert(name);
+        }
     }
 }
 
@@ -44,6 +60,28 @@ macro_rules! keeps_unknown {
 }
 pub(super) use keeps_unknown;
 
+/// Implements `Deserialize` for objects with a field `unknown`, which gets the
+/// paths of all fields that are not known, wherever they are in the spec. Structs
+/// that keep their own are left out: whoever reads those says what becomes of
+/// them. Objects derive `Deserialize` as the structs of [`Unknown`] do.
+macro_rules! keeps_unknown_below {
+    ($($object:ty),+) => { $(
+        impl<'de> serde::Deserialize<'de> for $object {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let unknown = std::cell::RefCell::default();
+                // The one that is derived, which is not of the trait.
+                let object = Self::deserialize($crate::api::unknown::Below::object(deserializer, &unknown))?;
+                Ok(Self { unknown: unknown.into_inner(), ..object })
+            }
+        }
+    )+ };
+}
+pub(super) use keeps_unknown_below;
+
+/// What a struct that keeps its own names calls itself, so that nobody else
+/// keeps them, too.
+const KEEPS_ITS_OWN: &str = "a struct that keeps what it does not know";
+
 /// A deserializer for a struct that notes the fields which the struct lacks.
 pub(super) struct Noting<'a, D> {
     inner: D,
@@ -61,11 +99,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Noting<'_, D> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        name: &'static str,
+        _: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.inner.deserialize_struct(name, fields, Struct { visitor, fields, unknown: self.unknown })
+        self.inner.deserialize_struct(KEEPS_ITS_OWN, fields, Struct { visitor, fields, unknown: self.unknown })
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -155,7 +193,7 @@ impl<'de, K: DeserializeSeed<'de>> Visitor<'de> for Key<'_, K> {
         match self.seed.take_if(|_| self.fields.contains(&name)) {
             Some(seed) => seed.deserialize(StrDeserializer::new(name)).map(Some),
             None => {
-                self.unknown.0.insert(name.to_owned());
+                self.unknown.add(name.to_owned());
                 Ok(None)
             }
         }

@@ -13,13 +13,13 @@ use serde::{Deserialize, Deserializer};
 use super::duration::duration;
 use super::intern::interned;
 use super::meta::{Labels, Meta, nullable};
-use super::unknown::{Unknown, keeps_unknown};
+use super::unknown::{Unknown, keeps_unknown, keeps_unknown_below};
 
 type Texts = Box<[Arc<str>]>;
 
 /// Routes for some hosts.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct VirtualService {
     /// Name, labels and the like.
     #[serde(rename = "metadata")]
@@ -27,6 +27,9 @@ pub struct VirtualService {
     /// The hosts and their routes.
     #[serde(deserialize_with = "nullable")]
     pub spec: VirtualServiceSpec,
+    /// Paths of fields this version does not know.
+    #[serde(skip)]
+    pub unknown: Unknown,
 }
 
 /// `virtualService.spec`.
@@ -572,3 +575,4 @@ fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<[u8]>
 }
 
 keeps_unknown!(HttpRoute, HttpMatchRequest, TlsMatchAttributes, L4MatchAttributes);
+keeps_unknown_below!(VirtualService);

@@ -71,14 +71,28 @@ impl Cluster {
         let path = request.uri().path().to_owned();
         let answer = tokio::time::timeout(self.timeout, self.client.request::<Value>(request)).await;
         let answer = answer.with_context(|| format!("{path}: no answer within {:?}", self.timeout))?;
+        let answer = answer.map_err(|error| match error {
+            kube::Error::Api(status) => {
+                anyhow::Error::from(Refused { code: status.code, message: status.message.clone() })
+            }
+            other => anyhow::Error::from(other),
+        });
         answer.with_context(|| format!("the API server does not answer {path}"))
     }
 }
 
+/// What the API server refused, in its own words: the client prints its whole
+/// answer, twice.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Refused {
+    code: u16,
+    message: String,
+}
+
 /// Whether the API server answered with a status.
 pub(super) fn is_status(error: &anyhow::Error, status: StatusCode) -> bool {
-    let found = error.downcast_ref::<kube::Error>();
-    matches!(found, Some(kube::Error::Api(answer)) if answer.code == status.as_u16())
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == status.as_u16())
 }
 
 /// One replica of a control plane.
@@ -119,7 +133,14 @@ impl ControlPlane {
         let pods = pods(&cluster, flags).await?;
         if pods.is_empty() {
             let namespace = &flags.istio_namespace;
-            bail!("no pod with the label app=istiod runs in {namespace}; --istio-namespace says where it is");
+            match &flags.revision {
+                Some(revision) => {
+                    bail!("no pod with the labels app=istiod and istio.io/rev={revision} runs in {namespace}")
+                }
+                None => {
+                    bail!("no pod with the label app=istiod runs in {namespace}; --istio-namespace says where it is")
+                }
+            }
         }
         let token = token(&cluster, &flags.istio_namespace).await?;
         let replicas = pods.iter().map(|pod| Replica {

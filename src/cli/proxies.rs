@@ -100,12 +100,16 @@ pub fn print(flags: &Proxies) -> anyhow::Result<()> {
         let control_plane = ControlPlane::find(&flags.connection).await?;
         anyhow::Ok(connected(&control_plane).await)
     })?;
+    let all = proxies.len();
     proxies.retain(|proxy| {
         let namespace = proxy.name.rsplit_once('.').map(|(_, namespace)| namespace);
         flags.name.as_ref().is_none_or(|name| proxy.name.starts_with(name))
             && flags.namespace.as_ref().is_none_or(|wanted| namespace == Some(wanted))
     });
-    output::print(flags.output, &proxies, |style| shown(style, &proxies))?;
+    output::print(flags.output, &proxies, |style| match (proxies.len(), all) {
+        (0, 1..) => format!("no proxy is of that name and namespace, of {all} that are connected\n"),
+        _ => shown(style, &proxies),
+    })?;
     if !silent.is_empty() {
         bail!("not all proxies are listed:\n{}", silent.join("\n"));
     }

@@ -81,6 +81,13 @@ pub fn filter(request: &Request<'_>, policies: &[&RequestAuthentication]) -> (Op
     let mut rules: Vec<_> = rules.collect();
     rules.sort_by_key(|(.., rule)| &rule.issuer);
     let mut problems = Vec::new();
+    for policy in &policies {
+        for name in policy.spec.unknown.names() {
+            let message = "this version does not know the field; ignored";
+            let field = format!("spec.{name}");
+            problems.push(problem("RequestAuthentication", &policy.meta, field, "UnsupportedValue", message));
+        }
+    }
     let mut config = JwtAuthentication { bypass_cors_preflight: true, ..Default::default() };
     let mut names = Vec::new();
     for (at, (meta, place, rule)) in rules.into_iter().enumerate() {

@@ -230,6 +230,9 @@ fn rule_routes(
         let message = "this version does not know the field; ignored";
         findings.note(Refusal { field: name.into(), reason: "UnknownField", message: message.into() });
     }
+    if request.semantics == Semantics::Istio {
+        filters::shares(http, &mut |refusal| findings.note(refusal));
+    }
     let mut found = Vec::new();
     if http.matches.is_empty() {
         let path_specifier = Some(PathSpecifier::Prefix("/".into()));

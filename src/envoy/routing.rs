@@ -235,7 +235,7 @@ impl Routing<'_> {
 
     /// The routes of the rules that Ingresses have for one host.
     pub(super) fn of_ingress(&self, of: &IngressHost) -> Vec<Route> {
-        let VirtualService { meta, spec } = &of.virtual_service;
+        let VirtualService { meta, spec, .. } = &of.virtual_service;
         let (routes, problems) = self.of_rules(meta, Semantics::Ingress, &spec.http);
         for found in problems {
             let Some((ObjectKey { namespace, name }, field)) = of.origins.get(found.rule).cloned() else { continue };

@@ -121,7 +121,8 @@ impl DestinationRules {
             self.by_host.wide(cx, namespace).into_iter().filter(|rule| covers(&rule.spec.host, &service.hostname));
         let mut rules = self.by_host.exact(cx, namespace, &service.hostname).into_iter().chain(wide);
         rules.any(|rule| {
-            rule.spec.workload_selector.is_some() && rule.spec.subsets.iter().any(|one| &*one.name == subset)
+            rule.spec.workload_selector.is_some()
+                && rule.spec.subsets.iter().any(|one| one.is_known() && &*one.name == subset)
         })
     }
 
@@ -151,7 +152,7 @@ impl DestinationRules {
 /// Whether a rule is for its own namespace alone: it says so, or it is for
 /// certain clients, which are always there.
 fn private(rule: &DestinationRule, default: &[Arc<str>]) -> bool {
-    let DestinationRule { meta, spec } = rule;
+    let DestinationRule { meta, spec, .. } = rule;
     let export_to = if spec.export_to.is_empty() { default } else { &*spec.export_to };
     spec.workload_selector.is_some()
         || (!export_to.is_empty() && export_to.iter().all(|entry| &**entry == "." || *entry == meta.namespace))
@@ -201,7 +202,7 @@ fn merged(mut rules: Vec<&DestinationRule>) -> Option<Rule> {
         if whole.policy.is_none() {
             whole.policy.clone_from(&rule.spec.traffic_policy);
         }
-        for subset in &rule.spec.subsets {
+        for subset in rule.spec.subsets.iter().filter(|subset| subset.is_known()) {
             if whole.subsets.iter().all(|known| known.name != subset.name) {
                 whole.subsets.push(subset.clone());
             }

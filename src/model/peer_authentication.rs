@@ -9,7 +9,9 @@ use crate::api::istio::{MutualTls, PeerAuthentication};
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
-use super::{Scope, problem};
+use super::{Scope, not_known, problem};
+
+const KIND: &str = "PeerAuthentication";
 
 /// A mutual TLS mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +125,11 @@ impl PeerAuthentications {
 
 fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
     let PeerAuthentication { meta, spec } = object;
+    // A word that is not known may be meant for one that asks for STRICT.
+    not_known(cx, KIND, meta, "spec", &spec.unknown);
+    if let Some(selector) = &spec.selector {
+        not_known(cx, KIND, meta, "spec.selector", &selector.unknown);
+    }
     let mut ports = BTreeMap::new();
     for (text, tls) in &spec.port_level_mtls {
         let field = format!("spec.portLevelMtls[{text}]");
@@ -130,7 +137,7 @@ fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
             Ok(port) if port > 0 => {
                 ports.insert(port, mode(cx, meta, &field, tls));
             }
-            _ => cx.diagnose(problem("PeerAuthentication", meta, field, "InvalidPort", "not a port number; ignored")),
+            _ => cx.diagnose(problem(KIND, meta, field, "InvalidPort", "not a port number; ignored")),
         }
     }
     let selector = spec.selector.as_ref().map(|selector| selector.match_labels.clone());
@@ -138,12 +145,13 @@ fn policy(cx: &Ctx<'_>, object: &PeerAuthentication) -> Policy {
     let selector = selector.filter(|selector| !selector.is_empty());
     if selector.is_none() && !ports.is_empty() {
         let message = "port modes need a selector; they are ignored";
-        cx.diagnose(problem("PeerAuthentication", meta, "spec.portLevelMtls", "UnsupportedValue", message));
+        cx.diagnose(problem(KIND, meta, "spec.portLevelMtls", "UnsupportedValue", message));
     }
     Policy { created: meta.created, selector, mode: mode(cx, meta, "spec.mtls", &spec.mtls), ports }
 }
 
 fn mode(cx: &Ctx<'_>, meta: &Meta, field: &str, tls: &MutualTls) -> Mode {
+    not_known(cx, KIND, meta, field, &tls.unknown);
     match &*tls.mode {
         "" | "UNSET" => Mode::Unset,
         "PERMISSIVE" => Mode::Permissive,
@@ -153,7 +161,7 @@ fn mode(cx: &Ctx<'_>, meta: &Meta, field: &str, tls: &MutualTls) -> Mode {
             // Whoever wrote it wanted something; refusing plaintext is the
             // mistake that shows and harms least.
             let message = format!("{other:?} is not a mode; STRICT is used");
-            cx.diagnose(problem("PeerAuthentication", meta, format!("{field}.mode"), "UnsupportedValue", message));
+            cx.diagnose(problem(KIND, meta, format!("{field}.mode"), "UnsupportedValue", message));
             Mode::Strict
         }
     }

@@ -10,9 +10,9 @@ use crate::api::istio::WorkloadEntry;
 use crate::api::{Labels, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
-use super::Scope;
 use super::service::{SelectorKey, Service, ServiceKey};
 use super::waypoint::{TrafficType, Unattached, Waypoint, attached, instance_of};
+use super::{Scope, not_known};
 
 /// The pods of one namespace that have equal labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +96,9 @@ pub(super) fn selection(
         let labels = entry_labels(entry);
         let key_of = PodGroup { namespace: key.namespace.clone(), labels };
         let ours = scope_of.configures(cx, &entry.meta);
+        if ours {
+            not_known(cx, "WorkloadEntry", &entry.meta, "", &entry.unknown);
+        }
         ours.then(|| (key.clone(), group(cx, &scope_of, by_selector, waypoints, &key_of)))
     });
     Selection {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::api::core::{self, TargetPort};
-use crate::api::istio::ServiceEntry;
+use crate::api::istio::{ServiceEntry, ServiceEntryPort};
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
-use super::{Scope, auto_allocation, problem};
+use super::{Scope, auto_allocation, not_known, problem};
 
 /// A service's name in the mesh.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -304,23 +304,34 @@ fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Serv
     if !scope.configures(cx, meta) {
         return Vec::new();
     }
+    not_known(cx, "ServiceEntry", meta, "", &entry.unknown);
+    let say = |field: String, reason, message: String| {
+        cx.diagnose(problem("ServiceEntry", meta, field, reason, message));
+    };
     let mut addresses = Vec::with_capacity(spec.addresses.len());
     for (at, address) in spec.addresses.iter().enumerate() {
         match parse_range(address) {
             Some(range) => addresses.push(range),
             None => {
-                let field = format!("spec.addresses[{at}]");
                 let message = format!("{address:?} is neither an IP address nor a CIDR range; the entry is left out");
-                cx.diagnose(problem("ServiceEntry", meta, field, "InvalidAddress", message));
+                say(format!("spec.addresses[{at}]"), "InvalidAddress", message);
                 return Vec::new();
             }
         }
     }
     let resolution = Resolution::of_entry(&spec.resolution, meta);
+    if resolution == Resolution::Static && &*spec.resolution != "STATIC" {
+        let message = format!("{:?} is not a resolution; STATIC is used, and no name is resolved", spec.resolution);
+        say("spec.resolution".into(), "UnsupportedValue", message);
+    }
+    if !matches!(&*spec.location, "" | "MESH_EXTERNAL" | "MESH_INTERNAL") {
+        let message = format!("{:?} is not a location; MESH_EXTERNAL is used", spec.location);
+        say("spec.location".into(), "UnsupportedValue", message);
+    }
     let passthrough = resolution == Resolution::Passthrough;
     let distribution =
         if passthrough { Distribution::Passthrough } else { distribution(cx, scope, "ServiceEntry", meta, "") };
-    let ports: Vec<_> = spec.ports.iter().map(entry_port).collect();
+    let ports = entry_ports(&spec.ports, &say);
     let service = |hostname: &Arc<str>| Service {
         registry: Registry::ServiceEntry,
         key: ServiceKey { namespace: meta.namespace.clone(), hostname: hostname.clone() },
@@ -339,11 +350,51 @@ fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Serv
         families: [].into(),
         export_to: spec.export_to.clone(),
     };
-    let hosts = spec.hosts.iter().enumerate();
-    hosts.filter(|(at, host)| !spec.hosts[..*at].contains(host)).map(|(_, host)| service(host)).collect()
+    if spec.hosts.is_empty() {
+        say("spec.hosts".into(), "InvalidValue", "without a host there is no service; the entry is left out".into());
+    }
+    let alone = spec.endpoints.is_empty() && spec.workload_selector.is_none();
+    let mut services = Vec::with_capacity(spec.hosts.len());
+    for (at, host) in spec.hosts.iter().enumerate().filter(|(at, host)| !spec.hosts[..*at].contains(host)) {
+        let field = || format!("spec.hosts[{at}]");
+        if matches!(&**host, "" | "*") {
+            say(field(), "InvalidValue", format!("{host:?} is not the name of a host; left out"));
+            continue;
+        }
+        if host.starts_with('*') && resolution.by_dns() && alone {
+            let message = format!("{host} cannot be resolved, and no endpoints are given: there is nothing behind it");
+            say(field(), "UnsupportedValue", message);
+        }
+        services.push(service(host));
+    }
+    services
 }
 
-fn entry_port(port: &crate::api::istio::ServiceEntryPort) -> Port {
+/// The ports of an entry, without those that cannot be: of two with one number
+/// the first counts.
+fn entry_ports(given: &[ServiceEntryPort], say: &dyn Fn(String, &'static str, String)) -> Vec<Port> {
+    let mut ports: Vec<Port> = Vec::with_capacity(given.len());
+    for (at, port) in given.iter().enumerate() {
+        let number = || format!("spec.ports[{at}].number");
+        if port.number == 0 {
+            say(number(), "InvalidValue", "a port needs a number from 1 to 65535; left out".into());
+            continue;
+        }
+        if let Some(first) = ports.iter().find(|one| one.number == port.number) {
+            let message = format!("port {} is also that of {:?}, which counts; left out", port.number, first.name);
+            say(number(), "InvalidValue", message);
+            continue;
+        }
+        if !Protocol::is_name(&port.protocol) {
+            let message = format!("{:?} is not a protocol; the port is as one without", port.protocol);
+            say(format!("spec.ports[{at}].protocol"), "UnsupportedValue", message);
+        }
+        ports.push(entry_port(port));
+    }
+    ports
+}
+
+fn entry_port(port: &ServiceEntryPort) -> Port {
     let target = if port.target_port == 0 { port.number } else { port.target_port };
     let transport = if port.protocol.eq_ignore_ascii_case("udp") { "UDP" } else { "TCP" };
     Port {
@@ -416,6 +467,13 @@ impl Protocol {
             "tls" | "https" => Self::Tls,
             _ => Self::Unknown,
         }
+    }
+
+    /// Whether a ServiceEntry may say that, ignoring case; some are treated like
+    /// none.
+    fn is_name(name: &str) -> bool {
+        const OTHERS: [&str; 8] = ["", "udp", "grpc-web", "http_proxy", "mongo", "mysql", "redis", "doublehbone"];
+        Self::parse(name) != Self::Unknown || OTHERS.iter().any(|one| name.eq_ignore_ascii_case(one))
     }
 
     /// The protocol of a Kubernetes port: its `appProtocol`, else the part of

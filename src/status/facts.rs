@@ -13,9 +13,11 @@ use std::sync::Arc;
 
 use crate::api::compact::Uid;
 use crate::api::core::LoadBalancerIngress;
+use crate::api::destination_rule::{DestinationRule, TrafficPolicy};
 use crate::api::istio::ServiceEntry;
 use crate::api::meta::Generation;
 use crate::api::route::ParentReference;
+use crate::api::telemetry::Telemetry;
 use crate::api::{Kind, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Diagnostic, Graph, Value};
 use crate::model::binding::{Binding, binding, binding_of_service};
@@ -24,7 +26,7 @@ use crate::model::gateway::GatewayServers;
 use crate::model::gateway::credential::{Led, flaws};
 use crate::model::gateway::kubernetes::Verdict;
 use crate::model::service::ServiceKey;
-use crate::model::{Model, problem};
+use crate::model::{Model, not_known, problem};
 
 pub use gateways::{GatewayFacts, GatewayTable};
 
@@ -160,6 +162,7 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
                 if !model.scope().configures(cx, &rule.meta) {
                     return None;
                 }
+                words_of_rule(cx, rule);
                 host_is_there(cx, model, "DestinationRule", &rule.meta, "spec.host", &rule.spec.host);
                 Some(About::Plain)
             },
@@ -181,6 +184,7 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
             |cx, model, policy| model.scope().configures(cx, &policy.meta).then_some(About::Plain),
         ),
     ];
+    words_of_telemetries(graph, model);
     istio_credentials(graph, model);
     all.push(virtual_service::add(graph, model));
     all.push(ingress::add(graph, model));
@@ -191,6 +195,61 @@ pub fn collections(graph: &mut Graph, model: &Model) -> Collections {
     all.extend(routes);
     unreadable(graph, model);
     Collections { objects: all, gateways }
+}
+
+/// Says which words of a DestinationRule are not known.
+fn words_of_rule(cx: &Ctx<'_>, DestinationRule { meta, spec, unknown }: &DestinationRule) {
+    const KIND: &str = "DestinationRule";
+    not_known(cx, KIND, meta, "", unknown);
+    if let Some(selector) = &spec.workload_selector {
+        not_known(cx, KIND, meta, "spec.workloadSelector", &selector.unknown);
+    }
+    words_of_tls(cx, meta, "spec", spec.traffic_policy.as_ref());
+    for (at, subset) in spec.subsets.iter().enumerate() {
+        let field = format!("spec.subsets[{at}]");
+        words_of_tls(cx, meta, &field, subset.traffic_policy.as_ref());
+        if subset.is_known() {
+            not_known(cx, KIND, meta, &field, &subset.unknown);
+            continue;
+        }
+        let names: Vec<_> = subset.unknown.names().collect();
+        let message = format!("there are no labels, and this version does not know {}; left out", names.join(", "));
+        cx.diagnose(problem(KIND, meta, field, "UnknownField", message));
+    }
+}
+
+/// The same of what a policy says of TLS, which is not left out where it is not
+/// understood.
+fn words_of_tls(cx: &Ctx<'_>, meta: &Meta, place: &str, policy: Option<&TrafficPolicy>) {
+    let Some(policy) = policy else { return };
+    let of_ports = policy.port_level_settings.iter().enumerate();
+    let of_ports = of_ports.map(|(at, port)| (format!(".portLevelSettings[{at}]"), port.tls.as_ref()));
+    for (within, tls) in std::iter::once((String::new(), policy.tls.as_ref())).chain(of_ports) {
+        let Some(tls) = tls else { continue };
+        let message = match &*tls.mode {
+            "DISABLE" | "ISTIO_MUTUAL" => "this version does not know the field; ignored",
+            _ => "this version does not know the field; connections that it is for are refused",
+        };
+        for name in tls.unknown.names() {
+            let field = format!("{place}.trafficPolicy{within}.tls.{name}");
+            cx.diagnose(problem("DestinationRule", meta, field, "UnknownField", message));
+        }
+    }
+}
+
+/// Says which words of Telemetries are not known.
+fn words_of_telemetries(graph: &mut Graph, model: &Model) {
+    let scope = model.scope().clone();
+    graph.derive("telemetry_words", model.inputs.telemetries, move |cx, _: &ObjectKey, telemetry| {
+        let Telemetry { meta, spec, unknown } = telemetry;
+        if scope.configures(cx, meta) {
+            not_known(cx, "Telemetry", meta, "", unknown);
+            if let Some(selector) = &spec.selector {
+                not_known(cx, "Telemetry", meta, "spec.selector", &selector.unknown);
+            }
+        }
+        None::<((), ())>
+    });
 }
 
 /// What is the matter with the credentials of Istio's Gateways, whoever is

@@ -1,6 +1,8 @@
 //! Objects in, conditions out. Each bad object keeps to itself: what is beside
 //! it is said to be good.
 
+mod words;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -31,7 +31,7 @@ pub(super) fn workload_entries(graph: &mut Graph, model: &Model) -> Collection<A
 }
 
 fn workload_entry(cx: &Ctx<'_>, model: &Model, entry: &WorkloadEntry) -> Option<(Arc<str>, Resource)> {
-    let WorkloadEntry { meta, spec } = entry;
+    let WorkloadEntry { meta, spec, .. } = entry;
     if !model.scope().configures(cx, meta) {
         return None;
     }

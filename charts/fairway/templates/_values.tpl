@@ -2,6 +2,7 @@
 The values that every template reads, as JSON: defaults, then the profile, then
 the platform, then what the user says, each over the one before. What is below
 `pilot` is as if it were at the top level, as in istiod's chart, and wins there.
+What is below the name that istiod's chart has for its defaults is over ours.
 
 A template begins with
 
@@ -12,7 +13,7 @@ because Helm gives no order to templates in which one of them could prepare
 */}}
 {{- define "fairway.values" -}}
 {{- $given := include "fairway.given" . | fromJson -}}
-{{- $values := deepCopy .Values.defaults -}}
+{{- $values := include "fairway.defaults" . | fromJson -}}
 {{- $global := $given.global | default dict -}}
 {{- $profile := coalesce $given.profile $global.profile $values.profile -}}
 {{- $platform := coalesce $global.platform $given.platform $values.platform | default "" -}}
@@ -30,6 +31,7 @@ because Helm gives no order to templates in which one of them could prepare
 {{- end -}}
 {{- $values = mustMergeOverwrite $values $given -}}
 {{- include "fairway.prune" $values -}}
+{{- include "fairway.shapes" $values -}}
 {{- range $list := list "env" "global" "meshConfig" "resources" "cpu" "memory" "pdb" "telemetry" "gateways" "base" "fairway" -}}
   {{- if not (kindIs "map" (index $values $list)) -}}
     {{- $_ := set $values $list dict -}}
@@ -42,15 +44,42 @@ because Helm gives no order to templates in which one of them could prepare
   {{- /* The control plane takes the two for one, too. */ -}}
   {{- $_ := set $values "revision" "" -}}
 {{- end -}}
+{{- $secrets := list -}}
+{{- range $secret := $values.global.imagePullSecrets -}}
+  {{- /* A name, or an object with one as pods have it. */ -}}
+  {{- if kindIs "map" $secret -}}
+    {{- $secret = $secret.name -}}
+  {{- end -}}
+  {{- $secrets = append $secrets $secret -}}
+{{- end -}}
+{{- $_ := set $values.global "imagePullSecrets" $secrets -}}
 {{- include "fairway.refuse" $values -}}
 {{- toJson $values -}}
 {{- end -}}
 
+{{/* What is over the values of nobody: ours, and those given as istiod's, as JSON. */}}
+{{- define "fairway.defaults" -}}
+{{- $defaults := deepCopy .Values.defaults -}}
+{{- with index .Values "_internal_defaults_do_not_set" -}}
+  {{- $defaults = mustMergeOverwrite $defaults (deepCopy .) -}}
+{{- end -}}
+{{- if eq (include "fairway.foreignImage" $defaults) "true" -}}
+  {{- $_ := set $defaults "image" .Chart.Name -}}
+{{- end -}}
+{{- toJson $defaults -}}
+{{- end -}}
+
 {{/* What the user says, without `pilot`, as JSON. */}}
 {{- define "fairway.given" -}}
-{{- $given := omit .Values "defaults" "pilot" | deepCopy -}}
+{{- $given := omit .Values "defaults" "_internal_defaults_do_not_set" "pilot" | deepCopy -}}
 {{- with .Values.pilot -}}
   {{- $given = mustMergeOverwrite $given (deepCopy .) -}}
+{{- end -}}
+{{- /* A name with nothing below it, such as one whose lines are all comments. */}}
+{{- range $block := list "base" "env" "fairway" "gateways" "global" "meshConfig" "telemetry" -}}
+  {{- if kindIs "invalid" (index $given $block) -}}
+    {{- $_ := unset $given $block -}}
+  {{- end -}}
 {{- end -}}
 {{- /* istiod's own image is not ours. */ -}}
 {{- if eq (include "fairway.foreignImage" $given) "true" -}}
@@ -73,6 +102,23 @@ because Helm gives no order to templates in which one of them could prepare
   {{- else if kindIs "map" $value -}}
     {{- include "fairway.prune" $value -}}
   {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Refuses a text where a list belongs, and the like: templates would say less of it. */}}
+{{- define "fairway.shapes" -}}
+{{- $lists := list "envVarFrom" "extraContainerArgs" "initContainers" "ipFamilies" "revisionTags" "tolerations" "topologySpreadConstraints" "volumeMounts" "volumes" -}}
+{{- $maps := list "affinity" "base" "cpu" "deploymentAnnotations" "deploymentLabels" "env" "fairway" "gatewayClasses" "gateways" "global" "memory" "meshConfig" "nodeSelector" "pdb" "podAnnotations" "podLabels" "resources" "serviceAccountAnnotations" "serviceAnnotations" "telemetry" -}}
+{{- range $kind, $names := dict "list" $lists "map" $maps -}}
+  {{- range $name := $names -}}
+    {{- if and (hasKey $ $name) (not (eq (kindOf (index $ $name) | replace "slice" "list") $kind)) -}}
+      {{- fail (printf "%s: %s is not a %s" $name (index $ $name | toJson) $kind) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $secrets := (.global).imagePullSecrets -}}
+{{- if not (or (kindIs "invalid" $secrets) (kindIs "slice" $secrets)) -}}
+  {{- fail (printf "global.imagePullSecrets: %s is not a list" (toJson $secrets)) -}}
 {{- end -}}
 {{- end -}}
 
@@ -103,9 +149,14 @@ file with all of istiod's defaults is not complained of.
 {{- define "fairway.unread" -}}
 {{- $table := .Files.Get "files/values-table.yaml" | fromYaml -}}
 {{- $found := dict "ignored" dict "unknown" list -}}
-{{- $given := omit .Values "defaults" "pilot" -}}
+{{- /* Somebody's defaults are among ours, which are all read. */}}
+{{- $given := deepCopy .Values.defaults -}}
+{{- with index .Values "_internal_defaults_do_not_set" -}}
+  {{- $given = mustMergeOverwrite $given (deepCopy .) -}}
+{{- end -}}
+{{- $given = omit .Values "defaults" "_internal_defaults_do_not_set" "pilot" | deepCopy | mustMergeOverwrite $given -}}
 {{- with .Values.pilot -}}
-  {{- $given = mustMergeOverwrite (deepCopy $given) (deepCopy .) -}}
+  {{- $given = mustMergeOverwrite $given (deepCopy .) -}}
 {{- end -}}
 {{- if eq (include "fairway.foreignImage" $given) "true" -}}
   {{- $_ := set $found.ignored "image" (printf "%s is the image of istiod" $given.image) -}}

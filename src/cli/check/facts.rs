@@ -114,17 +114,23 @@ pub(super) async fn read(flags: &Connection, pre: bool) -> anyhow::Result<Facts>
         root: Ok(None),
         root_config_maps: Ok(Vec::new()),
         namespaces: Ok(Vec::new()),
-        ztunnels: list("/apis/apps/v1/daemonsets?labelSelector=app%3Dztunnel".into()).await,
+        // Istio's chart gives this label to the pods alone.
+        ztunnels: list("/apis/apps/v1/daemonsets".into()).await.map(|all| {
+            all.into_iter().filter(|one| text(one, "/spec/template/metadata/labels/app") == "ztunnel").collect()
+        }),
         replicas: Vec::new(),
         connected: Vec::new(),
         namespace,
     };
     progress.say("asking for rights…");
-    let (asked, account) =
-        if pre { (installed(&facts.namespace), None) } else { (needed(&facts.namespace), account(&facts)) };
-    facts.rights = may(&cluster, asked, account.as_deref()).await;
     if pre {
+        facts.rights = may(&cluster, installed(&facts.namespace), None).await;
         return Ok(facts);
+    }
+    // Without one there is nobody whose rights could be asked about: those of
+    // whoever asks say nothing.
+    if let Some(account) = account(&facts, flags.revision.as_deref()) {
+        facts.rights = may(&cluster, needed(&facts.namespace), Some(&account)).await;
     }
     let namespace = &facts.namespace;
     facts.pods = pods(&cluster, flags).await.map_err(|error| format!("{error:#}"));
@@ -176,9 +182,12 @@ async fn token(cluster: &Cluster, namespace: &str) -> Asked<()> {
     cluster.create(&path, &asked).await.map(drop).map_err(|error| format!("{error:#}"))
 }
 
-/// The user that the control plane is, if there is one in the namespace.
-fn account(facts: &Facts) -> Option<String> {
-    let mut ours = facts.control_planes.iter().flatten();
+/// The user that the control plane is, if there is one in the namespace, of the
+/// revision if one is given.
+fn account(facts: &Facts, revision: Option<&str>) -> Option<String> {
+    let of_revision =
+        |one: &&Value| revision.is_none_or(|revision| text(one, "/metadata/labels/istio.io~1rev") == revision);
+    let mut ours = facts.control_planes.iter().flatten().filter(of_revision);
     let ours = ours.find(|one| text(one, "/metadata/namespace") == facts.namespace)?;
     let account = text(ours, "/spec/template/spec/serviceAccountName");
     Some(format!("system:serviceaccount:{}:{account}", facts.namespace))

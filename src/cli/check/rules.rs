@@ -78,6 +78,12 @@ fn kubernetes(facts: &Facts) -> Vec<Finding> {
         Err(error) if error.contains("orbidden") => {
             unknown(KUBERNETES, "whether there are tokens for an audience", error)
         }
+        Err(error) if error.contains(&format!("namespaces {:?} not found", facts.namespace)) => Finding::of(
+            KUBERNETES,
+            Level::Bad,
+            format!("there is no namespace {}", facts.namespace),
+            "docs/install.md; --istio-namespace says where to look",
+        ),
         Err(error) => Finding::of(
             KUBERNETES,
             Level::Bad,
@@ -136,6 +142,10 @@ fn definitions(facts: &Facts) -> Vec<Finding> {
 }
 
 fn rights(facts: &Facts, pre: bool) -> Vec<Finding> {
+    // There is nobody who has any, which the group of the control plane says.
+    if facts.rights.is_empty() {
+        return Vec::new();
+    }
     let who = if pre { "you" } else { "the control plane" };
     let (denied, unsure): (Vec<_>, Vec<_>) =
         facts.rights.iter().filter(|right| right.allowed != Ok(true)).partition(|right| right.allowed.is_ok());
@@ -236,7 +246,7 @@ fn control_plane(facts: &Facts) -> Vec<Finding> {
                     facts.namespace
                 ),
             ),
-            1 => Finding::of(
+            1 if number("/status/unavailableReplicas") == 0 => Finding::of(
                 CONTROL_PLANE,
                 Level::Doubtful,
                 what,
@@ -245,6 +255,13 @@ fn control_plane(facts: &Facts) -> Vec<Finding> {
             _ if ready < wanted => {
                 Finding::of(CONTROL_PLANE, Level::Doubtful, what, "kubectl describe the pods that are not ready")
             }
+            // An upgrade: the old ones serve until the new ones are ready.
+            _ if number("/status/unavailableReplicas") > 0 => Finding::of(
+                CONTROL_PLANE,
+                Level::Doubtful,
+                format!("{what}, and {} more are not", number("/status/unavailableReplicas")),
+                "kubectl describe the pods that are not ready; helm rollback is the way back from an upgrade",
+            ),
             _ => Finding::good(CONTROL_PLANE, what),
         });
     }
@@ -376,7 +393,8 @@ fn leases(facts: &Facts) -> Vec<Finding> {
                 LEASES,
                 Level::Doubtful,
                 format!("{name} is held by {holder}, which is no replica here"),
-                "another control plane has it: see docs/migrate.md",
+                "one that has just ended, then it is taken over within 30 seconds; or another control plane: see \
+                 docs/migrate.md",
             ),
             _ => Finding::good(LEASES, format!("{name} is held by {holder}")),
         });
@@ -459,7 +477,7 @@ fn ztunnel(facts: &Facts, pre: bool) -> Vec<Finding> {
         Err(error) => return vec![unknown(ZTUNNEL, "DaemonSets", error)],
     };
     if daemons.is_empty() {
-        let what = "no DaemonSet has the label app=ztunnel";
+        let what = "no DaemonSet has pods with the label app=ztunnel";
         let fix = "helm install ztunnel istio/ztunnel, for ambient mode";
         return vec![if pre { Finding::good(ZTUNNEL, what) } else { Finding::of(ZTUNNEL, Level::Doubtful, what, fix) }];
     }

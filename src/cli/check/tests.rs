@@ -113,6 +113,8 @@ fn what_is_wrong_with_the_cluster_is_found() {
     );
     check(|facts| facts.token = Err("not found".into()), Level::Bad, "no token for the audience istio-ca");
     check(|facts| facts.token = Err("403 Forbidden".into()), Level::Unknown, "whether there are tokens");
+    let gone = r#"namespaces "istio-system" not found"#;
+    check(|facts| facts.token = Err(gone.into()), Level::Bad, "there is no namespace istio-system");
     let remove =
         |facts: &mut Facts| _ = facts.definitions.as_mut().unwrap().remove("httproutes.gateway.networking.k8s.io");
     check(remove, Level::Doubtful, "not defined: HTTPRoute");
@@ -141,6 +143,9 @@ fn what_is_wrong_with_replicas_is_found() {
     };
     check(ready(0), Level::Bad, "0 of 2 replicas are ready");
     check(ready(1), Level::Doubtful, "1 of 2 replicas are ready");
+    let stuck =
+        |facts: &mut Facts| facts.control_planes.as_mut().unwrap()[0]["status"]["unavailableReplicas"] = json!(2);
+    check(stuck, Level::Doubtful, "2 of 2 replicas are ready, and 2 more are not");
     let unread = json!({ "place": "VirtualService shop/web", "field": "spec.http", "reason": "invalid type" });
     check(
         |facts| facts.replicas[0].problems = Ok(vec![unread]),
@@ -216,4 +221,12 @@ fn findings_are_grouped_and_each_has_its_fix() {
     ];
     let expected = "A\n  ok  is well\n  XX  is not\n      fix: do this\n\nB\n  ??  who knows\n";
     assert_eq!(shown(Style::PLAIN, &findings), expected);
+}
+
+#[test]
+fn rights_of_nobody_are_not_praised() {
+    let mut facts = healthy();
+    facts.rights.clear();
+    let said = rules::findings(&facts, false);
+    assert!(!said.iter().any(|one| one.what.contains("that it takes")), "{said:?}");
 }

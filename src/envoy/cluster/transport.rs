@@ -117,6 +117,8 @@ impl<'a> Transport<'a> {
 impl<'a> Tls<'a> {
     fn of(settings: &'a ClientTlsSettings, service: &'a Service) -> Result<Option<Self>, Refused> {
         let mutual = match &*settings.mode {
+            // It may be meant for a mode that asks for TLS.
+            "" if !settings.unknown.is_empty() => false,
             "" | "DISABLE" | "ISTIO_MUTUAL" => return Ok(None),
             "SIMPLE" => false,
             "MUTUAL" => true,

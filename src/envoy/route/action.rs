@@ -153,6 +153,9 @@ fn destinations(
 ) -> Checked<bool> {
     if let [only] = given {
         let at = "route[0]";
+        if only.weight < 0 {
+            return refuse(format!("{at}.weight"), "InvalidValue", "not a weight; the rule is left out");
+        }
         let ClusterRef { name, consistent_hash, session } =
             cluster(request, &only.destination).map_err(|refusal| refusal.within(at))?;
         let Changes { request_add, request_remove, response_add, response_remove, authority: own } =

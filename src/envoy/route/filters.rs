@@ -9,8 +9,8 @@ use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, H
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 
-use super::{Checked, headers, matches, refuse};
-use crate::api::virtual_service::{Abort, CorsPolicy, Delay, HttpFaultInjection, Percent};
+use super::{Checked, Refusal, headers, matches, refuse};
+use crate::api::virtual_service::{Abort, CorsPolicy, Delay, HttpFaultInjection, HttpRoute, Percent};
 use crate::envoy::encode::{boolean, duration};
 
 /// Envoy's faults; none if there is nothing to inject.
@@ -121,6 +121,35 @@ pub(super) fn share(percent: Percent) -> FractionalPercent {
     // The conversion saturates, and makes nothing of what is no number.
     let numerator = (percent.value.min(100.0) * 10_000.0).round() as u32;
     FractionalPercent { numerator, denominator: DenominatorType::Million.into() }
+}
+
+/// Says which shares are none, and what they are taken for.
+pub(super) fn shares(http: &HttpRoute, note: &mut dyn FnMut(Refusal)) {
+    let mut percents = Vec::new();
+    let mut whole = |field: &str, percent: Option<u32>| {
+        percents.extend(percent.map(|percent| (field.to_owned(), f64::from(percent))));
+    };
+    let fault = http.fault.as_ref();
+    let delay = fault.and_then(|fault| fault.delay.as_ref());
+    whole("fault.delay.percent", delay.map(|delay| delay.percent));
+    whole("mirrorPercent", http.mirror_percent);
+    let abort = fault.and_then(|fault| fault.abort.as_ref());
+    let single = [
+        ("fault.delay.percentage", delay.and_then(|delay| delay.percentage)),
+        ("fault.abort.percentage", abort.and_then(|abort| abort.percentage)),
+        ("mirrorPercentage", http.mirror_percentage),
+    ];
+    let single = single.into_iter().map(|(field, share)| (field.to_owned(), share));
+    let mirrors = http.mirrors.iter().enumerate();
+    let several = mirrors.map(|(at, mirror)| (format!("mirrors[{at}].percentage"), mirror.percentage));
+    percents.extend(single.chain(several).filter_map(|(field, share)| Some((format!("{field}.value"), share?.value))));
+    // Envoy counts in millionths.
+    let none = |value: f64| value > 0.0 && share(Percent { value }).numerator == 0;
+    for (field, value) in percents.into_iter().filter(|(_, value)| !(0.0..=100.0).contains(value) || none(*value)) {
+        let instead = if value > 100.0 { "all requests" } else { "no request" };
+        let message = format!("{value} is not a share from 0.0001 to 100 percents, or 0; taken for {instead}");
+        note(Refusal { field, reason: "InvalidValue", message });
+    }
 }
 
 /// A share in whole percents.

@@ -65,9 +65,27 @@ pub(super) fn policy(retry: Option<&HttpRetry>, hashed: bool, note: &mut dyn FnM
     Some(policy)
 }
 
+fn invalid_attempts(message: String) -> Refusal {
+    Refusal { field: "retries.attempts".into(), reason: "InvalidValue", message }
+}
+
 /// What a policy says, over the defaults; none if it says never.
 fn overlaid(retry: &HttpRetry, mut policy: RetryPolicy, note: &mut dyn FnMut(Refusal)) -> Option<RetryPolicy> {
-    let attempts = u32::try_from(retry.attempts).ok().filter(|attempts| *attempts > 0)?;
+    let attempts = match u32::try_from(retry.attempts) {
+        Ok(0) => {
+            let asks = retry.per_try_timeout.is_some() || !retry.retry_on.is_empty();
+            if asks || retry.retry_remote_localities.is_some() {
+                let message = "without attempts nothing is tried again, and the rest of the policy has no effect";
+                note(invalid_attempts(message.into()));
+            }
+            return None;
+        }
+        Ok(attempts) => attempts,
+        Err(_) => {
+            note(invalid_attempts(format!("{} is not a number of attempts; nothing is tried again", retry.attempts)));
+            return None;
+        }
+    };
     policy.num_retries = uint32(attempts);
     if !retry.retry_on.trim().is_empty() {
         let mut conditions = Vec::new();

@@ -30,7 +30,7 @@ impl Model {
         let keys = cx.fetch(self.selection.entries_of_service, &service.key).map(|(key, _)| key);
         let entries = keys.filter_map(|key| cx.get(self.inputs.workload_entries, key));
         let endpoint = |entry: &WorkloadEntry| {
-            let WorkloadEntry { meta, spec } = entry;
+            let WorkloadEntry { meta, spec, .. } = entry;
             let labels = entry_labels(entry);
             let written = Written { kind: "WorkloadEntry", meta, field: "spec".into(), spec };
             let endpoint = endpoint(cx, service, &written, &labels, tunnels(meta) || speaks_hbone(&labels))?;

@@ -113,6 +113,11 @@ fn refused<T>(field: &str, reason: &'static str, message: impl Into<String>) -> 
 }
 
 fn servers(cx: &Ctx<'_>, gateway: &IstioGateway) -> Box<[Server]> {
+    // One that is meant for `selector` leaves none, which is all proxies.
+    for name in gateway.spec.unknown.names() {
+        let message = "this version does not know the field; ignored";
+        cx.diagnose(problem("IstioGateway", &gateway.meta, format!("spec.{name}"), "UnknownField", message));
+    }
     let mut servers = Vec::with_capacity(gateway.spec.servers.len());
     for (index, one) in gateway.spec.servers.iter().enumerate() {
         let at = format!("spec.servers[{index}]");

@@ -8,7 +8,7 @@ use crate::envoy::route::{self, Clients, ClusterRef, RouteRequest, Semantics, de
 use crate::graph::{Collection, Ctx, Graph};
 use crate::model::destination_rule::Client;
 use crate::model::gateway::istio::gateway_key;
-use crate::model::{Model, problem};
+use crate::model::{Model, not_known, problem};
 
 use super::{About, Facts, NOT_FOUND, host_is_there};
 
@@ -25,6 +25,7 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> (Kind, Collection<ObjectK
             if !model.scope().configures(cx, &one.meta) {
                 return None;
             }
+            not_known(cx, KIND, &one.meta, "", &one.unknown);
             rules(cx, model, one);
             destinations(cx, model, one);
             gateways(cx, model, one);
@@ -41,7 +42,7 @@ pub(super) fn add(graph: &mut Graph, model: &Model) -> (Kind, Collection<ObjectK
 fn rules(cx: &Ctx<'_>, model: &Model, one: &VirtualService) {
     let find = |key: &ObjectKey| model.routes.delegate(cx, model.scope(), key, &one.meta.namespace);
     let resolved = delegate::resolve(one, &model.settings.domain, &find);
-    let VirtualService { meta: Meta { namespace, .. }, spec } = one;
+    let VirtualService { meta: Meta { namespace, .. }, spec, .. } = one;
     let gateway = spec.gateways.first().map(|name| gateway_key(name, namespace));
     let clients = match &gateway {
         Some(gateway) if !spec.of_mesh() => Clients::Gateway { gateway, from: namespace, namespace, labels: &[] },
@@ -68,7 +69,7 @@ fn rules(cx: &Ctx<'_>, model: &Model, one: &VirtualService) {
 }
 
 /// Says which gateways are not there.
-fn gateways(cx: &Ctx<'_>, model: &Model, VirtualService { meta, spec }: &VirtualService) {
+fn gateways(cx: &Ctx<'_>, model: &Model, VirtualService { meta, spec, .. }: &VirtualService) {
     for (at, name) in spec.gateways.iter().enumerate().filter(|(_, name)| &***name != "mesh") {
         let key = gateway_key(name, &meta.namespace).object();
         if cx.get(model.inputs.istio_gateways, &key).is_none() {
@@ -79,7 +80,7 @@ fn gateways(cx: &Ctx<'_>, model: &Model, VirtualService { meta, spec }: &Virtual
 }
 
 /// Says which destinations are not there.
-fn destinations(cx: &Ctx<'_>, model: &Model, VirtualService { meta, spec }: &VirtualService) {
+fn destinations(cx: &Ctx<'_>, model: &Model, VirtualService { meta, spec, .. }: &VirtualService) {
     for (at, rule) in spec.http.iter().enumerate() {
         let routed =
             rule.route.iter().enumerate().map(|(to, one)| (format!("route[{to}].destination"), &one.destination));
@@ -90,14 +91,16 @@ fn destinations(cx: &Ctx<'_>, model: &Model, VirtualService { meta, spec }: &Vir
             is_there(cx, model, meta, &format!("spec.http[{at}].{field}"), destination);
         }
     }
-    for (at, rule) in spec.tcp.iter().enumerate() {
-        for (to, one) in rule.route.iter().enumerate() {
-            is_there(cx, model, meta, &format!("spec.tcp[{at}].route[{to}].destination"), &one.destination);
-        }
-    }
-    for (at, rule) in spec.tls.iter().enumerate() {
-        for (to, one) in rule.route.iter().enumerate() {
-            is_there(cx, model, meta, &format!("spec.tls[{at}].route[{to}].destination"), &one.destination);
+    let tcp = spec.tcp.iter().enumerate().map(|(at, rule)| (format!("spec.tcp[{at}]"), &rule.route));
+    let tls = spec.tls.iter().enumerate().map(|(at, rule)| (format!("spec.tls[{at}]"), &rule.route));
+    for (rule, route) in tcp.chain(tls) {
+        for (to, one) in route.iter().enumerate() {
+            let field = format!("{rule}.route[{to}]");
+            if one.weight < 0 {
+                let message = format!("{} is not a weight; taken for none", one.weight);
+                cx.diagnose(problem(KIND, meta, format!("{field}.weight"), "InvalidValue", message));
+            }
+            is_there(cx, model, meta, &format!("{field}.destination"), &one.destination);
         }
     }
 }

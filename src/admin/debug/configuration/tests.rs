@@ -35,21 +35,24 @@ fn what_is_written_is_compared_with_what_is_in_force() {
         original("changed", hosts("b")),
         original("broken", json!({ "hosts": 7 })),
         original("broken-at-once", json!({ "hosts": 7 })),
-        // A field that is not read changes nothing.
+        // A field without a value changes nothing, and a word that is not known
+        // only what is said of the object.
         original("unheard", json!({ "hosts": ["a"], "unheard": "of" })),
+        original("without", json!({ "hosts": ["a"], "http": null })),
     ];
-    let in_force = ["same", "changed", "broken", "unheard", "gone"].map(|name| read(name, hosts("a")));
+    let in_force = ["same", "changed", "broken", "unheard", "without", "gone"].map(|name| read(name, hosts("a")));
     assert_eq!(
         said(Ok(written), in_force.to_vec()),
         [
-            "broken false: spec.hosts: invalid type: integer `7`, expected a sequence at line 1 column 165; \
+            "broken false: spec.hosts: invalid type: integer `7`, expected a sequence; \
              the last version that could be read is in force",
-            "broken-at-once false: spec.hosts: invalid type: integer `7`, expected a sequence at line 1 column 173",
+            "broken-at-once false: spec.hosts: invalid type: integer `7`, expected a sequence",
             "changed false: another version of it is in force",
             "gone false: it is not there any more",
             "new false: nothing of it is in force yet",
             "same true",
-            "unheard true",
+            "unheard false: another version of it is in force",
+            "without true",
         ]
     );
 }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::api::ingress::{Ingress, IngressBackend, IngressPath};
+use crate::api::unknown::Unknown;
 use crate::api::virtual_service::{
     Destination, HttpDirectResponse, HttpMatchRequest, HttpRoute, HttpRouteDestination, PortSelector, StringMatch,
     VirtualService, VirtualServiceSpec,
@@ -87,6 +88,7 @@ fn of_host(cx: &Ctx<'_>, by_host: ByHost, host: &Arc<str>) -> Option<IngressHost
         virtual_service: VirtualService {
             meta,
             spec: VirtualServiceSpec { hosts: [host.clone()].into(), http, ..VirtualServiceSpec::default() },
+            unknown: Unknown::default(),
         },
         origins: found.iter().map(|(meta, rule)| (meta.key(), rule.field.clone())).collect(),
         ingresses: all.iter().map(|rules| rules.meta.clone()).collect(),
