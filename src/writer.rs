@@ -6,6 +6,7 @@
 //! proxy, in bounds; a change after a quiet moment is committed at once.
 //! Nothing is published before every kind has synced.
 
+pub mod counts;
 mod pace;
 mod pods;
 mod questions;
@@ -39,6 +40,7 @@ use crate::xds::demand::Wanted;
 use crate::xds::secret::{Accounts, Vault};
 use crate::xds::verdict::Hearing;
 use crate::xds::view::{Layer, Views};
+use counts::{Counts, Tally};
 use pace::Cost;
 pub use pace::Pace;
 pub use pods::PodDirectory;
@@ -74,6 +76,8 @@ pub struct Published {
     pub pods: Arc<PodDirectory>,
     /// What the graph has cost so far.
     pub stats: Arc<ArcSwap<Vec<Stats>>>,
+    /// How many changes there were so far.
+    pub counts: Arc<Counts>,
 }
 
 /// How often the time is told to what depends on it.
@@ -111,6 +115,7 @@ struct Writer {
     wanted_objects: watch::Sender<Arc<BTreeSet<Place>>>,
     pods: Arc<PodDirectory>,
     stats: Arc<ArcSwap<Vec<Stats>>>,
+    counts: Arc<Counts>,
     said: Vec<Diagnostic>,
     rejections: watch::Sender<Statuses>,
     rejected: BTreeMap<Object, String>,
@@ -162,6 +167,7 @@ impl Writer {
             wanted_objects: watch::Sender::new(Arc::default()),
             pods: Arc::new(PodDirectory::new(node_proxies)),
             stats: Arc::default(),
+            counts: Arc::default(),
             said: Vec::new(),
             rejections: watch::Sender::new(Statuses::new()),
             rejected: BTreeMap::new(),
@@ -185,6 +191,7 @@ impl Writer {
             wanted_objects: self.wanted_objects.subscribe(),
             pods: self.pods.clone(),
             stats: self.stats.clone(),
+            counts: self.counts.clone(),
         }
     }
 
@@ -312,9 +319,10 @@ impl Writer {
         if !changed && !first {
             return;
         }
+        let tally = self.count();
         self.publish_facts();
         // Before what refers to it.
-        self.publish_vault(None);
+        let secrets = self.publish_vault(None);
         self.report();
         let views = self.translation.published();
         if let Some((begun, committed, heard)) = committed {
@@ -322,6 +330,9 @@ impl Writer {
             let (heard, events) = heard.unwrap_or((begun, 0));
             let (revision, rows) = (views.as_ref().map(|views| views.revision), self.recomputed(&before));
             spans::changed(spans::Change { heard, events, begun, committed, revision, rows });
+        }
+        if secrets || views.is_some() {
+            tally.pushed(&self.counts);
         }
         if let Some(views) = views {
             self.views.send_replace(views);
@@ -331,6 +342,15 @@ impl Writer {
         }
         self.publish_rejections();
         self.translation.graph.settle();
+    }
+
+    /// Counts what the commit changed.
+    fn count(&self) -> Tally {
+        let Translation { graph, inputs, .. } = &self.translation;
+        let mut tally = Tally::default();
+        inputs.changed(graph, |kind, events| tally.add(&self.counts, kind, events));
+        tally.proxies(self.translation.scopes_changed() as u64);
+        tally
     }
 
     /// The collections of which rows have been worked out, and how many.
@@ -392,8 +412,11 @@ impl Writer {
     }
 
     /// Publishes certificates and keys, and where more are to be looked for.
-    fn publish_vault(&mut self, accounts: Option<Accounts>) {
-        if let Some(vault) = self.translation.vault(accounts) {
+    /// Returns whether they are others than before.
+    fn publish_vault(&mut self, accounts: Option<Accounts>) -> bool {
+        let vault = self.translation.vault(accounts);
+        let changed = vault.is_some();
+        if let Some(vault) = vault {
             self.vault.send_replace(vault);
         }
         let Translation { graph, credentials, .. } = &self.translation;
@@ -405,6 +428,7 @@ impl Writer {
                 modified
             });
         }
+        changed
     }
 
     fn publish_wanted_keys(&self) {

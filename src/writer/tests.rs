@@ -94,6 +94,48 @@ async fn a_change_of_nothing_publishes_nothing() {
     assert!(after.authorizations.same_as(&before.authorizations));
 }
 
+/// Objects are counted by what became of them, and changes by what proxies were
+/// told for.
+#[tokio::test]
+async fn changes_are_counted() {
+    use counts::Trigger;
+    let mut world = World::new();
+    world.put(&pod("a", "sa", "Running")).await;
+    world.synced(Kind::ALL).await;
+    world.views(|views| views.addresses.len() == 1).await;
+    // Nothing of it changes.
+    world.put(&pod("a", "sa", "Running")).await;
+    world.put(&pod("a", "other", "Running")).await;
+    let changed = |views: &Views| {
+        views.addresses.get("Kubernetes//Pod/x/a").is_some_and(|pod| {
+            let message = pod.message(ResourceType::Address);
+            message.windows(5).any(|part| part == b"other")
+        })
+    };
+    world.views(changed).await;
+    world
+        .put(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: x}\n\
+             spec: {rules: [{}]}\n",
+        )
+        .await;
+    world.views(|views| !views.authorizations.is_empty()).await;
+    // Nobody is told of it.
+    world.put("apiVersion: v1\nkind: Node\nmetadata: {name: of-nobody}\n").await;
+    world.sender.send(Event::Changes(vec![Change::Delete(Kind::Pod, ObjectKey::new("x", "a"))])).await.unwrap();
+    world.views(|views| views.addresses.is_empty()).await;
+
+    let counts = &world.published.counts;
+    assert_eq!(counts.objects(Kind::Pod), [1, 1, 1]);
+    assert_eq!(counts.objects(Kind::AuthorizationPolicy), [1, 0, 0]);
+    assert_eq!(counts.objects(Kind::Node), [1, 0, 0]);
+    assert_eq!(counts.objects(Kind::Service), [0; 3]);
+    assert_eq!(counts.triggers(Trigger::Config), 1);
+    assert_eq!(counts.triggers(Trigger::Service), 0);
+    // The node's may have come with that of the pod.
+    assert!(matches!(counts.triggers(Trigger::Ambient), 3 | 4));
+}
+
 #[tokio::test]
 async fn the_node_authorizer_sees_the_pods() {
     let mut world = World::new();
