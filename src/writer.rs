@@ -4,9 +4,11 @@
 //! A commit takes everything that has queued while the last one ran. Under
 //! churn a short window keeps the number of commits, hence of messages to each
 //! proxy, in bounds; a change after a quiet moment is committed at once.
-//! Nothing is published before every kind has synced.
+//! Nothing is published before every kind has synced and the mesh's configuration,
+//! if there is one, can be read.
 
 pub mod counts;
+mod mesh_map;
 mod pace;
 mod pods;
 mod questions;
@@ -42,6 +44,7 @@ use crate::xds::verdict::Hearing;
 use crate::xds::view::{Layer, Views};
 use counts::{Counts, Tally};
 use pace::Cost;
+use mesh_map::MeshMap;
 pub use pace::Pace;
 pub use pods::PodDirectory;
 pub use questions::{InForce, Question, Questions, Registry};
@@ -76,6 +79,8 @@ pub struct Published {
     pub pods: Arc<PodDirectory>,
     /// What the graph has cost so far.
     pub stats: Arc<ArcSwap<Vec<Stats>>>,
+    /// Why nothing is published although everything has been read, if so.
+    pub blocked: watch::Receiver<Option<Arc<str>>>,
     /// How many changes there were so far.
     pub counts: Arc<Counts>,
 }
@@ -104,6 +109,9 @@ struct Writer {
     translation: Translation,
     settings: Arc<Settings>,
     missing: BTreeSet<Kind>,
+    /// Until something is published.
+    mesh_map: Option<MeshMap>,
+    blocked: watch::Sender<Option<Arc<str>>>,
     views: watch::Sender<Arc<Views>>,
     synced: watch::Sender<bool>,
     mesh: watch::Sender<Arc<MeshConfig>>,
@@ -157,7 +165,9 @@ impl Writer {
             vault: watch::Sender::new(translation.empty_vault()),
             revisions: watch::Sender::new(Arc::new(Revisions::new(&settings.revision))),
             translation,
+            mesh_map: settings.mesh_file.is_none().then(|| MeshMap::new(mesh::config_map(&settings))),
             settings,
+            blocked: watch::Sender::new(None),
             missing: Kind::ALL.iter().copied().collect(),
             views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
             synced: watch::Sender::new(false),
@@ -192,6 +202,7 @@ impl Writer {
             pods: self.pods.clone(),
             stats: self.stats.clone(),
             counts: self.counts.clone(),
+            blocked: self.blocked.subscribe(),
         }
     }
 
@@ -210,14 +221,14 @@ impl Writer {
                 Ok(()) = wanted.changed() => {
                     let scopes = wanted.borrow_and_update().clone();
                     self.translation.want(scopes.into_iter().map(|(scope, _)| scope));
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                     }
                 }
                 Ok(()) = keys.changed() => {
                     let fetched = keys.borrow_and_update().clone();
                     self.translation.know(fetched);
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                     }
                 }
@@ -227,7 +238,7 @@ impl Writer {
                         Want::Place(place) => Some(place),
                         Want::Account(_) => None,
                     }));
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                     }
                 }
@@ -236,7 +247,7 @@ impl Writer {
                     self.publish_vault(Some(Accounts::Asked(access)));
                 }
                 _ = clock.tick() => {
-                    if self.missing.is_empty() && self.translation.tick(Timestamp::now()) {
+                    if self.is_complete() && self.translation.tick(Timestamp::now()) {
                         self.commit();
                     }
                 }
@@ -244,7 +255,7 @@ impl Writer {
                     let Some(event) = event else { return };
                     self.take(event);
                     self.gather(pace, committed, &mut events).await;
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                         committed = Some(Instant::now());
                     }
@@ -296,7 +307,12 @@ impl Writer {
         }
         match event {
             Event::Changes(changes) => {
-                changes.into_iter().for_each(|change| self.translation.apply(change));
+                for change in changes {
+                    if let Some(mesh_map) = &mut self.mesh_map {
+                        mesh_map.note(&change);
+                    }
+                    self.translation.apply(change);
+                }
             }
             Event::Synced(kinds) => {
                 for kind in kinds {
@@ -307,6 +323,27 @@ impl Writer {
                 places.into_iter().for_each(|(place, sought)| self.translation.seek(place, sought));
             }
         }
+    }
+
+    /// Whether there is enough to publish something: every kind has synced, and
+    /// the mesh's configuration can be read, or there is none. Who goes on without
+    /// it tells proxies another trust domain than their certificates have.
+    fn is_complete(&self) -> bool {
+        if !self.missing.is_empty() {
+            return false;
+        }
+        let reason = self.mesh_map.as_ref().and_then(MeshMap::unreadable);
+        self.blocked.send_if_modified(|known| {
+            let modified = known.as_deref() != reason.as_deref();
+            if modified {
+                if let Some(reason) = &reason {
+                    tracing::error!(reason, "nothing is served before the mesh's configuration can be read");
+                }
+                *known = reason.as_deref().map(Into::into);
+            }
+            modified
+        });
+        reason.is_none()
     }
 
     fn commit(&mut self) {
@@ -337,6 +374,7 @@ impl Writer {
         if let Some(views) = views {
             self.views.send_replace(views);
         }
+        self.mesh_map = None;
         if first {
             self.synced.send_replace(true);
         }
