@@ -88,7 +88,7 @@ impl Stamp {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It is not there, or not readable.
-    #[error("cannot read folder {path}: {source}")]
+    #[error("cannot read folder {path}")]
     Read {
         /// The folder.
         path: PathBuf,
@@ -96,7 +96,7 @@ pub enum FolderError {
         source: std::io::Error,
     },
     /// Changes in it cannot be watched.
-    #[error("cannot watch folder {path}: {source}")]
+    #[error("cannot watch folder {path}")]
     Watch {
         /// The folder.
         path: PathBuf,
@@ -323,6 +323,13 @@ fn admit(
     }
     problems.retain(&format!("{}:", path.display()), &open);
     if nameless {
+        let unsaid = |kind: Kind, key: &ObjectKey, objects: &[Object], broken: &Broken| {
+            !objects.iter().any(|object| object.kind() == kind && object.meta().key() == *key)
+                && !broken.iter().any(|one| (one.0, &one.1) == (kind, key))
+        };
+        let older = before.into_iter().flat_map(|file| &file.broken);
+        let older: Broken = older.filter(|one| unsaid(one.0, &one.1, &objects, &broken)).cloned().collect();
+        broken.extend(older);
         // What the file still says comes later, hence counts.
         objects.splice(0..0, old.iter().map(|(_, object)| object.clone()));
     }
@@ -394,7 +401,8 @@ pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<()
             Err(error) => {
                 // What was to be looked at was not.
                 gathering.everything();
-                let problem = Problem { place: key.clone(), field: String::new(), reason: error.to_string() };
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                let problem = Problem { place: key.clone(), field: String::new(), reason: format!("{error}{cause}") };
                 problems.open(key, problem);
             }
         }

@@ -14,13 +14,19 @@ fn the_table_has_what_is_registered() {
     // Names of metrics are literals with the help beside them: what is quoted, of
     // these prefixes, in the files that register any.
     let mut registered = BTreeSet::new();
-    for file in
-        ["admin/metrics.rs", "admin/metrics/process.rs", "ca/metrics.rs", "jwks.rs", "xds/server/connections.rs", "xds/server/metrics.rs"]
-    {
+    for file in [
+        "admin/metrics.rs",
+        "admin/metrics/process.rs",
+        "ca/metrics.rs",
+        "jwks.rs",
+        "xds/server/connections.rs",
+        "xds/server/metrics.rs",
+    ] {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file)).unwrap();
         let quoted = text.split('"').skip(1).step_by(2);
         let name = |text: &&str| {
-            let known = ["pilot_", "citadel_", "fairway_", "istio_", "istiod_", "rows", "commit_", "transform_", "process_"];
+            let known =
+                ["pilot_", "citadel_", "fairway_", "istio_", "istiod_", "rows", "commit_", "transform_", "process_"];
             known.iter().any(|prefix| text.starts_with(prefix))
                 && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         };
