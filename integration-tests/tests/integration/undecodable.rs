@@ -105,7 +105,9 @@ pub async fn mesh_config() {
     let fairway = Fairway::launch(&options);
     eventually("it says why it is not ready", || async {
         match fairway.get(fairway.http, "/ready").await {
-            Ok((503, page)) if page.contains(&format!("cannot be read: ConfigMap {}/istio: data.mesh", ns.name)) => Ok(()),
+            Ok((503, page)) if page.contains(&format!("cannot be read: ConfigMap {}/istio: data.mesh", ns.name)) => {
+                Ok(())
+            }
             other => Err(format!("{other:?}")),
         }
     })
