@@ -34,12 +34,12 @@ const WITHOUT_EFFECT: &[&str] = &[
     "meshMTLS",
     "outboundClusterStatName",
     "serviceEntryVisibility",
-    "serviceScopeConfigs",
     "serviceSettings",
 ];
 
-/// Those that are about sidecars, which there are not, or for the proxy's own
-/// container: charts and profiles set them, and nobody misses anything.
+/// Those that are about sidecars or several clusters, which there are not, or for
+/// the proxy's own container: charts and profiles set them, and nobody misses
+/// anything.
 const NOT_OURS: &[&str] = &[
     "enablePrometheusMerge",
     "inboundTrafficPolicy",
@@ -48,6 +48,7 @@ const NOT_OURS: &[&str] = &[
     "proxyHttpPort",
     "proxyInboundListenPort",
     "proxyListenPort",
+    "serviceScopeConfigs",
     "verifyCertificateAtClient",
 ];
 
