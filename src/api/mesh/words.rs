@@ -195,6 +195,7 @@ mod tests {
              defaultConfig: {discoveryAddress: 'istiod.istio-system.svc:15012', proxyMetadata: {A: b}, tracing: {}}\n\
              defaultProviders: {metrics: [prometheus]}\nenablePrometheusMerge: true\nh2UpgradePolicy: UPGRADE\n\
              rootNamespace: istio-system\ntrustDomain: cluster.local\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\n\
+             serviceScopeConfigs: [{scope: GLOBAL}]\n\
              tlsDefaults: {minProtocolVersion: TLSV1_3}\n";
         assert_eq!(words(usual), [] as [&str; 0]);
         assert_eq!(words(""), [] as [&str; 0]);
