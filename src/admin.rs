@@ -112,7 +112,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
         false => {
             let open =
                 admin.problems.list().into_iter().map(|problem| format!("{}: {}\n", problem.place, problem.reason));
-            let text = format!("not ready: not everything has been read yet\n{}", open.collect::<String>());
+            let why = match &*admin.published.blocked.borrow() {
+                Some(reason) => format!("the mesh's configuration cannot be read: {reason}"),
+                None => "not everything has been read yet".to_owned(),
+            };
+            let text = format!("not ready: {why}\n{}", open.collect::<String>());
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
     }

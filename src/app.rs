@@ -389,7 +389,11 @@ fn mesh_file(flags: &Discovery) -> anyhow::Result<Option<Arc<MeshConfig>>> {
         Err(error) => return Err(error).context(format!("cannot read {}", flags.mesh_config.display())),
     };
     let mesh = MeshConfig::from_yaml(&text).map_err(anyhow::Error::msg);
-    Ok(Some(Arc::new(mesh.with_context(|| format!("{}", flags.mesh_config.display()))?)))
+    let mesh = mesh.with_context(|| format!("{}", flags.mesh_config.display()))?;
+    for word in mesh.words() {
+        tracing::warn!(file = %flags.mesh_config.display(), field = word.field, message = word.message, "mesh configuration");
+    }
+    Ok(Some(Arc::new(mesh)))
 }
 
 /// Has traces sent, if somebody has said where to.

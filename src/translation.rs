@@ -135,6 +135,11 @@ impl Translation {
         }
     }
 
+    /// How many scopes got a proxy or lost the last one with the last commit.
+    pub fn scopes_changed(&self) -> usize {
+        self.graph.changes(self.scopes).len()
+    }
+
     /// Notes which keys of token issuers have been fetched.
     pub fn know(&mut self, keys: Fetched) {
         self.graph.reset(self.key_sets.fetched, keys);

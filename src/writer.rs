@@ -4,8 +4,11 @@
 //! A commit takes everything that has queued while the last one ran. Under
 //! churn a short window keeps the number of commits, hence of messages to each
 //! proxy, in bounds; a change after a quiet moment is committed at once.
-//! Nothing is published before every kind has synced.
+//! Nothing is published before every kind has synced and the mesh's configuration,
+//! if there is one, can be read.
 
+pub mod counts;
+mod mesh_map;
 mod pace;
 mod pods;
 mod questions;
@@ -40,6 +43,8 @@ use crate::xds::demand::Wanted;
 use crate::xds::secret::{Accounts, Vault};
 use crate::xds::verdict::Hearing;
 use crate::xds::view::{Layer, Views};
+use counts::{Counts, Tally};
+use mesh_map::MeshMap;
 use pace::Cost;
 pub use pace::Pace;
 pub use pods::PodDirectory;
@@ -79,6 +84,10 @@ pub struct Published {
     pub pods: Arc<PodDirectory>,
     /// What the graph has cost so far.
     pub stats: Arc<ArcSwap<Vec<Stats>>>,
+    /// Why nothing is published although everything has been read, if so.
+    pub blocked: watch::Receiver<Option<Arc<str>>>,
+    /// How many changes there were so far.
+    pub counts: Arc<Counts>,
 }
 
 /// How often the time is told to what depends on it.
@@ -111,6 +120,9 @@ struct Writer {
     translation: Translation,
     settings: Arc<Settings>,
     missing: BTreeSet<Kind>,
+    /// Until something is published.
+    mesh_map: Option<MeshMap>,
+    blocked: watch::Sender<Option<Arc<str>>>,
     views: watch::Sender<Arc<Views>>,
     synced: watch::Sender<bool>,
     mesh: watch::Sender<Arc<MeshConfig>>,
@@ -126,6 +138,7 @@ struct Writer {
     wanted_objects: watch::Sender<Arc<BTreeSet<Place>>>,
     pods: Arc<PodDirectory>,
     stats: Arc<ArcSwap<Vec<Stats>>>,
+    counts: Arc<Counts>,
     said: Vec<Diagnostic>,
     rejections: watch::Sender<Statuses>,
     rejected: BTreeMap<Object, String>,
@@ -169,7 +182,9 @@ impl Writer {
             vault: watch::Sender::new(translation.empty_vault()),
             revisions: watch::Sender::new(Arc::new(Revisions::new(&settings.revision))),
             translation,
+            mesh_map: settings.mesh_file.is_none().then(|| MeshMap::new(mesh::config_map(&settings))),
             settings,
+            blocked: watch::Sender::new(None),
             missing: Kind::ALL.iter().copied().collect(),
             auto_allocation: watch::Sender::new(Entries::new()),
             views: watch::Sender::new(Arc::new(Views::new(0, Layer::default(), Layer::default()))),
@@ -180,6 +195,7 @@ impl Writer {
             wanted_objects: watch::Sender::new(Arc::default()),
             pods: Arc::new(PodDirectory::new(node_proxies)),
             stats: Arc::default(),
+            counts: Arc::default(),
             said: Vec::new(),
             rejections: watch::Sender::new(Statuses::new()),
             rejected: BTreeMap::new(),
@@ -205,6 +221,8 @@ impl Writer {
             wanted_objects: self.wanted_objects.subscribe(),
             pods: self.pods.clone(),
             stats: self.stats.clone(),
+            counts: self.counts.clone(),
+            blocked: self.blocked.subscribe(),
         }
     }
 
@@ -223,14 +241,14 @@ impl Writer {
                 Ok(()) = wanted.changed() => {
                     let scopes = wanted.borrow_and_update().clone();
                     self.translation.want(scopes.into_iter().map(|(scope, _)| scope));
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                     }
                 }
                 Ok(()) = keys.changed() => {
                     let fetched = keys.borrow_and_update().clone();
                     self.translation.know(fetched);
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                     }
                 }
@@ -240,7 +258,7 @@ impl Writer {
                         Want::Place(place) => Some(place),
                         Want::Account(_) => None,
                     }));
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                     }
                 }
@@ -251,12 +269,12 @@ impl Writer {
                 Ok(()) = speaks.changed() => {
                     self.speaks = *speaks.borrow_and_update();
                     self.translation.speak_for_all(self.speaks);
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                     }
                 }
                 _ = clock.tick() => {
-                    if self.missing.is_empty() && self.translation.tick(Timestamp::now()) {
+                    if self.is_complete() && self.translation.tick(Timestamp::now()) {
                         self.commit();
                     }
                 }
@@ -264,7 +282,7 @@ impl Writer {
                     let Some(event) = event else { return };
                     self.take(event);
                     self.gather(pace, committed, &mut events).await;
-                    if self.missing.is_empty() {
+                    if self.is_complete() {
                         self.commit();
                         committed = Some(Instant::now());
                     }
@@ -316,7 +334,12 @@ impl Writer {
         }
         match event {
             Event::Changes(changes) => {
-                changes.into_iter().for_each(|change| self.translation.apply(change));
+                for change in changes {
+                    if let Some(mesh_map) = &mut self.mesh_map {
+                        mesh_map.note(&change);
+                    }
+                    self.translation.apply(change);
+                }
             }
             Event::Synced(kinds) => {
                 for kind in kinds {
@@ -327,6 +350,27 @@ impl Writer {
                 places.into_iter().for_each(|(place, sought)| self.translation.seek(place, sought));
             }
         }
+    }
+
+    /// Whether there is enough to publish something: every kind has synced, and
+    /// the mesh's configuration can be read, or there is none. Who goes on without
+    /// it tells proxies another trust domain than their certificates have.
+    fn is_complete(&self) -> bool {
+        if !self.missing.is_empty() {
+            return false;
+        }
+        let reason = self.mesh_map.as_ref().and_then(MeshMap::unreadable);
+        self.blocked.send_if_modified(|known| {
+            let modified = known.as_deref() != reason.as_deref();
+            if modified {
+                if let Some(reason) = &reason {
+                    tracing::error!(reason, "nothing is served before the mesh's configuration can be read");
+                }
+                *known = reason.as_deref().map(Into::into);
+            }
+            modified
+        });
+        reason.is_none()
     }
 
     fn commit(&mut self) {
@@ -345,9 +389,10 @@ impl Writer {
 
     /// Publishes what came of a commit.
     fn publish(&mut self, committed: Option<Committed>, before: &[Stats], first: bool) {
+        let tally = self.count();
         self.publish_facts();
         // Before what refers to it.
-        self.publish_vault(None);
+        let secrets = self.publish_vault(None);
         self.report();
         let views = self.translation.published();
         if let Some((begun, committed, heard)) = committed {
@@ -356,14 +401,27 @@ impl Writer {
             let (revision, rows) = (views.as_ref().map(|views| views.revision), self.recomputed(before));
             spans::changed(spans::Change { heard, events, begun, committed, revision, rows });
         }
+        if secrets || views.is_some() {
+            tally.pushed(&self.counts);
+        }
         if let Some(views) = views {
             self.views.send_replace(views);
         }
+        self.mesh_map = None;
         if first {
             self.synced.send_replace(true);
         }
         self.publish_rejections();
         self.translation.graph.settle();
+    }
+
+    /// Counts what the commit changed.
+    fn count(&self) -> Tally {
+        let Translation { graph, inputs, .. } = &self.translation;
+        let mut tally = Tally::default();
+        inputs.changed(graph, |kind, events| tally.add(&self.counts, kind, events));
+        tally.proxies(self.translation.scopes_changed() as u64);
+        tally
     }
 
     /// The collections of which rows have been worked out, and how many.
@@ -442,8 +500,11 @@ impl Writer {
     }
 
     /// Publishes certificates and keys, and where more are to be looked for.
-    fn publish_vault(&mut self, accounts: Option<Accounts>) {
-        if let Some(vault) = self.translation.vault(accounts) {
+    /// Returns whether they are others than before.
+    fn publish_vault(&mut self, accounts: Option<Accounts>) -> bool {
+        let vault = self.translation.vault(accounts);
+        let changed = vault.is_some();
+        if let Some(vault) = vault {
             self.vault.send_replace(vault);
         }
         let Translation { graph, credentials, .. } = &self.translation;
@@ -455,6 +516,7 @@ impl Writer {
                 modified
             });
         }
+        changed
     }
 
     fn publish_wanted_keys(&self) {

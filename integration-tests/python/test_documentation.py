@@ -86,6 +86,20 @@ def test_the_commands_work(page, cluster, binary, work):
     if page == "migrate":
         run(cluster, "install", "istiod", ISTIOD)
         cluster.kubectl("apply", "-f", str(VALIDATOR))
+    if page == "troubleshoot":
+        # The waypoint that is looked at, which somebody else deploys.
+        gateway = {
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "waypoint", "namespace": "shop"},
+            "spec": {
+                "gatewayClassName": "istio-waypoint",
+                "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+                "addresses": [{"type": "Hostname", "value": "waypoint.shop.svc.cluster.local"}],
+            },
+        }
+        if "namespace/shop" not in cluster.kubectl("get", "namespaces", "--output=name").split():
+            cluster.kubectl("create", "namespace", "shop")
+        cluster.kubectl("apply", "--filename=-", stdin=json.dumps(gateway))
     said = {}
     try:
         with Node(cluster, binary, work) as node:

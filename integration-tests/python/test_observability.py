@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import subprocess
+import time
 
 import pytest
 import yaml
@@ -14,6 +15,8 @@ from helm import CHART
 
 PROMTOOL = ROOT / ".cache/bin/promtool"
 ALERTS = CHART / "files/alerts.yaml"
+#: What Istio's dashboards ask for.
+ISTIO = pathlib.Path(__file__).parent / "istio-dashboards.txt"
 CASES = pathlib.Path(__file__).parent / "alerts_test.yaml"
 DASHBOARD = CHART / "dashboards/fairway.json"
 
@@ -102,6 +105,43 @@ def test_the_metrics_exist(fairway):
     assert len(wanted) > 25
     missing = {name: where for name, where in wanted.items() if name not in exposed | LATE | FOREIGN}
     assert missing == {}
+
+
+def test_istios_dashboards_have_something_to_show(fairway):
+    """A panel that asks for a metric or a label that is not there is empty, and so
+    is a rate of what appears with its first event."""
+    with fairway.plaintext() as channel, DeltaStream(channel) as stream:
+        stream.subscribe_all()
+        _, _, body = fairway.get(fairway.monitoring, "/metrics")
+    exposed = [
+        (name, dict(re.findall(r'([a-z]+)="([^"]*)"', labels)))
+        for name, labels in re.findall(r"^([a-z_0-9]+)(?:\{(.*)\})? ", body, re.M)
+    ]
+    wanted = [line.split() for line in ISTIO.read_text().splitlines() if not line.startswith("#")]
+    assert len(wanted) > 10
+
+    def there(name, labels):
+        pairs = [label.partition("=") for label in labels]
+        return any(
+            name == found and all(key in has and value in ("", has[key]) for key, _, value in pairs)
+            for found, has in exposed
+        )
+
+    assert [line for line in wanted if not there(line[0], line[1:])] == []
+    # And what was read is counted.
+    pods = re.search(r'^pilot_k8s_reg_events\{type="Pods",event="add"\} (\d+)$', body, re.M)
+    assert int(pods[1]) > 0
+    pushes = re.search(r'^pilot_push_triggers\{type="ambient"\} (\d+)$', body, re.M)
+    assert int(pushes[1]) >= int(pods[1])
+    resident, reserved = (
+        float(re.search(rf"^process_{name}_memory_bytes (\S+)$", body, re.M)[1]) for name in ("resident", "virtual")
+    )
+    assert 1e6 < resident < reserved
+    cpu, start, files, most = (
+        float(re.search(rf"^process_{name} (\S+)$", body, re.M)[1])
+        for name in ("cpu_seconds_total", "start_time_seconds", "open_fds", "max_fds")
+    )
+    assert 0 < cpu < 3600 and abs(time.time() - start) < 3600 and 3 < files < most
 
 
 def names(expression):

@@ -1,12 +1,13 @@
 //! Metrics of the process as a whole and of the graph. Modules that serve
 //! something register their own.
 
+mod process;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::collections::BTreeMap;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,17 +15,20 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::api::Kind;
 use crate::source::Problems;
 use crate::writer::Published;
+use crate::writer::counts::{Counts, EVENTS, Reader, Trigger};
 use crate::xds::resource::ResourceType;
+use process::Began;
 
 /// Registers what is read from elsewhere whenever metrics are asked for.
 pub fn register(registry: &mut Registry, published: Published, problems: Problems) {
-    registry.register_collector(Box::new(Process { started: Instant::now(), published, problems }));
+    registry.register_collector(Box::new(Process { began: Began::now(), published, problems }));
 }
 
 struct Process {
-    started: Instant,
+    began: Began,
     published: Published,
     problems: Problems,
 }
@@ -50,8 +54,10 @@ impl Collector for Process {
             &mut encoder,
             "istiod_uptime_seconds",
             "Current istiod server uptime in seconds",
-            self.started.elapsed().as_secs_f64(),
+            self.began.uptime().as_secs_f64(),
         )?;
+        self.began.encode(&mut encoder)?;
+        changes(&mut encoder, &self.published.counts)?;
 
         let views = self.published.views.borrow().clone();
         let workloads = views.addresses.count(ResourceType::Workload);
@@ -90,6 +96,40 @@ impl Collector for Process {
         }
         Ok(())
     }
+}
+
+/// What sources told, and what of it proxies were told. All of it is there from
+/// the beginning, since a rate needs a number before the first change.
+fn changes(encoder: &mut DescriptorEncoder<'_>, counts: &Counts) -> Result<(), std::fmt::Error> {
+    let (mut registry, mut configuration) = (BTreeMap::new(), BTreeMap::new());
+    for kind in Kind::ALL {
+        let (table, name) = match Reader::of(*kind) {
+            Reader::Registry(name) => (&mut registry, name),
+            Reader::Configuration(name) => (&mut configuration, name),
+            Reader::None => continue,
+        };
+        let sums: &mut [u64; EVENTS.len()] = table.entry(name).or_default();
+        sums.iter_mut().zip(counts.objects(*kind)).for_each(|(sum, count)| *sum += count);
+    }
+    for (metric, help, table) in [
+        ("pilot_k8s_reg_events", "Events from k8s registry", registry),
+        ("pilot_k8s_cfg_events", "Events from k8s config", configuration),
+    ] {
+        let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+        for (name, sums) in table {
+            for (event, sum) in EVENTS.into_iter().zip(sums) {
+                let labels = [("type", name), ("event", event)];
+                ConstGauge::new(sum as i64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+    }
+    let help = "Total number of times a push was triggered, labeled by reason for the push";
+    let mut family = encoder.encode_descriptor("pilot_push_triggers", help, None, MetricType::Gauge)?;
+    for trigger in Trigger::ALL {
+        let labels = [("type", trigger.label())];
+        ConstGauge::new(counts.triggers(trigger) as i64).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Result<(), std::fmt::Error> {

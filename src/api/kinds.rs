@@ -144,6 +144,23 @@ macro_rules! kinds {
                 )+ }
             }
 
+            /// Says of each kind of which the last commit changed objects how many
+            /// came, changed and went.
+            pub fn changed(&self, graph: &Graph, mut count: impl FnMut(Kind, [u64; 3])) { $(
+                let changes = graph.changes(self.$field);
+                if !changes.is_empty() {
+                    let mut counts = [0; 3];
+                    for change in changes {
+                        counts[match (&change.old, &change.new) {
+                            (None, _) => 0,
+                            (Some(_), Some(_)) => 1,
+                            (Some(_), None) => 2,
+                        }] += 1;
+                    }
+                    count(Kind::$kind, counts);
+                }
+            )+ }
+
             /// Hands a change to the graph. It takes effect with the next commit.
             pub fn apply(&self, graph: &mut Graph, change: Change) {
                 match change {

@@ -34,6 +34,13 @@ pub fn of(kind: Kind) -> Result<Json, Error> {
     Ok(schema)
 }
 
+/// The schema of a model that is part of an object, or a text in one.
+pub(super) fn of_model<'de, T: serde::Deserialize<'de>>() -> Result<Json, Error> {
+    let mut schema = Json::Null;
+    T::deserialize(Asked(&mut schema))?;
+    Ok(schema)
+}
+
 /// Whoever asks is told something of the type it asks for, which is noted here.
 struct Asked<'a>(&'a mut Json);
 

@@ -39,11 +39,16 @@ impl Cluster {
     pub(super) async fn connect(flags: &Connection) -> anyhow::Result<Self> {
         let options = KubeConfigOptions { context: flags.context.clone(), ..Default::default() };
         let mut config = match &flags.kubeconfig {
-            Some(path) => kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
+            Some(path) => {
+                // Their texts have their causes in them.
+                let file = Kubeconfig::read_from(path).map_err(|error| anyhow::anyhow!("{error}"))?;
+                let config = kube::Config::from_custom_kubeconfig(file, &options).await;
+                config.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?
+            }
             None => match kube::Config::from_kubeconfig(&options).await {
                 Ok(config) => config,
                 Err(error) => kube::Config::incluster()
-                    .map_err(|_| error)
+                    .map_err(|_| anyhow::anyhow!("{error}"))
                     .context("no kubeconfig, and no cluster around; --kubeconfig or --address says where")?,
             },
         };

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use fairway_proto::describe;
 use serde_json::{Value as Json, json};
 
@@ -56,6 +56,12 @@ fn translate(flags: &Translate) -> anyhow::Result<(String, String)> {
     }
     for diagnostic in translation.graph.diagnostics() {
         let _ = writeln!(findings, "{:?}: {diagnostic}", diagnostic.severity);
+    }
+    if let Some(key) =
+        scope.as_ref().and_then(named).filter(|key| translation.graph.get(translation.inputs.gateways, key).is_none())
+    {
+        let findings = if findings.is_empty() { findings } else { format!("\n{}", findings.trim_end()) };
+        bail!("there is no Gateway {key} of gateway.networking.k8s.io in {}{findings}", flags.filename.display());
     }
     let Some(views) = views else { return Ok((String::new(), findings)) };
     let family = if scope.is_some() { Family::Envoy } else { Family::Ambient };
@@ -185,6 +191,15 @@ fn scope(flags: &Translate) -> anyhow::Result<Option<Scope>> {
     Ok(Some(scope))
 }
 
+/// The Gateway that the proxies of a scope are made for, if they are for one.
+fn named(scope: &Scope) -> Option<ObjectKey> {
+    let (namespace, name) = match scope {
+        Scope::Waypoint(waypoint) => (&waypoint.namespace, &*waypoint.gateway),
+        Scope::Gateway(proxy) => (&proxy.namespace, proxy.place.label(GATEWAY_NAME)?),
+    };
+    Some(ObjectKey { namespace: namespace.clone(), name: name.into() })
+}
+
 /// The labels of a gateway's pods: those that are given, or those of pods that
 /// were made for the Gateway of a name.
 fn labels(pods: &str) -> Arc<[(Arc<str>, Arc<str>)]> {
@@ -202,5 +217,5 @@ fn read(path: &Path, problems: &Problems, translation: &mut Translation) -> anyh
         changes.into_iter().for_each(|change| translation.apply(change));
         true
     };
-    folder.scan(take).with_context(|| format!("cannot read {}", path.display()))
+    Ok(folder.scan(take)?)
 }

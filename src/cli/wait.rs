@@ -60,7 +60,7 @@ async fn until(flags: &Wait, kind: Kind, control_plane: &ControlPlane, started: 
     let info = kind.info();
     let namespace = if info.namespaced { flags.namespace.as_str() } else { "" };
     let key = if namespace.is_empty() { flags.name.clone() } else { format!("{namespace}/{}", flags.name) };
-    let object = format!("{} {key}", info.subject);
+    let object = format!("{} {key}", said(kind));
     let generation = match (&control_plane.cluster, flags.deleted) {
         (Some(cluster), false) => {
             let there = stored(cluster, kind, namespace, &flags.name).await?;
@@ -85,7 +85,9 @@ async fn until(flags: &Wait, kind: Kind, control_plane: &ControlPlane, started: 
             }
         }
         let (proxies, silent) = proxies::connected(control_plane).await;
-        if let Some(rejection) = rejection(&object, &proxies, &revisions) {
+        // As replicas write it, which have one name for each kind.
+        let subject = format!("{} {key}", info.subject);
+        if let Some(rejection) = rejection(&object, &subject, &proxies, &revisions) {
             bail!("{rejection}");
         }
         let late = late(&proxies, &revisions);
@@ -104,6 +106,15 @@ async fn until(flags: &Wait, kind: Kind, control_plane: &ControlPlane, started: 
         }
         progress.say(&said);
         tokio::time::sleep(INTERVAL.min(flags.timeout.saturating_sub(started.elapsed()))).await;
+    }
+}
+
+/// A kind as people write it: with its group, if another has its name.
+fn said(kind: Kind) -> String {
+    let info = kind.info();
+    match Kind::ALL.iter().any(|other| *other != kind && other.info().kind == info.kind) {
+        true => format!("{}.{}", info.kind, info.group),
+        false => info.kind.to_owned(),
     }
 }
 
@@ -141,11 +152,11 @@ fn late<'a>(proxies: &'a [Proxy], revisions: &BTreeMap<String, u64>) -> Vec<&'a 
 }
 
 /// Says that a proxy rejected what comes from an object, once it is in force.
-fn rejection(object: &str, proxies: &[Proxy], revisions: &BTreeMap<String, u64>) -> Option<String> {
+fn rejection(object: &str, subject: &str, proxies: &[Proxy], revisions: &BTreeMap<String, u64>) -> Option<String> {
     let judged =
         |proxy: &&Proxy| revisions.get(&proxy.replica).is_some_and(|revision| proxy.settled >= Some(*revision));
     proxies.iter().filter(judged).find_map(|proxy| {
-        let of_it = proxy.rejected.iter().find(|one| one.objects.iter().any(|from| from == object))?;
+        let of_it = proxy.rejected.iter().find(|one| one.objects.iter().any(|from| from == subject))?;
         Some(format!("{} rejected {object}: {} {}: {}", proxy.name, of_it.ty, of_it.name, of_it.message))
     })
 }

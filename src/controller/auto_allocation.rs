@@ -244,7 +244,7 @@ enum Step {
 /// What is to be done to an object as the API server has it, of which something
 /// was known when it was planned what its status should say.
 fn step(live: &Value, pools: &Pools, planned: &Entry, wanted: &[AllocatedAddress]) -> Step {
-    let Ok(now) = ServiceEntry::deserialize(live) else { return Step::Later };
+    let Ok(now) = <ServiceEntry as Deserialize>::deserialize(live) else { return Step::Later };
     if plan::same(&now.status.addresses, wanted) {
         return Step::Nothing;
     }

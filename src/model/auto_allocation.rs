@@ -83,7 +83,7 @@ pub fn entries(graph: &mut Graph, scope: &Scope) -> Collection<ObjectKey, Entry>
 /// What is known of an entry; nothing if it neither wants nor has an address
 /// that matters.
 pub fn entry(one: &ServiceEntry, pools: &Pools) -> Option<Entry> {
-    let ServiceEntry { meta, spec, status } = one;
+    let ServiceEntry { meta, spec, status, .. } = one;
     let hosts = spec.hosts.iter().enumerate().filter(|(at, host)| !spec.hosts[..*at].contains(host));
     let hosts = match asks(one) {
         true => hosts.map(|(_, host)| host).filter(|host| suits(one, host)).cloned().collect(),

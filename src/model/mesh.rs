@@ -6,9 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use crate::api::ObjectKey;
 use crate::api::core::ConfigMap;
-use crate::graph::{Collection, Ctx, Graph};
+use crate::graph::{Collection, Ctx, Diagnostic, Graph, Severity};
 
-use super::Settings;
+use super::{Settings, problem};
 
 pub use crate::api::mesh::MeshConfig;
 
@@ -31,8 +31,12 @@ pub fn said(
     settings: &Settings,
 ) -> Collection<(), MeshConfig> {
     let named = config_map(settings);
-    graph.derive("mesh_config", config_maps, move |_, key: &ObjectKey, map| {
+    graph.derive("mesh_config", config_maps, move |cx, key: &ObjectKey, map| {
         let said = map.data.mesh.as_deref().filter(|_| *key == named)?;
+        for word in said.words() {
+            let found = problem("ConfigMap", &map.meta, format!("data.mesh.{}", word.field), word.reason, word.message);
+            cx.diagnose(Diagnostic { severity: Severity::Warning, ..found });
+        }
         Some(((), MeshConfig { given: Arc::default(), ..said.clone() }))
     })
 }

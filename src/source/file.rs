@@ -26,6 +26,7 @@ use notify::{RecursiveMode, Watcher};
 use rapidhash::{RapidHashMap, RapidHashSet};
 use tokio::sync::mpsc;
 
+use crate::api::kinds::DecodeError;
 use crate::api::{Change, Kind, Object, ObjectKey};
 
 use super::documents::Document;
@@ -55,7 +56,11 @@ pub struct Folder {
 struct File {
     stamp: Stamp,
     objects: Objects,
+    broken: Broken,
 }
+
+/// Objects that cannot be read, as far as their names can.
+type Broken = Vec<(Kind, ObjectKey, DecodeError)>;
 
 /// Changes when the content may have changed. It is that of the file itself,
 /// past all links, so that it also changes when a link leads elsewhere.
@@ -83,7 +88,7 @@ impl Stamp {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It is not there, or not readable.
-    #[error("cannot read folder {path}: {source}")]
+    #[error("cannot read folder {path}")]
     Read {
         /// The folder.
         path: PathBuf,
@@ -91,7 +96,7 @@ pub enum FolderError {
         source: std::io::Error,
     },
     /// Changes in it cannot be watched.
-    #[error("cannot watch folder {path}: {source}")]
+    #[error("cannot watch folder {path}")]
     Watch {
         /// The folder.
         path: PathBuf,
@@ -142,10 +147,8 @@ impl Folder {
         let mut admitted = BTreeMap::new();
         read_files(&changed, |at, documents| {
             let path = &changed[at];
-            let none = Objects::default();
-            let old = self.files.get(path).map_or(&none, |file| &file.objects);
-            let objects = admit(&self.problems, path, documents, old);
-            admitted.insert(path.clone(), File { stamp: stamps[at].clone(), objects });
+            let (objects, broken) = admit(&self.problems, path, documents, self.files.get(path));
+            admitted.insert(path.clone(), File { stamp: stamps[at].clone(), objects, broken });
             true
         });
         // Only objects of files that changed can be said differently now.
@@ -157,6 +160,9 @@ impl Folder {
         for path in &gone {
             self.problems.retain(&format!("{}:", path.display()), &[]);
         }
+        let said_broken = gone.iter().chain(&changed).filter_map(|path| self.files.get(path));
+        let broken = said_broken.chain(admitted.values()).any(|file| !file.broken.is_empty());
+        let broken_before = if broken { self.broken() } else { BTreeMap::new() };
         let before = self.said(&keys);
         self.files.retain(|path, _| !gone.contains(path));
         self.files.extend(admitted);
@@ -170,6 +176,13 @@ impl Folder {
                 (None, None) => {}
             }
         }
+        if broken {
+            let broken_now = self.broken();
+            let mended = broken_before.keys().filter(|key| !broken_now.contains_key(*key));
+            changes.extend(mended.map(|(kind, key)| Change::Unreadable(*kind, key.clone(), None)));
+            let news = broken_now.into_iter().filter(|(key, error)| broken_before.get(key) != Some(error));
+            changes.extend(news.map(|((kind, key), error)| Change::Unreadable(kind, key, Some(error))));
+        }
         if !changes.is_empty() {
             say(changes);
         }
@@ -182,7 +195,7 @@ impl Folder {
         // as it came first, and in the end once more as it counts.
         let (mut seen, mut twice) = (RapidHashSet::<KeyHash>::default(), RapidHashSet::<KeyHash>::default());
         read_files(paths, |at, documents| {
-            let objects = admit(&self.problems, &paths[at], documents, &Objects::default());
+            let (objects, broken) = admit(&self.problems, &paths[at], documents, None);
             let mut changes = Vec::new();
             for (hash, object) in objects.iter() {
                 match seen.insert(*hash) {
@@ -190,15 +203,23 @@ impl Folder {
                     false => drop(twice.insert(*hash)),
                 }
             }
-            self.files.insert(paths[at].clone(), File { stamp: stamps[at].clone(), objects });
+            self.files.insert(paths[at].clone(), File { stamp: stamps[at].clone(), objects, broken });
             changes.is_empty() || say(changes)
         });
         let mut keys = Keys::default();
         keys.extend(self.files.values().flat_map(|file| file.objects.iter()).filter(|(hash, _)| twice.contains(hash)));
-        let changes: Vec<_> = self.said(&keys).into_values().map(Change::Put).collect();
+        let mut changes: Vec<_> = self.said(&keys).into_values().map(Change::Put).collect();
+        let broken = self.broken().into_iter();
+        changes.extend(broken.map(|((kind, key), error)| Change::Unreadable(kind, key, Some(error))));
         if !changes.is_empty() {
             say(changes);
         }
+    }
+
+    /// The objects that some file has and that cannot be read there.
+    fn broken(&self) -> BTreeMap<(Kind, ObjectKey), DecodeError> {
+        let all = self.files.values().flat_map(|file| &file.broken);
+        all.map(|(kind, key, error)| ((*kind, key.clone()), error.clone())).collect()
     }
 
     /// Of the objects with these keys, those that are said. Of two files with
@@ -251,18 +272,26 @@ impl Keys {
 }
 
 /// What a file says now: its good documents, and the last good version of
-/// those that are broken.
-fn admit(problems: &Problems, path: &Path, read: Result<Vec<Document>, std::io::Error>, old: &Objects) -> Objects {
+/// those that are broken; and which those are.
+fn admit(
+    problems: &Problems,
+    path: &Path,
+    read: Result<Vec<Document>, std::io::Error>,
+    before: Option<&File>,
+) -> (Objects, Broken) {
+    let none = Objects::default();
+    let old = before.map_or(&none, |file| &file.objects);
     let place = |line: usize| format!("{}:{line}", path.display());
     let documents = match read {
         Ok(documents) => documents,
         Err(error) => {
             let problem = Problem { place: place(0), field: String::new(), reason: error.to_string() };
             problems.open(place(0), problem);
-            return old.clone();
+            return (old.clone(), before.map(|file| file.broken.clone()).unwrap_or_default());
         }
     };
     let (mut objects, mut open, mut nameless) = (Vec::with_capacity(documents.len()), Vec::new(), false);
+    let mut broken = Broken::new();
     for document in documents {
         match document {
             Document::Object(object) => {
@@ -276,13 +305,16 @@ fn admit(problems: &Problems, path: &Path, read: Result<Vec<Document>, std::io::
                 let named = object.as_ref().map(|(kind, key)| format!(" ({} {key})", kind.info().kind));
                 let problem = Problem {
                     place: place.clone() + &named.unwrap_or_default(),
-                    field: error.field,
-                    reason: error.reason,
+                    field: error.field.clone(),
+                    reason: error.reason.clone(),
                 };
                 problems.open(place.clone(), problem);
                 open.push(place);
                 match object {
-                    Some((kind, key)) => objects.extend(old.get(kind, &key).cloned()),
+                    Some((kind, key)) => {
+                        objects.extend(old.get(kind, &key).cloned());
+                        broken.push((kind, key, error));
+                    }
                     // It may be any of the objects that are missing now.
                     None => nameless = true,
                 }
@@ -291,10 +323,17 @@ fn admit(problems: &Problems, path: &Path, read: Result<Vec<Document>, std::io::
     }
     problems.retain(&format!("{}:", path.display()), &open);
     if nameless {
+        let unsaid = |kind: Kind, key: &ObjectKey, objects: &[Object], broken: &Broken| {
+            !objects.iter().any(|object| object.kind() == kind && object.meta().key() == *key)
+                && !broken.iter().any(|one| (one.0, &one.1) == (kind, key))
+        };
+        let older = before.into_iter().flat_map(|file| &file.broken);
+        let older: Broken = older.filter(|one| unsaid(one.0, &one.1, &objects, &broken)).cloned().collect();
+        broken.extend(older);
         // What the file still says comes later, hence counts.
         objects.splice(0..0, old.iter().map(|(_, object)| object.clone()));
     }
-    Objects::new(objects)
+    (Objects::new(objects), broken)
 }
 
 /// Finds the files of a folder, by path.
@@ -362,7 +401,8 @@ pub async fn run(path: PathBuf, sender: Sender, problems: Problems) -> Result<()
             Err(error) => {
                 // What was to be looked at was not.
                 gathering.everything();
-                let problem = Problem { place: key.clone(), field: String::new(), reason: error.to_string() };
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                let problem = Problem { place: key.clone(), field: String::new(), reason: format!("{error}{cause}") };
                 problems.open(key, problem);
             }
         }

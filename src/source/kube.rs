@@ -27,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -64,18 +64,19 @@ impl Server {
     }
 }
 
-/// Why there is no client for an API server.
+/// Why there is no client for an API server. The texts of causes have their own
+/// causes in them.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The kubeconfig cannot be used.
     #[error("cannot use kubeconfig: {0}")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
+    Kubeconfig(String),
     /// There is no kubeconfig, and this is not a pod.
     #[error("cannot use the pod's service account: {0}")]
-    InCluster(#[from] kube::config::InClusterError),
+    InCluster(String),
     /// The client cannot be built from its configuration.
     #[error("cannot build a client: {0}")]
-    Build(#[from] kube::Error),
+    Build(String),
 }
 
 /// A client for the API server of a kubeconfig, or of the cluster this pod
@@ -83,15 +84,16 @@ pub enum ClientError {
 pub async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, ClientError> {
     let mut config = match kubeconfig {
         Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path)?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+            let unusable = |error: KubeconfigError| ClientError::Kubeconfig(error.to_string());
+            let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unusable)?
         }
-        None => Config::incluster()?,
+        None => Config::incluster().map_err(|error| ClientError::InCluster(error.to_string()))?,
     };
     config.connect_timeout = Some(Duration::from_secs(10));
     // A failure must be seen at once, to be reported. Whoever asks retries.
     config.default_retry = false;
-    Ok(kube::Client::try_from(config)?)
+    kube::Client::try_from(config).map_err(|error| ClientError::Build(error.to_string()))
 }
 
 /// Watches every kind until the receiver is gone.

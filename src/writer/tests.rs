@@ -1,6 +1,7 @@
 mod clients;
 
 use super::*;
+use crate::api::kinds::DecodeError;
 use crate::api::{Change, Inputs, ObjectKey};
 use crate::ca::node::Pods;
 use crate::graph::Graph;
@@ -97,6 +98,48 @@ async fn a_change_of_nothing_publishes_nothing() {
     assert!(after.authorizations.same_as(&before.authorizations));
 }
 
+/// Objects are counted by what became of them, and changes by what proxies were
+/// told for.
+#[tokio::test]
+async fn changes_are_counted() {
+    use counts::Trigger;
+    let mut world = World::new();
+    world.put(&pod("a", "sa", "Running")).await;
+    world.synced(Kind::ALL).await;
+    world.views(|views| views.addresses.len() == 1).await;
+    // Nothing of it changes.
+    world.put(&pod("a", "sa", "Running")).await;
+    world.put(&pod("a", "other", "Running")).await;
+    let changed = |views: &Views| {
+        views.addresses.get("Kubernetes//Pod/x/a").is_some_and(|pod| {
+            let message = pod.message(ResourceType::Address);
+            message.windows(5).any(|part| part == b"other")
+        })
+    };
+    world.views(changed).await;
+    world
+        .put(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: x}\n\
+             spec: {rules: [{}]}\n",
+        )
+        .await;
+    world.views(|views| !views.authorizations.is_empty()).await;
+    // Nobody is told of it.
+    world.put("apiVersion: v1\nkind: Node\nmetadata: {name: of-nobody}\n").await;
+    world.sender.send(Event::Changes(vec![Change::Delete(Kind::Pod, ObjectKey::new("x", "a"))])).await.unwrap();
+    world.views(|views| views.addresses.is_empty()).await;
+
+    let counts = &world.published.counts;
+    assert_eq!(counts.objects(Kind::Pod), [1, 1, 1]);
+    assert_eq!(counts.objects(Kind::AuthorizationPolicy), [1, 0, 0]);
+    assert_eq!(counts.objects(Kind::Node), [1, 0, 0]);
+    assert_eq!(counts.objects(Kind::Service), [0; 3]);
+    assert_eq!(counts.triggers(Trigger::Config), 1);
+    assert_eq!(counts.triggers(Trigger::Service), 0);
+    // The node's may have come with that of the pod.
+    assert!(matches!(counts.triggers(Trigger::Ambient), 3 | 4));
+}
+
 #[tokio::test]
 async fn the_node_authorizer_sees_the_pods() {
     let mut world = World::new();
@@ -156,6 +199,86 @@ async fn mesh_and_namespaces_are_published() {
     };
     assert_eq!(provenance.origins, [("pods", "b/a".to_string())]);
     assert!(provenance.reads.contains(&("configmaps", "istio-system/istio".into())), "{provenance:?}");
+}
+
+fn config_map(mesh: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: {mesh:?}}}\n"
+    )
+}
+
+/// A version of the mesh's ConfigMap that cannot be read.
+fn broken(error: Option<&str>) -> Change {
+    let error = error.map(|reason| DecodeError { field: "data.mesh".into(), reason: reason.into() });
+    Change::Unreadable(Kind::ConfigMap, ObjectKey::new("istio-system", "istio"), error)
+}
+
+impl World {
+    async fn blocked(&mut self, wanted: Option<&str>) {
+        let wait = self.published.blocked.wait_for(|reason| match (reason, wanted) {
+            (Some(reason), Some(wanted)) => reason.contains(wanted),
+            (reason, wanted) => reason.is_none() && wanted.is_none(),
+        });
+        tokio::time::timeout(LIMIT, wait).await.expect("in time").unwrap();
+    }
+}
+
+/// Who starts with the defaults tells proxies another trust domain than they have
+/// certificates of.
+#[tokio::test]
+async fn nothing_is_published_while_the_mesh_could_never_be_read() {
+    let mut world = World::new();
+    world.put(&pod("a", "sa", "Running")).await;
+    world
+        .sender
+        .send(Event::Changes(vec![Change::Reset(Kind::ConfigMap, vec![]), broken(Some("no map"))]))
+        .await
+        .unwrap();
+    world.synced(Kind::ALL).await;
+    world.blocked(Some("ConfigMap istio-system/istio: data.mesh: no map")).await;
+    world.sender.send(Event::Changes(vec![broken(Some("still none"))])).await.unwrap();
+    world.blocked(Some("still none")).await;
+    // Whoever comes does not change that.
+    world.keys.send_replace(Fetched::new());
+    world.put(&pod("b", "sa", "Running")).await;
+    let (answer, answered) = oneshot::channel();
+    world.questions.send(Question::Diagnostics(answer)).await.unwrap();
+    answered.await.unwrap();
+    assert!(!*world.published.synced.borrow() && world.published.views.borrow().addresses.is_empty());
+
+    world.sender.send(Event::Changes(vec![broken(None)])).await.unwrap();
+    world.put(&config_map("trustDomain: td.example")).await;
+    world.views(|views| views.addresses.len() == 2).await;
+    world.blocked(None).await;
+    // One that breaks later leaves it in force.
+    world.sender.send(Event::Changes(vec![broken(Some("later"))])).await.unwrap();
+    world.put(&pod("c", "sa", "Running")).await;
+    world.views(|views| views.addresses.len() == 3).await;
+    assert!(world.published.blocked.borrow().is_none());
+    assert_eq!(&*world.published.mesh.borrow().trust_domain, "td.example");
+}
+
+/// It can be read, or is not there, or was before it broke.
+#[tokio::test]
+async fn a_mesh_that_can_do_without_the_broken_map_goes_on() {
+    let other = Change::Unreadable(
+        Kind::ConfigMap,
+        ObjectKey::new("istio-system", "of-another"),
+        Some(DecodeError { field: "data".into(), reason: "no map".into() }),
+    );
+    let Some(Document::Object(good)) = read(&config_map("trustDomain: td.example")).pop() else { panic!("no object") };
+    for changes in [
+        vec![broken(Some("no map")), broken(None)],
+        vec![other],
+        vec![Change::Put(good.clone()), broken(Some("no map"))],
+        vec![broken(Some("no map")), Change::Reset(Kind::ConfigMap, vec![good])],
+    ] {
+        let mut world = World::new();
+        world.put(&pod("a", "sa", "Running")).await;
+        world.sender.send(Event::Changes(changes)).await.unwrap();
+        world.synced(Kind::ALL).await;
+        world.views(|views| !views.addresses.is_empty()).await;
+    }
 }
 
 /// What RequestAuthentications need is asked for; what was fetched, or could not

@@ -99,9 +99,23 @@ pub async fn mesh_config() {
     };
     config("trustDomain: [\n  - {").await;
     let options = Options::new(&cluster.kubeconfig()).env("POD_NAMESPACE", &ns.name).flag("--read-only");
-    let fairway = Fairway::start(&options).await;
-    let ztunnel = Ztunnel::ready(ztunnel::Options::plaintext(fairway.grpc)).await;
     ns.pod("app", json!({ "app": "app" })).await;
+    // One that begins with a broken one tells nobody anything: with the defaults it
+    // would tell another trust domain than that of certificates.
+    let fairway = Fairway::launch(&options);
+    eventually("it says why it is not ready", || async {
+        match fairway.get(fairway.http, "/ready").await {
+            Ok((503, page)) if page.contains(&format!("cannot be read: ConfigMap {}/istio: data.mesh", ns.name)) => {
+                Ok(())
+            }
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert!(tokio::net::TcpStream::connect(fairway.grpc).await.is_err(), "nobody is served");
+    config("trustDomain: example.org").await;
+    fairway.until_ready().await;
+    let ztunnel = Ztunnel::ready(ztunnel::Options::plaintext(fairway.grpc)).await;
     let trust_domain = async |wanted: &str| {
         let uid = ns.uid("app");
         ztunnel
@@ -111,8 +125,6 @@ pub async fn mesh_config() {
             })
             .await;
     };
-    trust_domain("").await;
-    config("trustDomain: example.org").await;
     trust_domain("example.org").await;
     // A broken one does not undo it.
     config("trustDomain: [\n  - {").await;

@@ -50,6 +50,22 @@ pub(super) const GROUPS: &[(&str, &[Row])] = &[
                 "From the publication of a change until a proxy was sent it.",
             ),
             row(
+                "pilot_xds_push_time",
+                "histogram",
+                "type",
+                "How long it took to put a response together and hand it over. What is in it was worked out once for all \
+                 proxies, which `commit_seconds` tells.",
+            ),
+            row(
+                "pilot_push_triggers",
+                "count",
+                "type",
+                "Changes that made proxies be told something, by what changed: `endpoint` (EndpointSlices, \
+                 WorkloadEntries), `service` (Services, ServiceEntries), `ambient` (pods, nodes), `namespace`, `global` \
+                 (the mesh's configuration), `secret`, `proxy` (the first of a kind came, or the last went), `config` \
+                 (all other objects), `unknown` (keys of token issuers, what a proxy rejected).",
+            ),
+            row(
                 "pilot_xds_unauthenticated",
                 "count",
                 "",
@@ -75,6 +91,19 @@ pub(super) const GROUPS: &[(&str, &[Row])] = &[
                 "gauge",
                 "",
                 "Objects and kinds that cannot be read; `/debug/sourcez` lists them.",
+            ),
+            row(
+                "pilot_k8s_reg_events",
+                "count",
+                "type, event",
+                "Pods, Services, EndpointSlices, Nodes and Namespaces that came, changed or went. Of changes that follow \
+                 each other within milliseconds the last one counts, and none of fields that are not read.",
+            ),
+            row(
+                "pilot_k8s_cfg_events",
+                "count",
+                "type, event",
+                "The same of objects of all other kinds, except ConfigMaps, Secrets and CRDs.",
             ),
             row("fairway_revision", "gauge", "", "Commits that changed something."),
             row("rows", "gauge", "collection", "Rows of each collection of the graph."),
@@ -149,9 +178,28 @@ pub(super) const GROUPS: &[(&str, &[Row])] = &[
             row("istio_build", "gauge", "component, tag", "The version, as Istio's dashboards ask for it."),
             row("pilot_info", "gauge", "version", "The version."),
             row("istiod_uptime_seconds", "gauge", "", "Since when it runs."),
+            row("process_cpu_seconds_total", "count", "", "The CPU time it has spent."),
+            row("process_start_time_seconds", "gauge", "", "When it began, in seconds since 1970."),
+            row("process_resident_memory_bytes", "gauge", "", "The memory it holds."),
+            row("process_virtual_memory_bytes", "gauge", "", "The addresses it has reserved: more than it holds."),
+            row("process_open_fds", "gauge", "", "Files and sockets that are open."),
+            row("process_max_fds", "gauge", "", "How many may be."),
         ],
     ),
 ];
+
+/// How far Istio's own dashboard of control planes works.
+const DASHBOARD: &str = "\n## Istio's dashboard\n\n\
+    All panels of Istio's control plane dashboard show something, except these:\n\n\
+    | Panel | Why |\n|---|---|\n\
+    | Memory Allocations, Goroutines | They ask for `go_*`, which the runtime of Go tells of itself; there is none here. |\n\
+    | Memory Usage | Only the container's memory is there, not the lines of `go_memstats_*`. \
+    `process_resident_memory_bytes` is without a kubelet, too. |\n\
+    | Validation, Injection | `galley_validation_*` and `sidecar_injection_*` count what webhooks did, and there are no \
+    webhooks. |\n\
+    | Connections | `pilot_xds` is there once a proxy is connected; `envoy_cluster_upstream_cx_active` is of the \
+    proxies. |\n\n\
+    Memory and CPU of the container are told by the kubelet, of pods whose names begin with `istiod-`.\n";
 
 /// `docs/metrics.md`.
 pub(super) fn reference() -> String {
@@ -159,7 +207,8 @@ pub(super) fn reference() -> String {
         "# Metrics\n\n\
          <!-- Written from the table in src/admin/metrics/reference.rs: \
          UPDATE_GOLDEN=1 cargo test -p fairway --lib -- reference -->\n\n\
-         At `:15014/metrics`, in OpenMetrics. Names that istiod has mean the same, so its dashboards and alerts work. \
+         At `:15014/metrics`, in OpenMetrics. Names that istiod has mean the same. Its dashboard \
+         [works](#istios-dashboard), but for what it asks of Go and of webhooks. \
          Counts whose names do not end in `_total` are exposed as gauges, because istiod's names have no such end and \
          OpenMetrics asks counters for it; `rate()` and `increase()` work all the same. Labels have no names of pods or \
          objects, so there are never more than some hundred series. \
@@ -173,5 +222,6 @@ pub(super) fn reference() -> String {
             let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {what} |");
         }
     }
+    text.push_str(DASHBOARD);
     text
 }

@@ -321,7 +321,11 @@ fn replica_findings(replica: &super::facts::ReplicaFacts) -> Vec<Finding> {
             CONTROL_PLANE,
             Level::Unknown,
             format!("{name} cannot be asked: {error}"),
-            "fairway check --help says which rights that takes",
+            // Of an address that was given: nobody was asked for rights.
+            match error.contains("cannot reach http") {
+                true => "does anybody listen there? It is the monitoring port, 15014, or one that is forwarded to it",
+                false => "fairway check --help says which rights that takes",
+            },
         )),
         Ok(problems) if problems.is_empty() => {
             all.push(Finding::good(CONTROL_PLANE, format!("{name} reads everything")));

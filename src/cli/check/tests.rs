@@ -104,6 +104,20 @@ fn nothing_is_said_of_what_is_well() {
     assert_eq!(complaints(&facts, true), []);
 }
 
+/// Where nobody listens, nobody refuses anything.
+#[test]
+fn rights_are_spoken_of_where_they_are_missing() {
+    for (error, fix) in
+        [("cannot reach http://127.0.0.1:1/debug/sourcez: refused", "listen"), ("403 Forbidden", "rights")]
+    {
+        let mut facts = healthy();
+        facts.replicas[0].problems = Err(error.into());
+        let said = rules::findings(&facts, false);
+        let found = said.iter().find(|one| one.what.contains("cannot be asked")).unwrap();
+        assert!(found.fix.contains(fix), "{found:?}");
+    }
+}
+
 #[test]
 fn what_is_wrong_with_the_cluster_is_found() {
     check(

@@ -115,3 +115,29 @@ fn a_gateway_is_shown_that_it_has_its_certificate() {
         assert!(text.contains("[redacted]"), "{gateway}{findings}");
     }
 }
+
+/// A name that was mistyped would else look like a Gateway without services.
+#[test]
+fn a_gateway_that_is_not_there_is_an_error() {
+    for proxy in ["waypoint:ns/nosuch", "router:ns/nosuch"] {
+        let error = shown(proxy, false).unwrap_err().to_string();
+        assert!(error.starts_with("there is no Gateway ns/nosuch"), "{proxy}: {error}");
+        // Perhaps because it cannot be read.
+        assert!(error.contains("VirtualService ns/echo"), "{proxy}: {error}");
+    }
+    assert!(shown("router:ns/istio=of-nobody", false).is_ok(), "pods of a Gateway of Istio's, perhaps");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_said_once() {
+    let flags = Translate {
+        filename: "of/nobody".into(),
+        proxy: "ztunnel".to_owned(),
+        explain: false,
+        istio_proxy: false,
+        domain: "cluster.local".to_owned(),
+    };
+    let error = format!("{:#}", translate(&flags).unwrap_err());
+    assert_eq!(error.matches("No such file").count(), 1, "{error}");
+    assert_eq!(error.matches("of/nobody").count(), 1, "{error}");
+}

@@ -12,3 +12,10 @@ fn a_generation_is_told_by_its_end() {
     assert!(is_in_force(&json!({ "found": false, "generation": null }), None, true));
     assert!(!is_in_force(&json!({ "found": false, "generation": null }), Some(1), false));
 }
+
+#[test]
+fn kinds_are_called_as_people_write_them() {
+    assert_eq!(said(Kind::VirtualService), "VirtualService");
+    assert_eq!(said(Kind::IstioGateway), "Gateway.networking.istio.io");
+    assert_eq!(said(Kind::Gateway), "Gateway.gateway.networking.k8s.io");
+}

@@ -40,7 +40,8 @@ impl World {
             Change::Put(object) => format!("put {}", object.meta().name),
             Change::Delete(_, key) => format!("delete {}", key.name),
             Change::Reset(..) => "reset".into(),
-            Change::Unreadable(_, key, _) => format!("unreadable {}", key.name),
+            Change::Unreadable(_, key, Some(_)) => format!("unreadable {}", key.name),
+            Change::Unreadable(_, key, None) => format!("mended {}", key.name),
         };
         let mut changes = Vec::new();
         self.folder
@@ -111,7 +112,8 @@ fn a_broken_document_keeps_its_last_good_version() {
     world.write("a.yaml", &(pod("a", "x") + &pod("b", "x")));
     world.scan();
     world.write("a.yaml", &(pod("a", "{}") + &pod("b", "changed")));
-    assert_eq!(world.scan(), ["put b"], "the broken one is kept, its neighbour goes on");
+    assert_eq!(world.scan(), ["put b", "unreadable a"], "the broken one is kept, its neighbour goes on");
+    assert_eq!(world.scan(), [""; 0]);
     assert_eq!(world.places(), ["a.yaml:1 (Pod default/a)"]);
     let problem = &world.problems.list()[0];
     assert_eq!(problem.field, "spec.serviceAccountName");
@@ -120,8 +122,26 @@ fn a_broken_document_keeps_its_last_good_version() {
     world.write("a.yaml", &("{broken\n---\n".to_string() + &pod("b", "again")));
     assert_eq!(world.scan(), ["put b"]);
     world.write("a.yaml", &pod("b", "again"));
-    assert_eq!(world.scan(), ["delete a"], "mended, and without it");
+    assert_eq!(world.scan(), ["delete a", "mended a"], "mended, and without it");
     assert!(world.places().is_empty());
+}
+
+/// From the first reading on, as a cluster says it.
+#[test]
+fn what_cannot_be_read_is_said_by_its_name() {
+    let mut world = World::new();
+    world.write("a.yaml", &(pod("a", "{}") + &pod("b", "x")));
+    world.write("b.yaml", &pod("c", "{}"));
+    assert_eq!(world.scan(), ["put b", "unreadable a", "unreadable c"]);
+    world.write("a.yaml", &(pod("a", "{}") + &pod("b", "y")));
+    assert_eq!(world.scan(), ["put b"]);
+    // It may still be that one.
+    world.write("a.yaml", &("{broken\n---\n".to_string() + &pod("b", "z")));
+    assert_eq!(world.scan(), ["put b"]);
+    world.write("a.yaml", &(pod("a", "x") + &pod("b", "z")));
+    assert_eq!(world.scan(), ["mended a", "put a"]);
+    fs::remove_file(world.dir.path().join("b.yaml")).unwrap();
+    assert_eq!(world.scan(), ["mended c"]);
 }
 
 #[test]

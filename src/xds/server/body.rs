@@ -303,13 +303,14 @@ impl<B: RequestBody> StreamBody<B> {
     }
 
     fn start(&mut self, response: Response) -> Result<(), Status> {
+        let started = Instant::now();
         let encoder = Encoder::new(response, &self.shared.options.control_plane)
             .inspect_err(|_| _ = self.shared.metrics.internal_errors.inc())?;
         if encoder.encoded_len() > LARGE {
             let (ty, bytes) = (encoder.response().ty.label(), encoder.encoded_len());
             warn!(ty, bytes, "a response comes near to the 200 MiB that ztunnel accepts");
         }
-        self.sending = Some(Box::new(Sending { encoder: Some(encoder), rest: Bytes::new(), started: Instant::now() }));
+        self.sending = Some(Box::new(Sending { encoder: Some(encoder), rest: Bytes::new(), started }));
         Ok(())
     }
 

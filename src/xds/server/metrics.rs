@@ -35,6 +35,7 @@ struct TypeMetrics {
     rejects: Gauge,
     expired_nonces: Gauge,
     config_size: Histogram,
+    push_time: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,16 +43,23 @@ struct TypeLabel {
     r#type: &'static str,
 }
 
+/// The buckets of times.
+const TIMES: [f64; 10] = [0.0001, 0.001, 0.01, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0];
+
 impl Metrics {
     /// Registers the metrics.
     pub fn new(registry: &mut Registry) -> Self {
         let (pushes, rejects, expired_nonces) = (gauges(), gauges(), gauges());
         let config_size: Family<TypeLabel, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new([1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7, 1e8]));
+        let push_time: Family<TypeLabel, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(TIMES));
         registry.register("pilot_xds_pushes", "Pilot build and send count by type", pushes.clone());
         registry.register("pilot_total_xds_rejects", "XDS responses rejected by proxies", rejects.clone());
         registry.register("pilot_xds_expired_nonce", "XDS requests with an expired nonce", expired_nonces.clone());
         registry.register("pilot_xds_config_size_bytes", "Size of responses sent to clients", config_size.clone());
+        let help = "Seconds to build a response and hand it to its client";
+        registry.register("pilot_xds_push_time", help, push_time.clone());
         let metrics = Self {
             types: ResourceType::ALL.map(|ty| {
                 let label = TypeLabel { r#type: ty.label() };
@@ -60,9 +68,10 @@ impl Metrics {
                     rejects: rejects.get_or_create_owned(&label),
                     expired_nonces: expired_nonces.get_or_create_owned(&label),
                     config_size: config_size.get_or_create_owned(&label),
+                    push_time: push_time.get_or_create_owned(&label),
                 }
             }),
-            send_time: Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]),
+            send_time: Histogram::new(TIMES),
             convergence_time: Histogram::new([
                 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0,
             ]),
@@ -96,7 +105,10 @@ impl Metrics {
         let metrics = &self.types[response.ty as usize];
         metrics.pushes.inc();
         metrics.config_size.observe(size as f64);
-        self.send_time.observe(time.as_secs_f64());
+        // A response is put together as it is sent: one time tells both.
+        let seconds = time.as_secs_f64();
+        metrics.push_time.observe(seconds);
+        self.send_time.observe(seconds);
         // The first response says how old the view is, not how slow we are.
         if !response.first {
             self.convergence_time.observe(response.views.published.elapsed().as_secs_f64());
