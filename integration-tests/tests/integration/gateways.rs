@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use fairway_integration_tests::eventually;
 use fairway_integration_tests::fairway::{Fairway, Options};
+use fairway_integration_tests::{eventually, eventually_within};
 use serde_json::{Value, json};
 
 use crate::mesh::{Namespace, shared};
@@ -138,14 +138,24 @@ pub async fn waypoint() {
     gone["metadata"]["namespace"] = json!(ns.name);
     ns.api.delete(&gone).await;
     for kind in ["ServiceAccount", "Deployment", "Service"] {
-        eventually(&format!("{kind} goes with its Gateway"), || async {
-            match ns.api.get(version(kind), kind, &ns.name, "w").await {
-                Err(refused) if refused.code == 404 => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
+        goes(&ns, kind, "w").await;
     }
+}
+
+/// How long Kubernetes may take to collect what a Gateway has left behind: a
+/// cluster that has just begun hears of new kinds after half a minute, and tries
+/// again after a time that grows.
+const COLLECTED: Duration = Duration::from_secs(150);
+
+/// Waits until what was made for a Gateway has gone with it.
+pub async fn goes(ns: &Namespace, kind: &str, name: &str) {
+    eventually_within(COLLECTED, &format!("{kind} goes with its Gateway"), || async {
+        match ns.api.get(version(kind), kind, &ns.name, name).await {
+            Err(refused) if refused.code == 404 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 /// What a user adds to the objects of a Gateway is there, once and for all; what

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::gateways::is;
+use crate::gateways::{goes, is};
 use crate::mesh::shared;
 use crate::status::route_is;
 
@@ -74,13 +74,7 @@ pub async fn life() {
     // A Gateway goes with what was made for it.
     let gone = json!({ "apiVersion": GATEWAY, "kind": "Gateway", "metadata": { "name": "g", "namespace": ns.name } });
     ns.api.delete(&gone).await;
-    fairway_integration_tests::eventually("the Deployment goes with its Gateway", || async {
-        match ns.api.get("apps/v1", "Deployment", &ns.name, "g-istio").await {
-            Err(refused) if refused.code == 404 => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    goes(&ns, "Deployment", "g-istio").await;
 }
 
 /// Routes say where they are attached, and listeners how many are.
