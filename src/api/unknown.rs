@@ -20,6 +20,7 @@ pub(super) use below::Below;
 /// would hide from whoever wants to know them (see [`super::schema`]); and what is
 /// not known is skipped, not copied.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[allow(clippy::box_collection, reason = "there is one in each of many objects, and hardly any has something in it")]
 pub struct Unknown(Option<Box<BTreeSet<String>>>);
 
 /// How many names are kept. Whoever has more knows what is wrong.
