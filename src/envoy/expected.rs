@@ -4,7 +4,7 @@
 //! proxy of each gateway and waypoint of which none is connected to it, as the
 //! objects have it.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use crate::api::{Labels, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
@@ -56,7 +56,9 @@ pub(super) fn with_expected(
                 let labels = [(GATEWAY_NAME, &**gateway)].into_iter().collect();
                 pods.expected(cx, namespace, &labels).into_iter().collect()
             }
-            Proxies::Behind(services) => services.iter().flat_map(|key| pods.behind(cx, key, &NO_LABELS)).collect(),
+            Proxies::Behind(services) => {
+                services.iter().flat_map(|key| pods.behind(cx, key, &Labels::default())).collect()
+            }
             // Many gateways select the same proxies.
             Proxies::Selected { .. } => Vec::new(),
         }
@@ -84,8 +86,6 @@ pub(super) fn with_expected(
     });
     graph.union("wanted_scopes", [connected, waypoints, made, selected])
 }
-
-static NO_LABELS: LazyLock<Labels> = LazyLock::new(Labels::default);
 
 /// Where pods are found that are gateways, and proxies that are connected.
 #[derive(Clone, Copy)]
