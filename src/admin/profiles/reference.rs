@@ -24,8 +24,9 @@ pub(in crate::admin) fn reference() -> String {
          Functions have their names; files and lines are there for what is compiled with line tables. Code of libraries \
          without symbols is named after the library, such as `[libcrypto.so.3]`, and what the kernel does for a call is \
          counted there. Each sample has the name of its thread (`-tagroot thread`), and `-comments` says how much of the \
-         CPU was sampled. Nothing runs while nobody asks. A profile takes some 150 MB of memory, of which \
-         some 50 stay with the process after the first one. Whoever asks for a second one meanwhile is answered 409.\n\n\
+         CPU was sampled. Nothing runs while nobody asks. A profile takes memory for the \
+         tables of the binary: some 120 MB in a debug build, of which some 50 stay with the process after the first \
+         one; the image has no line tables, so it has names only. Whoever asks for a second one meanwhile is answered 409.\n\n\
          What istiod has beyond these ({}) is about Go's runtime. The memory of the process is in [`/metrics`](metrics.md).\n",
         OF_GO.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
     );
