@@ -183,11 +183,12 @@ def test_the_process_ends_though_somebody_profiles_it(fairway):
     host, port = fairway.monitoring.split(":")
     asker = http.client.HTTPConnection(host, int(port), timeout=10)
     asker.request("GET", f"{PROFILE}?seconds=300")
-    until(lambda: profiled(fairway), "profiled")
-    assert fairway.terminate() == 0
-    # It has begun, so all there is to say is that it is not whole.
-    with asker.getresponse() as answer, pytest.raises((http.client.IncompleteRead, ConnectionError)):
-        answer.read()
+    with asker.getresponse() as answer:
+        assert answer.status == 200 and profiled(fairway)
+        assert fairway.terminate() == 0
+        # It has begun, so all there is to say is that it is not whole.
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
     assert "did not end in time" not in fairway.log()
 
 
