@@ -192,7 +192,7 @@ async fn start(
     let node_proxies = authority::node_proxies(&environment)?;
     let asked = Arc::<Demand<Want>>::default();
     let (access, may_list) = watch::channel(Access::new());
-    let (speaks, spoken) = watch::channel(false);
+    let (speaks, spoken) = watch::channel(0);
     let heard = Heard {
         wanted: demand.follow(),
         verdicts: hearing,

@@ -108,8 +108,8 @@ pub struct Heard {
     pub asked: watch::Receiver<Wanted<Want>>,
     /// Which of their accounts may list Secrets.
     pub access: watch::Receiver<Access>,
-    /// Whether this replica speaks about objects for all.
-    pub speaks: watch::Receiver<bool>,
+    /// How many of this replica's leaders speak about objects for all.
+    pub speaks: watch::Receiver<usize>,
 }
 
 /// When a commit began and ended, and when the first of its events was heard and
@@ -267,7 +267,7 @@ impl Writer {
                     self.publish_vault(Some(Accounts::Asked(access)));
                 }
                 Ok(()) = speaks.changed() => {
-                    self.speaks = *speaks.borrow_and_update();
+                    self.speaks = *speaks.borrow_and_update() > 0;
                     self.translation.speak_for_all(self.speaks);
                     if self.is_complete() {
                         self.commit();

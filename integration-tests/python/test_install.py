@@ -195,10 +195,11 @@ def test_the_control_plane_can_live_with_its_rights(cluster, binary, tmp_path):
             writers = '--output=jsonpath={.metadata.managedFields[?(@.subresource=="status")].manager}'
             get_writers = ["get", kind, name, "--namespace=shop", "--show-managed-fields", writers]
             wait_for(f"a status of {kind} {name}", lambda: OURS & set(cluster.kubectl(*get_writers).split()))
-        leases = cluster.kubectl("get", "leases", f"--namespace={NAMESPACE}", "--output=name").split()
-        assert {"lease.coordination.k8s.io/istio-namespace-controller-election",
+        locks = cluster.kubectl("get", "leases,configmaps", f"--namespace={NAMESPACE}", "--output=name").split()
+        assert {"configmap/istio-namespace-controller-election",
+                "configmap/istio-ip-autoallocate",
                 "lease.coordination.k8s.io/istio-gateway-deployment-default",
-                "lease.coordination.k8s.io/istio-status-leader"} <= set(leases)
+                "lease.coordination.k8s.io/istio-status-leader"} <= set(locks)
     assert running.process.returncode == 0
     assert denied(cluster) == before
     said = [line for line in running.log().splitlines() if "forbidden" in line.lower()]

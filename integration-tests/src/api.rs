@@ -167,6 +167,14 @@ impl Api {
         self.request("GET", &path(version, kind, namespace, name), None).await
     }
 
+    /// Who holds a lock that is a ConfigMap; nobody if the name is empty.
+    pub async fn holder(&self, namespace: &str, lock: &str) -> String {
+        let Ok(map) = self.get("v1", "ConfigMap", namespace, lock).await else { return String::new() };
+        let record = map["metadata"]["annotations"]["control-plane.alpha.kubernetes.io/leader"].as_str();
+        let record: Value = serde_json::from_str(record.expect("it is a lock")).expect("JSON");
+        record["holderIdentity"].as_str().expect("a name").to_owned()
+    }
+
     /// All objects of a kind; in one namespace, or in all if it is empty. A
     /// kind that is not installed has none. An API server that has just
     /// started and says so is asked again.

@@ -24,7 +24,7 @@ fn admin(metrics_local_only: bool) -> Admin {
         keys: watch::channel(Default::default()).1,
         asked: Arc::<crate::xds::demand::Demand<crate::credential::Want>>::default().follow(),
         access: watch::channel(Default::default()).1,
-        speaks: watch::channel(false).1,
+        speaks: watch::channel(0).1,
     };
     let (published, questions, _) =
         start(Arc::default(), Pace::Window(Duration::from_millis(5)), Vec::new(), heard, events).expect("a thread");

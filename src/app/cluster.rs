@@ -83,6 +83,7 @@ pub(super) fn write(
         system_namespace: settings.system_namespace.clone(),
         name: environment.root_config_map.as_str().into(),
         identity: environment.pod_name.as_str().into(),
+        revisions: published.revisions.clone(),
         namespaces: published.namespaces.clone(),
         root,
     };

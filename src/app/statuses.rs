@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use crate::config::Environment;
 use crate::controller::auto_allocation::AutoAllocation;
-use crate::controller::status::{Completeness, OF_OBJECTS, OF_PROXIES, StatusController};
+use crate::controller::status::{Completeness, OF_INGRESSES, OF_OBJECTS, OF_PROXIES, OF_ROUTES, StatusController};
 use crate::model::Settings;
 use crate::writer::Published;
 
@@ -17,11 +17,14 @@ pub(super) fn write(
     environment: &Environment,
     settings: &Settings,
     published: &Published,
-    speaks: watch::Sender<bool>,
+    speaks: watch::Sender<usize>,
 ) {
     let complete = Completeness { wanted: speaks, reached: published.complete.clone() };
     for (name, part, statuses, completeness) in [
-        ("statuses", OF_OBJECTS, published.statuses.clone(), Some(complete)),
+        ("statuses", OF_OBJECTS, published.statuses.clone(), Some(complete.clone())),
+        ("statuses of routes", OF_ROUTES, published.statuses.clone(), Some(complete)),
+        // Of where they are reached no proxy is asked.
+        ("statuses of Ingresses", OF_INGRESSES, published.statuses.clone(), None),
         ("statuses of what was rejected", OF_PROXIES, published.rejections.clone(), None),
     ] {
         let controller = StatusController {
@@ -55,6 +58,7 @@ pub(super) fn allocate(
         client: client.clone(),
         system_namespace: settings.system_namespace.clone(),
         identity: environment.pod_name.as_str().into(),
+        revisions: published.revisions.clone(),
         pools,
         entries: published.auto_allocation.clone(),
     };

@@ -28,15 +28,16 @@ use tokio_util::sync::CancellationToken;
 use crate::api::ObjectKey;
 use crate::api::istio::{AllocatedAddress, ServiceEntry};
 use crate::model::auto_allocation::{Entries, Entry, Pools, entry};
+use crate::model::revision::Revisions;
 
-use super::lease::run_while_leader;
+use super::election::{Lock, run_while_leader};
 use super::pace::Due;
 use super::resource::{self, Manner, Reference, RequestError, Resource, Write};
 
 pub use plan::Plan;
 
-/// istiod's Lease for this work.
-const LEASE: &str = "istio-ip-autoallocate";
+/// istiod's lock for this work, as all revisions take from the same addresses.
+const LOCK: &str = "istio-ip-autoallocate";
 /// The owner of the field.
 const MANAGER: &str = "fairway-addresses";
 /// The least time between two writes.
@@ -53,10 +54,12 @@ const FORGET: Duration = Duration::from_secs(60);
 pub struct AutoAllocation {
     /// The API server.
     pub client: kube::Client,
-    /// The namespace of the control plane, where the Lease is.
+    /// The namespace of the control plane, where the lock is.
     pub system_namespace: Arc<str>,
     /// The name of this replica.
     pub identity: Arc<str>,
+    /// Which revision it is.
+    pub revisions: watch::Receiver<Arc<Revisions>>,
     /// Where addresses are taken from.
     pub pools: Pools,
     /// The entries that want addresses, and those that have some.
@@ -69,7 +72,8 @@ impl AutoAllocation {
         let (client, identity) = (self.client.clone(), self.identity.clone());
         let namespace = self.system_namespace.clone();
         let work = |client| Box::pin(Leader::new(Self { client, ..self.clone() }).run());
-        run_while_leader(client, &namespace, LEASE, &identity, cancel, work).await;
+        let lock = Lock::config_map(LOCK, self.revisions.clone());
+        run_while_leader(client, &namespace, lock, &identity, cancel, work).await;
     }
 }
 

@@ -53,6 +53,8 @@ const WRITTEN: &[Right] = &[
 const WRITTEN_AT_HOME: &[Right] = &[
     // The root's key, and those of others to begin with.
     ("", "secrets", &["create", "get", "update"]),
+    // Who leads, of all revisions.
+    ("", "configmaps", &["create", "get", "update"]),
     // Who leads, and how many streams each replica has.
     ("coordination.k8s.io", "leases", &["create", "delete", "get", "list", "update"]),
 ];

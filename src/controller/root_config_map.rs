@@ -2,7 +2,7 @@
 //! mount it by name, and their pods do not start without it.
 //!
 //! It is created, and repaired when somebody changes or deletes it, under the
-//! Lease that istiod uses for the same, so the two never write in turns.
+//! lock that istiod uses for the same, so the two never write in turns.
 //! <https://github.com/istio/istio/blob/master/pilot/pkg/serviceregistry/kube/controller/namespacecontroller.go>
 
 #[cfg(test)]
@@ -21,17 +21,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Change, Kind, Object};
+use crate::model::revision::Revisions;
 use crate::source::kube::Server;
 use crate::source::kube::reflector::Reflector;
 use crate::source::kube::requests::Selection;
 use crate::source::{Event, Problems, channel};
 
 use super::FIELD_MANAGER;
-use super::lease::run_while_leader;
+use super::election::{Lock, run_while_leader};
 use super::pace::Due;
 
-/// istiod's Lease for this work.
-const LEASE: &str = "istio-namespace-controller-election";
+/// istiod's lock for this work, as all revisions have the same root.
+pub const LOCK: &str = "istio-namespace-controller-election";
 /// Namespaces of Kubernetes itself without pods, which istiod leaves alone too.
 const LEFT_ALONE: &[&str] = &["kube-public", "kube-node-lease", "local-path-storage"];
 const KEY: &str = "root-cert.pem";
@@ -41,17 +42,20 @@ const PACE: Duration = Duration::from_millis(20);
 /// How many writes are under way at a time.
 const WRITES: usize = 8;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What is published, and where.
 #[derive(Clone)]
 pub struct RootConfigMap {
     /// The API server.
     pub client: kube::Client,
-    /// The namespace of the control plane, where the Lease is.
+    /// The namespace of the control plane, where the lock is.
     pub system_namespace: Arc<str>,
     /// The name of the ConfigMap, by default `istio-ca-root-cert`.
     pub name: Arc<str>,
     /// The name of this replica.
     pub identity: Arc<str>,
+    /// Which revision it is.
+    pub revisions: watch::Receiver<Arc<Revisions>>,
     /// The namespaces of the mesh. One that is being deleted may be among
     /// them, but need not.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
@@ -64,7 +68,8 @@ impl RootConfigMap {
     pub async fn run(self, cancel: CancellationToken) {
         let (client, identity) = (self.client.clone(), self.identity.clone());
         let work = |client| Box::pin(Self { client, ..self.clone() }.lead());
-        run_while_leader(client, &self.system_namespace, LEASE, &identity, cancel, work).await;
+        let lock = Lock::config_map(LOCK, self.revisions.clone());
+        run_while_leader(client, &self.system_namespace, lock, &identity, cancel, work).await;
     }
 
     /// Publishes as the leader.

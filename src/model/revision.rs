@@ -119,9 +119,14 @@ impl Revisions {
         }
     }
 
-    /// What the names of things end with that each revision has one of.
-    pub fn suffix(&self) -> String {
-        if &*self.own == DEFAULT { String::new() } else { format!("-{}", self.own) }
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.own
+    }
+
+    /// Whether it takes care of what has no label.
+    pub fn is_default(&self) -> bool {
+        self.mean(DEFAULT)
     }
 
     /// Whether a name means this revision.

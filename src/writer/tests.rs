@@ -19,7 +19,7 @@ struct World {
     /// Tells the writer which keys have been fetched.
     keys: watch::Sender<Fetched>,
     /// Tells it to speak for all.
-    speaks: watch::Sender<bool>,
+    speaks: watch::Sender<usize>,
     /// Kept, or nothing would ever be asked for.
     _demand: Arc<Demand>,
 }
@@ -35,7 +35,7 @@ impl World {
         let (keys, fetched) = watch::channel(Fetched::new());
         let verdicts = crate::xds::verdict::channel().1;
         let (asked, access) = (Arc::<Demand<Want>>::default().follow(), watch::channel(Access::new()).1);
-        let (speaks, spoken) = watch::channel(false);
+        let (speaks, spoken) = watch::channel(0);
         let heard = Heard { wanted: demand.follow(), verdicts, keys: fetched, asked, access, speaks: spoken };
         let (published, questions, end) = start(Arc::default(), pace, proxies, heard, events).unwrap();
         Self { sender, published, questions, end, keys, speaks, _demand: demand }
@@ -330,13 +330,13 @@ async fn keys_are_asked_for_and_known() {
 #[tokio::test]
 async fn it_says_when_it_can_speak_for_all() {
     let world = World::new();
-    world.speaks.send_replace(true);
+    world.speaks.send_replace(1);
     let mut complete = world.published.complete.clone();
     world.put(&pod("a", "one", "Running")).await;
     world.synced(Kind::ALL).await;
     tokio::time::timeout(LIMIT, complete.wait_for(|complete| *complete)).await.unwrap().unwrap();
     assert!(*world.published.synced.borrow(), "what is said before is of half a mesh");
-    world.speaks.send_replace(false);
+    world.speaks.send_replace(0);
     tokio::time::timeout(LIMIT, complete.wait_for(|complete| !*complete)).await.unwrap().unwrap();
 }
 

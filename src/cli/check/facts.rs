@@ -11,6 +11,7 @@ use crate::cli::connect::{Cluster, ControlPlane, items, pods, text};
 use crate::cli::output::Progress;
 use crate::cli::proxies;
 use crate::config::terminal::Connection;
+use crate::controller::election::ANNOTATION;
 use crate::controller::rights;
 
 /// How many questions are asked of the API server at a time.
@@ -47,6 +48,8 @@ pub(super) struct Facts {
     /// Services that say which revision a tag stands for.
     pub(super) tags: Asked<Vec<Value>>,
     pub(super) pods: Asked<Vec<Value>>,
+    /// Leases, and the ConfigMaps that are locks like them: a record of theirs is
+    /// the `spec`, or a text if it is none.
     pub(super) leases: Asked<Vec<Value>>,
     /// The certificate of the root, from the Secret that has the key: its name, and
     /// the texts that are public.
@@ -135,7 +138,9 @@ pub(super) async fn read(flags: &Connection, pre: bool) -> anyhow::Result<Facts>
     let namespace = &facts.namespace;
     facts.pods = pods(&cluster, flags).await.map_err(|error| format!("{error:#}"));
     facts.tags = list(format!("/api/v1/namespaces/{namespace}/services?labelSelector=istio.io%2Ftag")).await;
-    facts.leases = list(format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")).await;
+    let leases = list(format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")).await;
+    let maps = list(format!("/api/v1/namespaces/{namespace}/configmaps")).await;
+    facts.leases = leases.and_then(|leases| Ok([leases, maps?.iter().filter_map(lock).collect()].concat()));
     facts.root = root(&cluster, namespace).await;
     facts.root_config_maps = list("/api/v1/configmaps?labelSelector=istio.io%2Fconfig%3Dtrue".into()).await;
     facts.namespaces = list("/api/v1/namespaces".into()).await;
@@ -169,6 +174,13 @@ async fn replicas(control_plane: &ControlPlane) -> (Vec<ReplicaFacts>, Vec<Strin
     let facts = facts.collect();
     let (connected, _) = proxies::connected(control_plane).await;
     (facts, connected.into_iter().map(|proxy| proxy.name).collect())
+}
+
+/// What a ConfigMap says like a Lease, if it is a lock.
+pub(super) fn lock(map: &Value) -> Option<Value> {
+    let record = map["metadata"]["annotations"][ANNOTATION].as_str()?;
+    let record = serde_json::from_str(record).unwrap_or_else(|_| json!(record));
+    Some(json!({ "metadata": map["metadata"], "spec": record }))
 }
 
 /// Whether the API server makes tokens for an audience.

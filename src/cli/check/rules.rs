@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::facts::{Facts, Right, defined_elsewhere};
 use super::{Finding, Level};
 use crate::cli::connect::text;
+// Somebody always writes root certificates.
+use crate::controller::root_config_map::LOCK as ROOTS_LOCK;
 use crate::model::revision::{DEFAULT, REVISION, TAG};
 
 const KUBERNETES: &str = "Kubernetes";
@@ -26,8 +28,6 @@ const OLDEST: u64 = 29;
 const SOON: i32 = 30;
 /// What istiod trusts if its Deployment does not say.
 const TRUSTED: &str = "istio-system/ztunnel";
-/// The Lease of those who write root certificates, which is always there.
-const ROOTS_LEASE: &str = "istio-namespace-controller-election";
 /// Namespaces without root certificates, as in istiod.
 const LEFT_ALONE: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];
 
@@ -366,11 +366,11 @@ fn leases(facts: &Facts) -> Vec<Finding> {
     };
     let pods: BTreeSet<_> = facts.pods.iter().flatten().map(|pod| text(pod, "/metadata/name")).collect();
     let mut all = Vec::new();
-    if !leases.iter().any(|lease| text(lease, "/metadata/name") == ROOTS_LEASE) {
+    if !leases.iter().any(|lease| text(lease, "/metadata/name") == ROOTS_LOCK) {
         all.push(Finding::of(
             LEASES,
             Level::Doubtful,
-            format!("nobody has ever held {ROOTS_LEASE}"),
+            format!("nobody has ever held {ROOTS_LOCK}"),
             "without it no root certificates are written; is this a control plane with --read-only?",
         ));
     }
@@ -381,6 +381,12 @@ fn leases(facts: &Facts) -> Vec<Finding> {
         // Their clocks are not ours.
         let old = renewed.is_none_or(|at| facts.now.duration_since(at) > SignedDuration::from_secs(2 * seconds + 30));
         all.push(match holder {
+            _ if lease["spec"].is_string() => Finding::of(
+                LEASES,
+                Level::Bad,
+                format!("{name} says who holds it in a way that cannot be read"),
+                format!("nobody takes it so: kubectl -n {} delete configmap {name}", facts.namespace),
+            ),
             "" => Finding::of(
                 LEASES,
                 Level::Doubtful,
@@ -391,7 +397,7 @@ fn leases(facts: &Facts) -> Vec<Finding> {
                 LEASES,
                 Level::Bad,
                 format!("{name} was not renewed by {holder} for long"),
-                "nobody writes what it stands for: are replicas ready, and may they update leases?",
+                "nobody writes what it stands for: are replicas ready, and may they update leases and configmaps?",
             ),
             _ if !pods.contains(holder) => Finding::of(
                 LEASES,
@@ -469,7 +475,7 @@ fn distributed(facts: &Facts, roots: &[X509]) -> Option<Finding> {
         many => {
             let some = without.iter().take(5).copied().collect::<Vec<_>>().join(", ");
             let what = format!("{many} namespaces do not have it in istio-ca-root-cert, such as {some}");
-            let fix = "pods cannot start there. Who holds the Lease says why in its log; discoverySelectors leave namespaces out on purpose";
+            let fix = "pods cannot start there. Who holds the lock says why in its log; discoverySelectors leave namespaces out on purpose";
             Finding::of(ROOT, Level::Doubtful, what, fix)
         }
     })

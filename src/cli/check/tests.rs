@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::facts::{Facts, ReplicaFacts, Right, defined_elsewhere};
+use super::facts::{Facts, ReplicaFacts, Right, defined_elsewhere, lock as lock_of};
 use super::*;
+use crate::controller::election::ANNOTATION;
 
 /// A cluster in which all is well.
 fn healthy() -> Facts {
@@ -19,10 +20,10 @@ fn healthy() -> Facts {
         } } },
         "status": { "readyReplicas": 2 },
     });
-    let lease = json!({
-        "metadata": { "name": "istio-namespace-controller-election" },
-        "spec": { "holderIdentity": "istiod-a", "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 30 },
-    });
+    let lock = json!({ "metadata": {
+        "name": "istio-namespace-controller-election",
+        "annotations": { ANNOTATION: r#"{"holderIdentity":"istiod-a","holderKey":"default","leaseDurationSeconds":30,"acquireTime":"2026-01-01T00:00:00Z","renewTime":"2026-01-01T00:00:00Z","leaderTransitions":0}"# },
+    } });
     let ztunnel = json!({
         "metadata": { "namespace": "istio-system", "name": "ztunnel" },
         "spec": { "template": { "spec": { "serviceAccountName": "ztunnel" } } },
@@ -44,7 +45,7 @@ fn healthy() -> Facts {
         control_planes: Ok(vec![deployment]),
         tags: Ok(vec![]),
         pods: Ok(vec![pod]),
-        leases: Ok(vec![lease]),
+        leases: Ok(vec![lock_of(&lock).unwrap()]),
         root: Ok(None),
         root_config_maps: Ok(vec![]),
         namespaces: Ok(vec![]),
@@ -200,6 +201,19 @@ fn leases_are_held_by_replicas_that_renew_them() {
     check(|facts| spec(facts, "istiod-of-another"), Level::Doubtful, "which is no replica here");
     check(|facts| spec(facts, ""), Level::Doubtful, "has no holder");
     check(|facts| facts.leases = Ok(vec![]), Level::Doubtful, "nobody has ever held");
+    let metadata =
+        |annotation: &str| json!({ "name": "istio-ip-autoallocate", "annotations": { ANNOTATION: annotation } });
+    let map = |annotation: &str| lock_of(&json!({ "metadata": metadata(annotation) })).unwrap();
+    check(|facts| facts.leases.as_mut().unwrap().push(map("{")), Level::Bad, "cannot be read");
+    assert_eq!(lock_of(&json!({ "metadata": { "name": "istio", "annotations": {} } })), None);
+    let mut facts = healthy();
+    let lease = json!({
+        "metadata": { "name": "istio-status-leader" },
+        "spec": { "holderIdentity": "istiod-a", "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 30 },
+    });
+    facts.leases.as_mut().unwrap().push(lease);
+    let held = rules::findings(&facts, false).into_iter().filter(|one| one.what.ends_with("is held by istiod-a"));
+    assert_eq!(held.count(), 2, "both kinds of locks");
 }
 
 #[test]

@@ -15,8 +15,8 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ObjectKey;
+use crate::controller::election::{Lock, run_while_leader};
 use crate::controller::event::{self, Complaint};
-use crate::controller::lease::run_while_leader;
 use crate::controller::pace::Due;
 use crate::controller::resource::{self, Manner, Reference, RequestError, Resource, Write};
 use crate::controller::watch::{Seen, Selection, follow};
@@ -74,10 +74,9 @@ impl GatewayController {
     pub async fn run(self, cancel: CancellationToken) {
         let (client, identity) = (self.client.clone(), self.identity.clone());
         let namespace = self.settings.system_namespace.clone();
-        let revision = if self.settings.revision.is_empty() { "default" } else { &self.settings.revision };
-        let lease = format!("istio-gateway-deployment-{revision}");
+        let lock = Lock::of_revision("istio-gateway-deployment", self.revisions.clone());
         let work = |client| Box::pin(Leader::new(Self { client, ..self.clone() }).run());
-        run_while_leader(client, &namespace, &lease, &identity, cancel, work).await;
+        run_while_leader(client, &namespace, lock, &identity, cancel, work).await;
     }
 }
 

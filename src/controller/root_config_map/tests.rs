@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::RootConfigMap;
-use crate::controller::lease::tests::Leases;
+use crate::controller::election::tests::Locked;
 use crate::source::kube::scripted::{Call, Stream, server};
 
 const GOOD: &str = "root";
@@ -16,7 +16,7 @@ const GOOD: &str = "root";
 /// An API server with namespaces and ConfigMaps of one name.
 #[derive(Default)]
 struct Api {
-    leases: Leases,
+    lock: Locked,
     namespaces: BTreeSet<String>,
     maps: BTreeMap<String, Value>,
     version: u64,
@@ -31,8 +31,9 @@ impl Api {
         if self.cut {
             return;
         }
-        if call.path.ends_with("/leases") || call.path.contains("/leases/") {
-            return self.leases.answer(call);
+        let lock = "/api/v1/namespaces/istio-system/configmaps/istio-namespace-controller-election";
+        if call.path == lock || call.method == "POST" && lock.starts_with(&call.path) {
+            return self.lock.answer(call);
         }
         if call.method == "PATCH" {
             let namespace = call.path.split('/').nth(4).unwrap_or_default().to_owned();
@@ -104,6 +105,7 @@ impl Test {
             system_namespace: "istio-system".into(),
             name: "istio-ca-root-cert".into(),
             identity: "one".into(),
+            revisions: watch::Sender::new(Arc::default()).subscribe(),
             namespaces: namespaces.subscribe(),
             root: root.subscribe(),
         };
@@ -186,19 +188,17 @@ async fn a_namespace_that_fails_does_not_hold_up_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_the_lease_nothing_is_written() {
+async fn without_the_lock_nothing_is_written() {
     let mut held = api(&["a"]);
-    let spec = json!({"holderIdentity": "istiod", "leaseDurationSeconds": 30});
-    held.leases.write(json!({"metadata": {"name": "lease"}, "spec": spec}));
+    held.lock.hold("istiod", "default", 30);
     let test = Test::start(held);
     assert!(test.writes(29).await.is_empty());
     assert_eq!(test.writes(20).await, ["a"], "istiod is gone");
 
-    // The lease is lost: another takes it while we are cut off.
+    // The lock is lost: another takes it while we are cut off.
     test.api().cut = true;
     sleep(Duration::from_secs(20)).await;
-    let spec = json!({"holderIdentity": "istiod", "leaseDurationSeconds": 3600});
-    test.api().leases.write(json!({"metadata": {"name": "lease"}, "spec": spec}));
+    test.api().lock.hold("istiod", "default", 3600);
     test.api().cut = false;
     test.api().watch = None;
     test.api().set("a", "of istiod", "true");

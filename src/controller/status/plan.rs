@@ -92,8 +92,6 @@ pub fn plan(part: &Part, row: &Row, live: &Value, status: Option<&Status>, now: 
             status[of.list] = json!(entries);
             apply(part, row, live, status, true)
         }
-        // Addresses are what an object is, not what a proxy says.
-        (Form::LoadBalancer, _) if !part.parents => Plan::Nothing,
         (Form::LoadBalancer, Some(Conditions::Addresses(wanted))) => of_addresses(part, row, live, wanted),
         (Form::LoadBalancer, _) => given_up(part, row, live),
     }
@@ -261,7 +259,7 @@ fn entries(
 pub fn of_another_revision(part: &Part, live: &Value, revisions: &Revisions) -> bool {
     let metadata = &live["metadata"];
     let label = metadata["labels"][REVISION].as_str();
-    match part.lease {
+    match part.lock {
         Some(_) => !revisions.own(label, metadata["namespace"].as_str().unwrap_or_default()),
         None => label.is_some_and(|name| !revisions.mean(name)),
     }

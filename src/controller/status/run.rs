@@ -12,8 +12,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Kind, ObjectKey};
+use crate::controller::election::run_while_leader;
 use crate::controller::event::{self, Complaint};
-use crate::controller::lease::run_while_leader;
 use crate::controller::pace::Due;
 use crate::controller::resource::{self, Reference, RequestError, Resource};
 use crate::controller::watch::everything;
@@ -44,18 +44,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What is said of objects is complete where somebody speaks for all.
 #[derive(Clone)]
 pub struct Completeness {
-    /// Whether this replica is to.
-    pub wanted: watch::Sender<bool>,
+    /// How many of its leaders want this replica to.
+    pub wanted: watch::Sender<usize>,
     /// Whether it can.
     pub reached: watch::Receiver<bool>,
 }
 
 /// This replica speaks for all until this is dropped.
-struct Speaker(watch::Sender<bool>);
+struct Speaker(watch::Sender<usize>);
 
 impl Drop for Speaker {
     fn drop(&mut self) {
-        self.0.send_replace(false);
+        self.0.send_modify(|wanted| *wanted -= 1);
     }
 }
 
@@ -63,7 +63,7 @@ impl Completeness {
     /// Begins to speak for all.
     async fn begin(&mut self) -> Speaker {
         let speaker = Speaker(self.wanted.clone());
-        self.wanted.send_replace(true);
+        self.wanted.send_modify(|wanted| *wanted += 1);
         if tokio::time::timeout(PATIENCE, self.reached.wait_for(|reached| *reached)).await.is_err() {
             tracing::warn!("what is wrong with objects is not known for all proxies yet");
         }
@@ -91,9 +91,9 @@ pub struct StatusController {
 }
 
 impl StatusController {
-    /// Writes until cancelled; with a Lease, whenever this replica leads.
+    /// Writes until cancelled; with a lock, whenever this replica leads.
     pub async fn run(self, cancel: CancellationToken) {
-        let Some(lease) = self.part.lease else {
+        let Some(lock) = self.part.lock else {
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = Box::pin(Leader::new(self).run()) => {}
@@ -102,10 +102,9 @@ impl StatusController {
         };
         let (client, identity) = (self.client.clone(), self.identity.clone());
         let namespace = self.system_namespace.clone();
-        // Each speaks about its own objects, so none waits for another's leader.
-        let lease = format!("{lease}{}", self.revisions.borrow().suffix());
+        let lock = lock(self.revisions.clone());
         let work = |client| Box::pin(Leader::new(Self { client, ..self.clone() }).run());
-        run_while_leader(client, &namespace, &lease, &identity, cancel, work).await;
+        run_while_leader(client, &namespace, lock, &identity, cancel, work).await;
     }
 }
 
@@ -139,8 +138,8 @@ impl Leader {
         };
         self.known = self.controller.statuses.borrow_and_update().clone();
         self.controller.revisions.mark_unchanged();
-        self.due.extend(self.known.keys().cloned());
-        if self.controller.part.lease.is_some() {
+        self.all_are_due();
+        if self.controller.part.lock.is_some() {
             let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
             while let Err(error) = self.look_at_everything().await {
                 tracing::warn!(%error, "cannot list what has a status");
@@ -187,34 +186,40 @@ impl Leader {
                     self.compare();
                 }
                 // A tag was moved, or a namespace labelled.
-                Ok(()) = self.controller.revisions.changed() => {
-                    self.due.extend(self.known.keys().cloned());
-                }
+                Ok(()) = self.controller.revisions.changed() => self.all_are_due(),
                 _ = again.tick() => {
                     self.due.forget_calm();
-                    if self.controller.part.lease.is_none() {
-                        self.due.extend(self.known.keys().cloned());
+                    if self.controller.part.lock.is_none() {
+                        self.all_are_due();
                     }
                 }
             }
         }
     }
 
+    fn all_are_due(&mut self) {
+        let part = self.controller.part;
+        self.due.extend(self.known.keys().filter(|(kind, _)| part.writes(*kind)).cloned());
+    }
+
     /// Finds what has changed.
     fn compare(&mut self) {
         let new = self.controller.statuses.borrow_and_update().clone();
         for change in self.known.diff(&new) {
-            self.due.insert(match change {
-                DiffItem::Add(object, _) | DiffItem::Remove(object, _) => object.clone(),
-                DiffItem::Update { new: (object, _), .. } => object.clone(),
-            });
+            let object = match change {
+                DiffItem::Add(object, _) | DiffItem::Remove(object, _) => object,
+                DiffItem::Update { new: (object, _), .. } => object,
+            };
+            if self.controller.part.writes(object.0) {
+                self.due.insert(object.clone());
+            }
         }
         self.known = new;
     }
 
     /// Finds, among all objects, those that are not as they should be.
     async fn look_at_everything(&mut self) -> Result<(), RequestError> {
-        for row in ROWS {
+        for row in ROWS.iter().filter(|row| self.controller.part.forms.contains(&row.form)) {
             let Some(resource) = Resource::of(row.kind) else { continue };
             let objects = match everything(&self.controller.client, &resource.path(""), "").await {
                 Ok((objects, _)) => objects,

@@ -67,6 +67,40 @@ fn every_kind_with_a_status_has_a_place_for_it() {
     }
 }
 
+/// Each kind has one leader, of istiod's name for it.
+#[test]
+fn every_kind_with_a_status_has_a_lock() {
+    for (kinds, [of_default, of_another]) in [
+        (
+            &[Kind::Service, Kind::AuthorizationPolicy, Kind::IstioGateway][..],
+            ["istio-status-leader", "istio-status-leader-next"],
+        ),
+        (
+            &[Kind::HTTPRoute, Kind::BackendTLSPolicy],
+            ["istio-gateway-status-leader-default", "istio-gateway-status-leader-next"],
+        ),
+        (&[Kind::Ingress], ["istio-leader", "istio-leader-next"]),
+    ] {
+        for kind in kinds {
+            let parts = [OF_OBJECTS, OF_ROUTES, OF_INGRESSES].into_iter().filter(|part| part.writes(*kind));
+            let locks: Vec<_> = parts.filter_map(|part| part.lock).collect();
+            let names = |revision: &str| {
+                let revisions = watch::Sender::new(Arc::new(Revisions::new(revision)));
+                locks.iter().map(|lock| lock(revisions.subscribe()).name().to_owned()).collect::<Vec<_>>()
+            };
+            assert_eq!(names(""), [of_default], "{kind:?}");
+            assert_eq!(names("next"), [of_another], "{kind:?}");
+        }
+    }
+    for row in ROWS {
+        let parts = [OF_OBJECTS, OF_ROUTES, OF_INGRESSES].into_iter().filter(|part| part.writes(row.kind));
+        assert_eq!(parts.count(), 1, "{}", row.kind.info().subject);
+        // Where an Ingress is reached no proxy says.
+        assert_eq!(OF_PROXIES.writes(row.kind), row.kind != Kind::Ingress);
+    }
+    assert!(!OF_OBJECTS.writes(Kind::Pod));
+}
+
 #[test]
 fn what_is_one_value_keeps_the_conditions_of_others() {
     let theirs = json!({ "type": "theirs", "status": "True" });
@@ -246,6 +280,4 @@ fn addresses_are_written_while_the_object_is_ours() {
         { "manager": OF_OBJECTS.manager, "operation": "Apply", "subresource": "status" },
     ]);
     assert_eq!(applied(&OF_OBJECTS, kind, &live, None), json!({}));
-    // No proxy says where an object is reached.
-    assert_eq!(planned(&OF_PROXIES, kind, &live, None), Plan::Nothing);
 }

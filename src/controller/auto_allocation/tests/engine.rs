@@ -8,13 +8,13 @@ use tokio::time::sleep;
 use tokio_util::sync::DropGuard;
 
 use super::*;
-use crate::controller::lease::tests::Leases;
+use crate::controller::election::tests::Locked;
 use crate::source::kube::scripted::{Call, server};
 
 const PATH: &str = "/apis/networking.istio.io/v1/namespaces/x/serviceentries/";
 
 struct Api {
-    leases: Leases,
+    lock: Locked,
     objects: BTreeMap<String, Value>,
     version: u64,
     /// The names of objects that were written, in order.
@@ -30,7 +30,7 @@ struct Api {
 impl Api {
     fn new() -> Self {
         Self {
-            leases: Leases::default(),
+            lock: Locked::default(),
             objects: BTreeMap::new(),
             version: 0,
             writes: Vec::new(),
@@ -58,9 +58,9 @@ impl Api {
     }
 
     fn answer(&mut self, call: Call) {
-        if call.path.contains("/leases") {
-            assert!(call.path.ends_with("/leases") || call.path.ends_with("/istio-ip-autoallocate"), "{call}");
-            return self.leases.answer(call);
+        if call.path.contains("/configmaps") {
+            assert!(call.path.ends_with("/configmaps") || call.path.ends_with("/istio-ip-autoallocate"), "{call}");
+            return self.lock.answer(call);
         }
         if self.broken > 0 {
             self.broken -= 1;
@@ -122,6 +122,7 @@ impl Test {
             client,
             system_namespace: "istio-system".into(),
             identity: identity.into(),
+            revisions: watch::Sender::new(Arc::default()).subscribe(),
             pools: Pools::default(),
             entries,
         };
@@ -219,10 +220,9 @@ async fn many_are_written_at_a_bounded_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_the_lease_nothing_is_written() {
+async fn without_the_lock_nothing_is_written() {
     let mut api = Api::new();
-    let spec = json!({ "holderIdentity": "istiod", "leaseDurationSeconds": 30 });
-    api.leases.write(json!({ "metadata": { "name": "istio-ip-autoallocate" }, "spec": spec }));
+    api.lock.hold("istiod", "default", 30);
     api.put("a", live(&Value::Null));
     let test = Test::start(api);
     assert!(test.writes(29).await.is_empty());

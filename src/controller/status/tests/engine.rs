@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{condition, of_object, said};
 use crate::api::{Kind, ObjectKey};
-use crate::controller::lease::tests::Leases;
+use crate::controller::election::tests::Locked;
 use crate::controller::status::{Completeness, OF_OBJECTS, OF_PROXIES, Part, StatusController};
 use crate::model::revision::Revisions;
 use crate::source::kube::scripted::{Call, server};
@@ -22,7 +22,7 @@ const PATH: &str = "/apis/networking.istio.io/v1/";
 #[derive(Default)]
 struct Api {
     /// By name.
-    leases: BTreeMap<String, Leases>,
+    leases: BTreeMap<String, Locked>,
     objects: BTreeMap<String, Value>,
     version: u64,
     /// The names of objects that were written, in order.
@@ -191,17 +191,16 @@ async fn what_differs_is_written_once() {
     assert_eq!(test.conditions("fine")[0]["status"], "True");
 }
 
-/// Two revisions say the same of an object that one of them owns.
 #[tokio::test(start_paused = true)]
 async fn a_leader_speaks_for_all_before_it_writes() {
     let mut api = Api::default();
     api.put("fine", Value::Null);
-    let (wanted, (reach, reached)) = (watch::Sender::new(false), watch::channel(false));
+    let (wanted, (reach, reached)) = (watch::Sender::new(0), watch::channel(false));
     let mut asked = wanted.subscribe();
     let completeness = Some(Completeness { wanted, reached });
     let statuses: Statuses = [(key("fine"), good())].into_iter().collect();
     let test = Test::with((Arc::new(Mutex::new(api)), "default"), OF_OBJECTS, statuses, completeness);
-    asked.wait_for(|asked| *asked).await.expect("it leads");
+    asked.wait_for(|asked| *asked == 1).await.expect("it leads");
     assert!(test.writes(20).await.is_empty(), "it does not know enough");
     // What is found now is what is written.
     let status = Arc::new(of_object([said("Accepted", false, "CredentialNotFound")]));
@@ -210,9 +209,10 @@ async fn a_leader_speaks_for_all_before_it_writes() {
     assert_eq!(test.writes(5).await, ["fine"]);
     assert_eq!(test.conditions("fine")[0]["reason"], "CredentialNotFound");
     drop(test);
-    asked.wait_for(|asked| !*asked).await.expect("it does not lead any more");
+    asked.wait_for(|asked| *asked == 0).await.expect("it does not lead any more");
 }
 
+/// Two revisions say the same of an object that one of them owns.
 #[tokio::test(start_paused = true)]
 async fn an_object_goes_from_one_revision_to_another_with_its_tag() {
     let mut api = Api::default();
