@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::api::core::{self, TargetPort};
-use crate::api::istio::{ServiceEntry, ServiceEntryPort};
+use crate::api::istio::{ServiceEntry, ServiceEntryPort, ServiceEntrySpec};
 use crate::api::{Labels, Meta, ObjectKey};
 use crate::graph::{Collection, Ctx, Graph, Index};
 
@@ -328,6 +328,7 @@ fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Serv
         let message = format!("{:?} is not a location; MESH_EXTERNAL is used", spec.location);
         say("spec.location".into(), "UnsupportedValue", message);
     }
+    contradictions(spec, resolution, &say);
     let passthrough = resolution == Resolution::Passthrough;
     let distribution =
         if passthrough { Distribution::Passthrough } else { distribution(cx, scope, "ServiceEntry", meta, "") };
@@ -370,6 +371,41 @@ fn entry_services(cx: &Ctx<'_>, scope: &Scope, entry: &ServiceEntry) -> Vec<Serv
     services
 }
 
+/// What an entry says that does not go together with its resolution, or with what
+/// else it says. Istio's webhook refuses most of that.
+/// <https://istio.io/latest/docs/reference/config/networking/service-entry/>
+fn contradictions(spec: &ServiceEntrySpec, resolution: Resolution, say: &dyn Fn(String, &'static str, String)) {
+    let (listed, selects) = (!spec.endpoints.is_empty(), spec.workload_selector.is_some());
+    let unused = |why: &str| {
+        for (field, given) in [("spec.endpoints", listed), ("spec.workloadSelector", selects)] {
+            if given {
+                say(field.into(), "UnsupportedValue", why.into());
+            }
+        }
+    };
+    match resolution {
+        Resolution::Passthrough => unused("with the resolution NONE, connections go where they were going, not here"),
+        Resolution::DynamicDns => {
+            unused("with DYNAMIC_DNS, requests go to the name that they are for, not here");
+            for (at, host) in spec.hosts.iter().enumerate().filter(|(_, host)| !host.starts_with('*')) {
+                let message = format!("DYNAMIC_DNS is for hosts with a wildcard, which {host} is not");
+                say(format!("spec.hosts[{at}]"), "InvalidValue", message);
+            }
+        }
+        Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DnsRace if listed && selects => {
+            let message = "only one of endpoints and workloadSelector should be given; what either says counts";
+            say("spec.workloadSelector".into(), "InvalidValue", message.into());
+        }
+        Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DnsRace => {}
+    }
+    for (at, endpoint) in spec.endpoints.iter().enumerate() {
+        for name in endpoint.ports.keys().filter(|name| spec.ports.iter().all(|port| *port.name != ***name)) {
+            let message = format!("{name:?} is not the name of a port of the entry; not used");
+            say(format!("spec.endpoints[{at}].ports"), "InvalidValue", message);
+        }
+    }
+}
+
 /// The ports of an entry, without those that cannot be: of two with one number
 /// the first counts.
 fn entry_ports(given: &[ServiceEntryPort], say: &dyn Fn(String, &'static str, String)) -> Vec<Port> {
@@ -384,6 +420,11 @@ fn entry_ports(given: &[ServiceEntryPort], say: &dyn Fn(String, &'static str, St
             let message = format!("port {} is also that of {:?}, which counts; left out", port.number, first.name);
             say(number(), "InvalidValue", message);
             continue;
+        }
+        if let Some(first) = ports.iter().find(|one| one.name == port.name) {
+            let message =
+                format!("{:?} is also the name of port {}: endpoints cannot tell them apart", port.name, first.number);
+            say(format!("spec.ports[{at}].name"), "InvalidValue", message);
         }
         if !Protocol::is_name(&port.protocol) {
             let message = format!("{:?} is not a protocol; the port is as one without", port.protocol);

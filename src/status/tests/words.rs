@@ -64,7 +64,7 @@ const CASES: &[(Kind, &str, &[&str])] = &[
         "{hosts: [e.com], resolution: STATIC, endpoints: [{address: 10.1.0.1}, {adress: 10.1.0.2}]}",
         &["spec.endpoints[1].adress UnknownField"],
     ),
-    (Kind::ServiceEntry, "{hosts: [e.com], workloadSelector: {lables: {a: b}}}", &["spec.workloadSelector.lables UnknownField"]),
+    (Kind::ServiceEntry, "{hosts: [e.com], resolution: STATIC, workloadSelector: {lables: {a: b}}}", &["spec.workloadSelector.lables UnknownField"]),
     (
         Kind::ServiceEntry,
         "{hosts: [e.com], ports: [{number: 80, name: a, protcol: TCP}, {number: 81, name: b, protocol: FOO}]}",
@@ -74,6 +74,31 @@ const CASES: &[(Kind, &str, &[&str])] = &[
         Kind::ServiceEntry,
         "{hosts: [e.com], ports: [{name: a}, {number: 81, name: b}, {number: 81, name: c}, {number: 82, name: d}]}",
         &["spec.ports[0].number InvalidValue", "spec.ports[2].number InvalidValue"],
+    ),
+    (
+        Kind::ServiceEntry,
+        "{hosts: [e.com], resolution: STATIC, ports: [{number: 80, name: a}, {number: 81, name: a}]}",
+        &["spec.ports[1].name InvalidValue"],
+    ),
+    (
+        Kind::ServiceEntry,
+        "{hosts: [e.com], resolution: STATIC, endpoints: [{address: 10.1.0.1}], workloadSelector: {labels: {a: b}}}",
+        &["spec.workloadSelector InvalidValue"],
+    ),
+    (
+        Kind::ServiceEntry,
+        "{hosts: [e.com], ports: [{number: 80, name: a}], endpoints: [{address: 10.1.0.1, ports: {a: 1}}]}",
+        &["spec.endpoints UnsupportedValue"],
+    ),
+    (
+        Kind::ServiceEntry,
+        "{hosts: [e.com], resolution: STATIC, ports: [{number: 80, name: a}], endpoints: [{address: 10.1.0.1, ports: {b: 1}}]}",
+        &["spec.endpoints[0].ports InvalidValue"],
+    ),
+    (
+        Kind::ServiceEntry,
+        "{hosts: ['*.e.com', e.com], resolution: DYNAMIC_DNS, ports: [{number: 80, name: a, protocol: HTTP}], workloadSelector: {labels: {a: b}}}",
+        &["spec.hosts[1] InvalidValue", "spec.workloadSelector UnsupportedValue"],
     ),
     (Kind::ServiceEntry, "{ports: [{number: 80, name: a}]}", &["spec.hosts InvalidValue"]),
     (Kind::ServiceEntry, "{hosts: ['*', e.com]}", &["spec.hosts[0] InvalidValue"]),
