@@ -16,7 +16,7 @@ use crate::ca::authenticate::{
     Authenticate, AuthenticatorChain, DevIssuer, JwtAuthenticator, JwtRule, KubeReviewer, KubernetesTokens,
     TokenAuthenticator,
 };
-use crate::ca::authority::{Authority, Refusal};
+use crate::ca::authority::{Authority, Refusal, Watched};
 use crate::ca::bundle::CaBundle;
 use crate::ca::denials::Denials;
 use crate::ca::files::{CaFiles, ISTIO_GENERATED};
@@ -149,6 +149,12 @@ impl Setup<'_> {
     /// that is usually mounted there.
     async fn plugged_in(&self, tasks: &mut Tasks, pace: Pace) -> anyhow::Result<Option<Arc<Authority>>> {
         let dir = PathBuf::from(&self.environment.root_ca_dir);
+        // istiod takes what it has made itself for plugged in, unless it is told to
+        // keep its root there.
+        let own = self.environment.cacerts_for_self_signed;
+        if own && dir.join(ISTIO_GENERATED).exists() {
+            return Ok(None);
+        }
         if let Some(files) = CaFiles::from_dir(&dir)? {
             let bundle = CaBundle::verified(&files, Timestamp::now()).with_context(|| format!("{}", dir.display()))?;
             let authority = Arc::new(Authority::new(bundle, pace));
@@ -158,27 +164,28 @@ impl Setup<'_> {
         }
         let Some(client) = self.client else { return Ok(None) };
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &self.settings.system_namespace);
-        let place = format!("Secret {}/{}", self.settings.system_namespace, root_store::CACERTS_SECRET);
+        let secret_place = format!("Secret {}/{}", self.settings.system_namespace, root_store::CACERTS_SECRET);
+        let place = secret_place.clone();
         let read = move || {
             let (secrets, place) = (secrets.clone(), place.clone());
             async move {
-                let Some(secret) = secrets.get_opt(root_store::CACERTS_SECRET).await? else { return Ok(None) };
+                let Some(secret) = secrets.get_opt(root_store::CACERTS_SECRET).await? else { return Ok(Ok(None)) };
                 let data = secret.data.unwrap_or_default();
-                if data.contains_key(ISTIO_GENERATED) {
-                    return Ok(None);
+                if own && data.contains_key(ISTIO_GENERATED) {
+                    return Ok(Ok(None));
                 }
                 let files = data.into_iter().map(|(name, content)| (name, content.0.into())).collect();
-                anyhow::Ok(CaFiles::from_map(&place, &files)?)
+                Ok::<_, kube::Error>(CaFiles::from_map(&place, &files))
             }
         };
-        let Some(files) = read().await? else { return Ok(None) };
+        let Some(files) = read().await?? else { return Ok(None) };
         let authority = Arc::new(Authority::new(CaBundle::verified(&files, Timestamp::now())?, pace));
         let (following, stop) = (authority.clone(), tasks.stop.clone());
         tasks.spawn_stoppable("CA Secret", async move {
+            let mut watched = Watched::default();
             while stop.run_until_cancelled(tokio::time::sleep(SECRET_POLL)).await.is_some() {
                 match read().await {
-                    Ok(Some(files)) if !following.newest().is_from(&files) => following.consider(&files),
-                    Ok(_) => {}
+                    Ok(files) => following.look_at(&secret_place, files, &mut watched, Timestamp::now()),
                     Err(error) => tracing::warn!(%error, "cannot read the CA Secret"),
                 }
             }
@@ -195,10 +202,14 @@ impl Setup<'_> {
         let store: Arc<dyn RootStore> = match self.client {
             None => Arc::new(DirectoryStore::new(&self.flags.state_dir)),
             Some(client) => {
-                let as_cacerts = self.environment.cacerts_for_self_signed;
-                let name = if as_cacerts { root_store::CACERTS_SECRET } else { root_store::SECRET };
-                let secret = SecretStore::new(client.clone(), &self.settings.system_namespace, name);
-                if self.flags.read_only { Arc::new(ReadOnlyStore(secret)) } else { Arc::new(secret) }
+                let secret = |name| SecretStore::new(client.clone(), &self.settings.system_namespace, name);
+                // One that is there already is continued.
+                let usual = secret(root_store::SECRET);
+                let secret = match self.environment.cacerts_for_self_signed && usual.load().await?.is_none() {
+                    true => secret(root_store::CACERTS_SECRET),
+                    false => usual,
+                };
+                if self.flags.read_only { Arc::new(ReadOnlyStore::of(secret)) } else { Arc::new(secret) }
             }
         };
         let bundle = root_store::obtain(&*store, &trust.own(), policy, Timestamp::now()).await?;

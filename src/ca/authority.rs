@@ -5,7 +5,7 @@
 //! is refused; with other material a handover changes to the new issuer when
 //! everybody believes it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::bundle::{BundleError, CaBundle, certificates};
+use super::bundle::{BundleError, CaBundle, certificates, valid_from};
 use super::files::{CaFiles, FilesError};
 use super::handover::{Handover, Pace, RootReport, Step};
 use super::holders::{Holders, IssuerReport};
@@ -42,7 +42,7 @@ pub enum ReplaceError {
     Bundle(#[from] BundleError),
     /// The files are gone.
     #[error("{0} has no key material any more")]
-    Gone(PathBuf),
+    Gone(String),
     /// Nobody would trust what it signs.
     #[error(
         "no workload has been told of any root in the new root bundle; ship a bundle with the old and the new root first"
@@ -53,8 +53,16 @@ pub enum ReplaceError {
     OpenSsl(#[from] ErrorStack),
 }
 
-/// What a directory held: nothing, material, or why it cannot be read.
+/// What a source held: nothing, material, or why it cannot be read.
 type Seen = Result<Option<[u8; 32]>, String>;
+
+/// What was last seen of a source of key material: what has not changed is not
+/// looked at again, and so refused once, unless it becomes valid later.
+#[derive(Debug, Default)]
+pub struct Watched {
+    seen: Option<Seen>,
+    again: Option<Timestamp>,
+}
 
 /// The key material in use.
 #[derive(Debug)]
@@ -247,6 +255,7 @@ impl Authority {
             if let Err(error) = self.advance(now) {
                 self.refuse(&error);
             }
+            self.note_end(now);
             if now.duration_since(swept) > SWEEP {
                 self.holders.sweep(now);
                 swept = now;
@@ -261,25 +270,34 @@ impl Authority {
     /// Takes over what a directory of plugged-in material holds, until
     /// cancelled.
     pub async fn follow_dir(&self, dir: &Path, stop: CancellationToken) {
-        let mut seen = None;
+        let mut watched = Watched::default();
         while stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
-            self.look_at(dir, &mut seen, Timestamp::now());
+            self.look_at(&dir.display().to_string(), CaFiles::from_dir(dir), &mut watched, Timestamp::now());
         }
     }
 
-    /// Takes over what a directory holds, if it is not what was `seen` last
-    /// time. Bad material is reported once and the old kept.
-    fn look_at(&self, dir: &Path, seen: &mut Option<Seen>, now: Timestamp) {
-        let read = CaFiles::from_dir(dir);
+    /// Takes over what a place, a directory or a Secret, holds, if it is not what
+    /// was seen of it last time. Bad material is reported once and the old kept.
+    pub fn look_at(
+        &self,
+        place: &str,
+        read: Result<Option<CaFiles>, FilesError>,
+        watched: &mut Watched,
+        now: Timestamp,
+    ) {
         let found = read.as_ref().map(|files| files.as_ref().map(CaFiles::fingerprint)).map_err(ToString::to_string);
-        if seen.as_ref() == Some(&found) {
+        if watched.seen.as_ref() == Some(&found) && watched.again.is_none_or(|at| now < at) {
             return;
         }
-        *seen = Some(found);
-        match read.map_err(ReplaceError::from).and_then(|files| self.take(dir, files, now)) {
+        let valid_from = read.as_ref().ok().and_then(Option::as_ref).and_then(valid_from);
+        *watched = Watched { seen: Some(found), again: None };
+        match read.map_err(ReplaceError::from).and_then(|files| self.take(place, files, now)) {
             Ok(false) => {}
-            Ok(true) => tracing::info!(dir = %dir.display(), step = self.step(now).name(), "new CA key material"),
-            Err(error) => self.refuse(&error),
+            Ok(true) => tracing::info!(place, step = self.step(now).name(), "new CA key material"),
+            Err(error) => {
+                watched.again = valid_from.filter(|at| *at > now);
+                self.refuse(&error);
+            }
         }
     }
 
@@ -308,8 +326,8 @@ impl Authority {
     }
 
     /// Whether the files were new.
-    fn take(&self, dir: &Path, files: Option<CaFiles>, now: Timestamp) -> Result<bool, ReplaceError> {
-        let files = files.ok_or_else(|| ReplaceError::Gone(dir.to_owned()))?;
+    fn take(&self, place: &str, files: Option<CaFiles>, now: Timestamp) -> Result<bool, ReplaceError> {
+        let files = files.ok_or_else(|| ReplaceError::Gone(place.to_owned()))?;
         if self.newest().is_from(&files) {
             return Ok(false);
         }
@@ -317,14 +335,21 @@ impl Authority {
         Ok(true)
     }
 
-    /// Takes over files that are not those of the newest material. Bad ones are
-    /// reported and the old kept.
-    pub fn consider(&self, files: &CaFiles) {
-        let now = Timestamp::now();
-        match CaBundle::verified(files, now).map_err(ReplaceError::from).and_then(|bundle| self.replace(bundle, now)) {
-            Ok(()) => tracing::info!(step = self.step(now).name(), "new CA key material"),
-            Err(error) => self.refuse(&error),
+    /// Shows that nothing can be signed any more.
+    fn note_end(&self, now: Timestamp) {
+        let end = self.bundle().not_after();
+        if end > now {
+            return;
         }
+        self.refusal.send_if_modified(|refusal| {
+            let new = refusal.is_none();
+            if new {
+                let reason = format!("the signing certificate, or one above it, has ended at {end}: nothing is signed");
+                tracing::error!(reason, "there is no CA key material to sign with");
+                *refusal = Some(Refusal { at: now, reason });
+            }
+            new
+        });
     }
 
     /// Notes that key material is not used.

@@ -16,9 +16,9 @@ use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, PKeyRef, Private};
-use openssl::stack::Stack;
+use openssl::stack::{Stack, StackRef};
 use openssl::x509::store::{X509Store, X509StoreBuilder};
-use openssl::x509::verify::X509VerifyParam;
+use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
 use openssl::x509::{X509, X509KeyUsage, X509PurposeId, X509Ref, X509StoreContext, X509StoreContextRef};
 
 use super::files::CaFiles;
@@ -262,6 +262,14 @@ pub(super) fn pem(cert: &X509Ref) -> Result<String, ErrorStack> {
     Ok(String::from_utf8_lossy(&cert.to_pem()?).into_owned())
 }
 
+/// From when on all of some files' certificates are valid, as far as they can be
+/// read.
+pub(super) fn valid_from(files: &CaFiles) -> Option<Timestamp> {
+    let certificates = [&files.cert, &files.chain, &files.root];
+    let certificates = certificates.into_iter().filter_map(|content| X509::stack_from_pem(content).ok()).flatten();
+    certificates.filter_map(|cert| timestamp(cert.not_before()).ok()).max()
+}
+
 /// The certificates of a PEM file: at least one.
 pub(super) fn certificates(what: &'static str, content: &[u8]) -> Result<Vec<X509>, BundleError> {
     let bad = |reason: String| BundleError::Pem { what, reason };
@@ -340,9 +348,28 @@ fn path_to_root(
     for cert in chain {
         untrusted.push(cert)?;
     }
+    let anchored = |flags, purpose| verified(&probe, &untrusted, roots, now, flags, purpose);
+    // Certificates of workloads are shown by clients and by servers.
+    let found =
+        |flags| anchored(flags, X509PurposeId::SSL_SERVER).and_then(|_| anchored(flags, X509PurposeId::SSL_CLIENT));
+    // Peers also take what leads to an intermediate among the roots, but whoever
+    // has only the root needs the way there.
+    found(X509VerifyFlags::empty()).or_else(|error| found(X509VerifyFlags::PARTIAL_CHAIN).map_err(|_| error))
+}
+
+/// The path of a leaf to one of these roots, without the leaf.
+fn verified(
+    leaf: &X509Ref,
+    untrusted: &StackRef<X509>,
+    roots: &[X509],
+    now: Timestamp,
+    flags: X509VerifyFlags,
+    purpose: X509PurposeId,
+) -> Result<Vec<X509>, BundleError> {
     let mut parameters = X509VerifyParam::new()?;
     parameters.set_time(now.as_second());
-    parameters.set_purpose(X509PurposeId::SSL_CLIENT)?;
+    parameters.set_purpose(purpose)?;
+    parameters.set_flags(flags)?;
     let mut store = X509StoreBuilder::new()?;
     for root in roots {
         store.add_cert(root.clone())?;
@@ -356,7 +383,7 @@ fn path_to_root(
         };
         Ok((path, context.error(), context.error_depth()))
     };
-    let (path, error, depth) = X509StoreContext::new()?.init(&store.build(), &probe, &untrusted, verify)?;
+    let (path, error, depth) = X509StoreContext::new()?.init(&store.build(), leaf, untrusted, verify)?;
     match path.is_empty() {
         false => Ok(path),
         true if error.as_raw() == INVALID_CA && depth <= 1 => Err(BundleError::NotCa(error.error_string().into())),
@@ -372,6 +399,8 @@ pub(super) fn trust_store(roots: &[X509]) -> Result<X509Store, ErrorStack> {
     for root in roots {
         store.add_cert(root.clone())?;
     }
+    // As Envoy and ztunnel do it: an intermediate among the roots is enough.
+    store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
     Ok(store.build())
 }
 

@@ -99,7 +99,7 @@ impl CaFiles {
     /// The files of a plugged-in CA in a directory; `None` if it has none.
     pub fn from_dir(dir: &Path) -> Result<Option<Self>, FilesError> {
         let mut files = BTreeMap::new();
-        for name in ISTIO.names().into_iter().chain(CERT_MANAGER.names()).chain([CA_CRL, ISTIO_GENERATED]) {
+        for name in ISTIO.names().into_iter().chain(CERT_MANAGER.names()).chain([CA_CRL]) {
             if let Some(content) = read(&dir.join(name))? {
                 files.insert(name.to_owned(), content);
             }
@@ -108,24 +108,22 @@ impl CaFiles {
     }
 
     /// The files of a plugged-in CA in a map such as a Secret's data; `None`
-    /// if it has none, or if what it has is a self-signed root that a control
-    /// plane stored under the plug-in name. `place` names the map in errors.
+    /// if it has none. `place` names the map in errors.
     pub fn from_map(place: &str, files: &BTreeMap<String, Bytes>) -> Result<Option<Self>, FilesError> {
         let find = |name: &str| files.get(name).filter(|content| !content.is_empty());
-        if files.contains_key(ISTIO_GENERATED) {
-            return Ok(None);
-        }
-        // Istio's names win where both are present, so that adding a
-        // cert-manager certificate to the directory cannot replace the CA.
+        // What is between the signer and the root may be nothing, in a file that has
+        // to be there.
+        let there = |name: &str| if name == CERT_CHAIN { files.get(name) } else { find(name) };
+        // As in istiod, `tls.crt` decides where both are present.
         let any = |layout: &Layout| layout.names().iter().any(|name| find(name).is_some());
-        let layout = match (any(&ISTIO), any(&CERT_MANAGER)) {
-            (true, _) => ISTIO,
-            (false, true) => CERT_MANAGER,
-            (false, false) => return Ok(None),
+        let layout = match (find(TLS_CERT).is_some(), any(&ISTIO), any(&CERT_MANAGER)) {
+            (true, ..) | (false, false, true) => CERT_MANAGER,
+            (false, true, _) => ISTIO,
+            (false, false, false) => return Ok(None),
         };
         let (present, missing): (Vec<&str>, Vec<&str>) =
-            layout.names().into_iter().partition(|name| find(name).is_some());
-        match (find(layout.cert), find(layout.key), find(layout.chain), find(layout.root)) {
+            layout.names().into_iter().partition(|name| there(name).is_some());
+        match (find(layout.cert), find(layout.key), there(layout.chain), find(layout.root)) {
             (Some(cert), Some(key), Some(chain), Some(root)) => Ok(Some(Self {
                 cert: cert.clone(),
                 key: key.clone(),

@@ -215,7 +215,10 @@ impl Handover {
             }
         }
         let mut signer = self.current.clone();
-        if !self.uses_given() && (self.is_trusted(self.given.root(), now) || self.current.not_after() <= now) {
+        // One that has ended while it was told is no better.
+        let can_sign = self.given.not_after() > now;
+        let must = self.current.not_after() <= now;
+        if !self.uses_given() && can_sign && (must || self.is_trusted(self.given.root(), now)) {
             signer = self.given.clone();
             if !same_key(self.current.root(), signer.root())
                 && let Some(old) = self.position(self.current.root())
@@ -272,7 +275,15 @@ impl Handover {
     pub(super) fn explanation(&self, now: Timestamp) -> String {
         let root = |cert: &X509Ref| self.roots.iter().find(|root| same_key(&root.cert, cert));
         match self.step(now) {
+            Step::Settled if self.current.not_after() <= now => {
+                format!("the newest key material is in use, but has ended at {}", self.current.not_after())
+            }
             Step::Settled => "the newest key material is in use".into(),
+            Step::Stage if self.given.not_after() <= now => format!(
+                "the new issuer has ended at {} before it could sign; the old one goes on until {}",
+                self.given.not_after(),
+                self.current.not_after()
+            ),
             Step::Stage => {
                 let at = root(self.given.root()).map_or(now, |root| root.trusted);
                 format!(
@@ -326,7 +337,7 @@ fn has(roots: &[X509], cert: &X509Ref) -> bool {
 
 /// A renewed root has another certificate but the same name and key, which is
 /// all that a peer's verification depends on.
-fn same_key(a: &X509Ref, b: &X509Ref) -> bool {
+pub(super) fn same_key(a: &X509Ref, b: &X509Ref) -> bool {
     let names = matches!(a.subject_name().try_cmp(b.subject_name()), Ok(Ordering::Equal));
     names && matches!((a.public_key(), b.public_key()), (Ok(a), Ok(b)) if a.public_eq(&b))
 }

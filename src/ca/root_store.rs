@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
@@ -93,15 +94,20 @@ pub async fn obtain(
 }
 
 /// The root to sign with from now on, if it is not `current`: another replica
-/// renewed it, or it was time and it was renewed here. Meant to be called
-/// hourly.
+/// renewed it, or it was time and it was renewed here. One that somebody has
+/// deleted is stored again. Meant to be called hourly.
 pub async fn refreshed(
     store: &dyn RootStore,
     current: &CaBundle,
     policy: RootPolicy,
     now: Timestamp,
 ) -> Result<Option<CaBundle>, StoreError> {
-    let Some(stored) = store.load().await? else { return Ok(None) };
+    let Some(stored) = store.load().await? else {
+        tracing::warn!("the stored root is gone; it is stored again, as a restart would make another");
+        let root = Bytes::copy_from_slice(current.root_pem().as_bytes());
+        let files = store.create_if_absent(&CaFiles { root, ..current.files()? }).await?;
+        return Ok(Some(CaBundle::verified(&files, now)?));
+    };
     let bundle = CaBundle::verified(&stored, now)?;
     if self_signed::needs_renewal(&bundle, policy, now)? {
         let files = store.replace(&bundle, &self_signed::renewed(&bundle, policy, now)?).await?;
@@ -309,15 +315,25 @@ impl RootStore for DirectoryStore {
 
 /// Uses what another store has and writes nothing: without a stored root, a
 /// new one lives as long as the process.
-pub struct ReadOnlyStore<S>(pub S);
+pub struct ReadOnlyStore<S> {
+    stored: S,
+    made: OnceLock<CaFiles>,
+}
+
+impl<S> ReadOnlyStore<S> {
+    /// What another store has.
+    pub fn of(stored: S) -> Self {
+        Self { stored, made: OnceLock::new() }
+    }
+}
 
 impl<S: RootStore> RootStore for ReadOnlyStore<S> {
     fn load(&self) -> BoxFuture<'_, Result<Option<CaFiles>, StoreError>> {
-        self.0.load()
+        async move { Ok(self.stored.load().await?.or_else(|| self.made.get().cloned())) }.boxed()
     }
 
     fn create_if_absent<'a>(&'a self, root: &'a CaFiles) -> BoxFuture<'a, Result<CaFiles, StoreError>> {
-        async move { Ok(root.clone()) }.boxed()
+        async move { Ok(self.made.get_or_init(|| root.clone()).clone()) }.boxed()
     }
 
     fn replace<'a>(&'a self, _: &'a CaBundle, new: &'a CaFiles) -> BoxFuture<'a, Result<CaFiles, StoreError>> {

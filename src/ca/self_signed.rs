@@ -14,6 +14,7 @@ use openssl::x509::{X509Builder, X509NameBuilder, X509NameRef};
 
 use super::bundle::{CaBundle, pem};
 use super::files::CaFiles;
+use super::handover::same_key;
 use super::identity::TrustDomain;
 use super::issue::{BACKDATE, p256_key, serial};
 use super::{asn1_time, timestamp};
@@ -62,9 +63,14 @@ pub fn create(trust_domain: &TrustDomain, policy: RootPolicy, now: Timestamp) ->
 
 /// The same root for another lifetime. Its key and name stay, so everything
 /// signed before verifies with the new certificate, and everything signed
-/// after with the old one: no peer notices.
+/// after with the old one: no peer notices. Roots that somebody has put beside it
+/// stay there.
 pub fn renewed(bundle: &CaBundle, policy: RootPolicy, now: Timestamp) -> Result<CaFiles, ErrorStack> {
-    sign_itself(&bundle.key, bundle.certificate().subject_name(), policy.ttl, now)
+    let mut files = sign_itself(&bundle.key, bundle.certificate().subject_name(), policy.ttl, now)?;
+    let others = bundle.roots().iter().filter(|root| !same_key(root, bundle.certificate()));
+    let others: String = others.map(|root| pem(root)).collect::<Result<_, _>>()?;
+    files.root = [files.root.as_ref(), others.as_bytes()].concat().into();
+    Ok(files)
 }
 
 /// Whether the root is in the last part of its lifetime.

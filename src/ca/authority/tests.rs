@@ -15,14 +15,46 @@ fn a_root_that_nobody_knows_is_refused() {
     let (a, b) = (root(), root());
     let authority = Authority::new(with_roots(&a, &[&a]), AT_ONCE);
     let refusals = authority.refusals();
-    authority.consider(&b);
+    let mut watched = Watched::default();
+    let mut look = |files: &CaFiles| authority.look_at("here", Ok(Some(files.clone())), &mut watched, now());
+    look(&b);
     assert!(authority.bundle().is_from(&a));
     assert_eq!(authority.rejected(), 1);
     let refused = |authority: &Authority| authority.report(now()).refused.map(|refusal| refusal.reason);
     assert!(refused(&authority).unwrap().contains("no workload has been told of any root"));
     assert!(refusals.has_changed().unwrap());
-    authority.consider(&a);
+    look(&with_root_of(&a, &b));
     assert_eq!(refused(&authority), None, "what is good again is not complained of");
+}
+
+fn with_root_of(files: &CaFiles, other: &CaFiles) -> CaFiles {
+    CaFiles { root: [files.root.as_ref(), other.root.as_ref()].concat().into(), ..files.clone() }
+}
+
+#[test]
+fn what_is_not_valid_yet_is_taken_when_it_is() {
+    let (a, b) = (root(), root());
+    let authority = Authority::new(with_roots(&a, &[&a]), Pace::default());
+    let (mut watched, day) = (Watched::default(), 24 * 3600);
+    let mut look = |at| {
+        authority.look_at("here", Ok(Some(with_root_of(&b, &a))), &mut watched, at);
+        (authority.rejected(), authority.step(now()))
+    };
+    assert_eq!(look(later(-3 * day)), (1, Step::Settled));
+    assert_eq!(look(later(-2 * day)), (1, Step::Settled), "it is not complained of again and again");
+    assert_eq!(look(now()), (1, Step::Stage));
+}
+
+#[test]
+fn the_end_of_all_signing_is_shown() {
+    let authority = Authority::new(root_bundle(), Pace::default());
+    authority.note_end(now());
+    assert!(authority.report(now()).refused.is_none());
+    let end = later(3651 * 24 * 3600);
+    authority.note_end(end);
+    let report = authority.report(end);
+    assert!(report.refused.is_some_and(|refused| refused.reason.contains("nothing is signed")));
+    assert!(report.explanation.contains("has ended at"), "{}", report.explanation);
 }
 
 #[test]
@@ -65,10 +97,10 @@ fn a_directory_is_followed_and_bad_material_ignored() {
     let other = CaFiles::from_dir(&made("rsa").path().join("cacerts")).unwrap().unwrap();
     project(dir.path(), "1", &old);
     let authority = Authority::new(CaBundle::verified(&old, now()).unwrap(), Pace::default());
-    let mut seen = None;
+    let mut watched = Watched::default();
     let mut look = || {
         for _ in 0..3 {
-            authority.look_at(dir.path(), &mut seen, now());
+            authority.look_at("here", CaFiles::from_dir(dir.path()), &mut watched, now());
         }
         (authority.newest().is_from(&old), authority.rejected())
     };

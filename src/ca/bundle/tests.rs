@@ -40,15 +40,20 @@ fn a_partial_layout_names_what_is_missing() {
     let all = BTreeMap::from([CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT].map(|name| (name.to_owned(), bytes("x"))));
     for missing in all.keys() {
         let mut files = all.clone();
-        // Present but empty counts as missing.
+        // Present but empty counts as missing, but nothing may be between the
+        // signer and the root: a self-signed root is stored like that.
         files.insert(missing.clone(), Bytes::new());
+        if missing == CERT_CHAIN {
+            assert!(CaFiles::from_map("dir", &files).unwrap().unwrap().chain.is_empty());
+            files.remove(missing);
+        }
         let error = CaFiles::from_map("Secret istio-system/cacerts", &files).unwrap_err();
         assert!(matches!(&error, FilesError::Partial { missing: name, .. } if name == missing), "{error}");
         assert!(error.to_string().contains("istio-system/cacerts"));
     }
-    let mut own = all.clone();
-    own.insert(crate::ca::files::ISTIO_GENERATED.to_owned(), Bytes::new());
-    assert!(CaFiles::from_map("dir", &own).unwrap().is_none(), "our own root is not plugged in");
+    let mut both = all.clone();
+    both.extend(["tls.crt", "tls.key", "ca.crt"].map(|name| (name.to_owned(), bytes("y"))));
+    assert_eq!(CaFiles::from_map("dir", &both).unwrap().unwrap().cert, bytes("y"), "as in istiod");
     let only = BTreeMap::from([("tls.crt".to_owned(), bytes("x"))]);
     let error = CaFiles::from_map("dir", &only).unwrap_err().to_string();
     assert!(error.contains("lacks ca.crt, tls.key"), "{error}");
@@ -126,6 +131,48 @@ fn an_intermediate_that_may_not_have_another_below_it_is_refused() {
         ..upper
     };
     refused(&lower, now(), "path length");
+}
+
+/// A self-signed CA for one purpose.
+fn for_purpose(usage: &mut openssl::x509::extension::ExtendedKeyUsage) -> CaFiles {
+    let (key, model) = (testing::p256(), X509::from_pem(&testing::root().cert).unwrap());
+    let mut builder = openssl::x509::X509Builder::new().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_serial_number(&issue::serial().unwrap()).unwrap();
+    builder.set_issuer_name(model.subject_name()).unwrap();
+    builder.set_subject_name(model.subject_name()).unwrap();
+    builder.set_not_before(model.not_before()).unwrap();
+    builder.set_not_after(model.not_after()).unwrap();
+    builder.set_pubkey(&key).unwrap();
+    let constraints = openssl::x509::extension::BasicConstraints::new().critical().ca().build().unwrap();
+    builder.append_extension(constraints).unwrap();
+    builder.append_extension(usage.build().unwrap()).unwrap();
+    builder.sign(&key, MessageDigest::sha256()).unwrap();
+    let cert = Bytes::from(builder.build().to_pem().unwrap());
+    let key = key.private_key_to_pem_pkcs8().unwrap().into();
+    CaFiles { root: cert.clone(), cert, key, chain: Bytes::new(), crl: None }
+}
+
+/// Both ends of a connection show their certificates.
+#[test]
+fn a_ca_for_one_purpose_only_is_refused() {
+    let usage = openssl::x509::extension::ExtendedKeyUsage::new;
+    refused(&for_purpose(usage().client_auth()), now(), "purpose");
+    refused(&for_purpose(usage().server_auth()), now(), "purpose");
+    CaBundle::verified(&for_purpose(usage().client_auth().server_auth()), now()).unwrap();
+}
+
+/// Go's verifier, Envoy and ztunnel take an intermediate among the roots for an
+/// anchor.
+#[test]
+fn an_intermediate_may_be_the_anchor() {
+    let good = plugged("ec");
+    let anchored = CaFiles { root: good.cert.clone(), chain: Bytes::new(), ..good.clone() };
+    let bundle = CaBundle::verified(&anchored, now()).unwrap();
+    assert!(bundle.intermediates().is_empty());
+    // Whoever has been told of the root only needs the way there.
+    let both = CaFiles { root: [good.cert.as_ref(), good.root.as_ref()].concat().into(), ..good };
+    assert_eq!(CaBundle::verified(&both, now()).unwrap().intermediates().len(), 1);
 }
 
 #[test]

@@ -123,6 +123,18 @@ fn an_issuer_that_has_ended_is_followed_at_once() {
 }
 
 #[test]
+fn an_issuer_that_ends_while_it_is_told_never_signs() {
+    let short = crate::ca::self_signed::RootPolicy { ttl: Duration::from_secs(3600), ..Default::default() };
+    let (a, b) = (root(), crate::ca::self_signed::create(&trust_domain(), short, Timestamp::now()).unwrap());
+    let known = [("a", &a), ("b", &b)];
+    let mut case = Case::new(&known, &a, &[&a]);
+    case.offer(&b, &[&b, &a], 0).unwrap();
+    assert_eq!(case.at(WAIT + 1), "a|ba|STAGE");
+    let explanation = case.handover.explanation(later(WAIT + 1));
+    assert!(explanation.contains("before it could sign"), "{explanation}");
+}
+
+#[test]
 fn a_new_intermediate_signs_at_once() {
     let (made, again) = (made("ec"), CaFiles::from_dir(&made("ec").path().join("cacerts")).unwrap().unwrap());
     let old = CaFiles::from_dir(&made.path().join("cacerts")).unwrap().unwrap();

@@ -71,11 +71,11 @@ async fn a_root_is_renewed_once_and_followed_by_the_others() {
 #[tokio::test]
 async fn read_only_uses_what_is_there_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let empty = ReadOnlyStore(DirectoryStore::new(dir.path().join("none")));
+    let empty = ReadOnlyStore::of(DirectoryStore::new(dir.path().join("none")));
     assert!(obtain(&empty, &trust_domain(), RootPolicy::default(), now_floor()).await.is_ok());
     assert!(!dir.path().join("none").exists());
     let stored = DirectoryStore::new(dir.path()).create_if_absent(&root()).await.unwrap();
-    let store = ReadOnlyStore(DirectoryStore::new(dir.path()));
+    let store = ReadOnlyStore::of(DirectoryStore::new(dir.path()));
     let used = obtain(&store, &trust_domain(), RootPolicy::default(), now()).await.unwrap();
     assert!(used.is_from(&stored));
 }
@@ -190,4 +190,22 @@ async fn renewal_updates_the_secret_unless_another_did() {
     let stale = self_signed::renewed(&old, policy, late).unwrap();
     let kept = store.replace(&old, &stale).await.unwrap();
     assert!(new.is_from(&kept));
+}
+
+#[tokio::test]
+async fn a_root_that_somebody_deletes_is_stored_again() {
+    let api = Api::default();
+    let store = SecretStore::new(api.client(), "istio-system", SECRET);
+    let policy = RootPolicy::default();
+    let old = obtain(&store, &trust_domain(), policy, now_floor()).await.unwrap();
+    *api.secret.lock().unwrap() = None;
+    let again = refreshed(&store, &old, policy, now()).await.unwrap().unwrap();
+    assert_eq!(again.root_pem(), old.root_pem());
+    let next = obtain(&store, &trust_domain(), policy, now()).await.unwrap();
+    assert_eq!(next.root_pem(), old.root_pem(), "whoever starts now goes on with it");
+    assert!(refreshed(&store, &again, policy, now()).await.unwrap().is_none());
+    // One that lives with the process only is not missed.
+    let only = ReadOnlyStore::of(SecretStore::new(Api::default().client(), "istio-system", SECRET));
+    let made = obtain(&only, &trust_domain(), policy, now_floor()).await.unwrap();
+    assert!(refreshed(&only, &made, policy, now()).await.unwrap().is_none());
 }

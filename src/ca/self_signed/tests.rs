@@ -55,3 +55,13 @@ fn a_renewed_root_and_the_old_one_verify_the_same_leaves() {
         verify(&chain, openssl::x509::X509PurposeId::SSL_CLIENT, now());
     }
 }
+
+#[test]
+fn roots_that_somebody_has_added_stay_when_it_is_renewed() {
+    let (own, other) = (root(), root());
+    let both = CaFiles { root: [own.root.as_ref(), other.root.as_ref()].concat().into(), ..own };
+    let old = CaBundle::verified(&both, now()).unwrap();
+    let new = CaBundle::verified(&renewed(&old, RootPolicy::default(), Timestamp::now()).unwrap(), now()).unwrap();
+    assert_eq!(new.roots().len(), 2);
+    assert_eq!(new.roots()[1].to_pem().unwrap(), other.root.as_ref());
+}
