@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::Tasks;
 use crate::admin::SharedRegistry;
@@ -19,18 +21,19 @@ use crate::ca::authenticate::{
 use crate::ca::authority::{Authority, Refusal, Watched};
 use crate::ca::bundle::CaBundle;
 use crate::ca::denials::Denials;
-use crate::ca::files::{CaFiles, ISTIO_GENERATED};
+use crate::ca::files::{CaFiles, FilesError, ISTIO_GENERATED};
 use crate::ca::handover::Pace;
 use crate::ca::identity::{TrustDomain, TrustDomains};
 use crate::ca::issue::Lifetimes;
 use crate::ca::metrics::{CaMetrics, register_expiry};
 use crate::ca::node::{NodeAccount, NodeAuthorizer};
-use crate::ca::previous::PreviousStore;
+use crate::ca::previous::{Previous, PreviousStore};
 use crate::ca::root_store::{self, DirectoryStore, ReadOnlyStore, RootStore, SecretStore};
 use crate::ca::self_signed::{RootKey, RootPolicy};
 use crate::ca::service::CertificateService;
 use crate::ca::serving::{ServingCertificate, ServingNames, ServingSource};
 use crate::config::{Discovery, Environment};
+use crate::controller::replicas;
 use crate::model::Settings;
 use crate::model::mesh::MeshConfig;
 use crate::source::{Problem, Problems};
@@ -45,8 +48,14 @@ pub(super) struct Setup<'a> {
     pub(super) client: Option<&'a kube::Client>,
 }
 
+/// How often a directory is read for new material. Reading a handful of small
+/// files and comparing hashes is cheap, and sees every way to change them:
+/// symlink swaps, renames, network file systems that tell nobody.
+const DIR_POLL: Duration = Duration::from_secs(2);
 /// How often a plugged-in Secret that is not mounted is read.
 const SECRET_POLL: Duration = Duration::from_secs(30);
+/// How often it is looked whether another replica has noted what signs.
+const NOTED: Duration = Duration::from_secs(2);
 
 /// The key of the problem that key material is refused.
 const CA_PROBLEM: &str = "ca";
@@ -101,9 +110,13 @@ impl Setup<'_> {
             return Ok(None);
         }
         let pace = Pace { lifetime: self.environment.default_ttl, spread: self.environment.ca_spread };
-        let plugged = self.plugged_in(tasks, pace).await?;
-        let authority = match plugged {
-            Some(authority) => authority,
+        let plugged = PluggedIn::new(self);
+        let given = plugged.read().await?;
+        let authority = match &given {
+            Some((place, files)) => {
+                let bundle = CaBundle::verified(files, Timestamp::now()).with_context(|| place.clone())?;
+                Arc::new(Authority::new(bundle, pace))
+            }
             None => self.self_signed(tasks, trust, pace).await?,
         };
         let previous = match self.client {
@@ -112,17 +125,29 @@ impl Setup<'_> {
             }
             None => PreviousStore::Directory(self.flags.state_dir.clone()),
         };
-        match previous.load().await {
-            Ok(Some(found)) => {
-                authority.resume(found, Timestamp::now()).unwrap_or_else(|error| authority.refuse(&error))
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "whether a new root is being told is not known"),
+        let mut before = previous.load().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether a new root is being told is not known");
+            None
+        });
+        if let (None, Some(_), Some(client)) = (&before, &given, self.client) {
+            before = self.issuer_before(client, &authority, &previous, &tasks.stop).await;
         }
+        let resumed = before.as_ref().map(|before| {
+            authority.resume(before, Timestamp::now()).unwrap_or_else(|error| {
+                authority.refuse(&error);
+                false
+            })
+        });
+        let found = before.zip(resumed);
         if !self.flags.read_only {
             let (keeping, stop) = (authority.clone(), tasks.stop.clone());
-            tasks.spawn_stoppable("issuer before", async move { keeping.keep_previous(&previous, stop).await });
+            tasks.spawn_stoppable("issuer before", async move {
+                keeping.keep_previous(&previous, found, stop).await;
+            });
         }
+        let (following, stop) = (authority.clone(), tasks.stop.clone());
+        let is_given = given.is_some();
+        tasks.spawn_stoppable("plugged-in CA", async move { plugged.follow(&following, is_given, stop).await });
         let (pacing, stop) = (authority.clone(), tasks.stop.clone());
         tasks.spawn_stoppable("steps of a new root", async move { pacing.keep_pace(stop).await });
         tasks.spawn("refused key material", show_refusals(authority.refusals(), problems));
@@ -145,52 +170,47 @@ impl Setup<'_> {
         Ok(Some(authority))
     }
 
-    /// Material that the operator brings: a mounted directory, or the Secret
-    /// that is usually mounted there.
-    async fn plugged_in(&self, tasks: &mut Tasks, pace: Pace) -> anyhow::Result<Option<Arc<Authority>>> {
-        let dir = PathBuf::from(&self.environment.root_ca_dir);
-        // istiod takes what it has made itself for plugged in, unless it is told to
-        // keep its root there.
-        let own = self.environment.cacerts_for_self_signed;
-        if own && dir.join(ISTIO_GENERATED).exists() {
-            return Ok(None);
-        }
-        if let Some(files) = CaFiles::from_dir(&dir)? {
-            let bundle = CaBundle::verified(&files, Timestamp::now()).with_context(|| format!("{}", dir.display()))?;
-            let authority = Arc::new(Authority::new(bundle, pace));
-            let (following, stop) = (authority.clone(), tasks.stop.clone());
-            tasks.spawn_stoppable("CA directory", async move { following.follow_dir(&dir, stop).await });
-            return Ok(Some(authority));
-        }
-        let Some(client) = self.client else { return Ok(None) };
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), &self.settings.system_namespace);
-        let secret_place = format!("Secret {}/{}", self.settings.system_namespace, root_store::CACERTS_SECRET);
-        let place = secret_place.clone();
-        let read = move || {
-            let (secrets, place) = (secrets.clone(), place.clone());
-            async move {
-                let Some(secret) = secrets.get_opt(root_store::CACERTS_SECRET).await? else { return Ok(Ok(None)) };
-                let data = secret.data.unwrap_or_default();
-                if own && data.contains_key(ISTIO_GENERATED) {
-                    return Ok(Ok(None));
-                }
-                let files = data.into_iter().map(|(name, content)| (name, content.0.into())).collect();
-                Ok::<_, kube::Error>(CaFiles::from_map(&place, &files))
-            }
-        };
-        let Some(files) = read().await?? else { return Ok(None) };
-        let authority = Arc::new(Authority::new(CaBundle::verified(&files, Timestamp::now())?, pace));
-        let (following, stop) = (authority.clone(), tasks.stop.clone());
-        tasks.spawn_stoppable("CA Secret", async move {
-            let mut watched = Watched::default();
-            while stop.run_until_cancelled(tokio::time::sleep(SECRET_POLL)).await.is_some() {
-                match read().await {
-                    Ok(files) => following.look_at(&secret_place, files, &mut watched, Timestamp::now()),
-                    Err(error) => tracing::warn!(%error, "cannot read the CA Secret"),
-                }
-            }
+    /// What signed until now, where the root of plugged-in material has not been told
+    /// to the mesh and nobody has noted what signed: a self-signed root that was
+    /// there before, or the issuer of other replicas, which learn of new material
+    /// later than a process that starts with it.
+    async fn issuer_before(
+        &self,
+        client: &kube::Client,
+        authority: &Authority,
+        previous: &PreviousStore,
+        stop: &CancellationToken,
+    ) -> Option<Previous> {
+        let home = &*self.settings.system_namespace;
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), home);
+        let map = maps.get_opt(&self.environment.root_config_map).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "which roots the mesh knows is not known");
+            None
         });
-        Ok(Some(authority))
+        let told = map.and_then(|map| map.data?.remove("root-cert.pem"))?;
+        if !authority.newest().introduces_root(told.as_bytes()) {
+            return None;
+        }
+        let store = SecretStore::new(client.clone(), home, root_store::SECRET);
+        if let Ok(Some(files)) = store.load().await
+            && let Some(before) = authority.follows(&files, told.as_bytes(), Timestamp::now())
+        {
+            return Some(before);
+        }
+        let deadline = Instant::now() + authority.pace().spread;
+        while Instant::now() < deadline && replicas::others(client, home, &self.environment.pod_name).await {
+            tracing::info!("waits for another replica to note what signs: the new root has not been told yet");
+            stop.run_until_cancelled(sleep(NOTED)).await?;
+            match previous.load().await {
+                Ok(None) => {}
+                Ok(found) => return found,
+                Err(error) => tracing::warn!(%error, "whether a new root is being told is not known"),
+            }
+        }
+        tracing::warn!(
+            "the mesh has not been told of the new root, and nobody has the key of the old one: it signs now"
+        );
+        None
     }
 
     async fn self_signed(&self, tasks: &mut Tasks, trust: &TrustDomains, pace: Pace) -> anyhow::Result<Arc<Authority>> {
@@ -266,6 +286,84 @@ impl Setup<'_> {
         let nodes = NodeAuthorizer::new(node_proxies(self.environment)?, trust, published.pods.clone());
         let lifetimes = Lifetimes { default: self.environment.default_ttl, max: self.environment.max_ttl };
         Ok(CertificateService::new(authority, authenticator, Some(nodes), lifetimes, metrics, denials))
+    }
+}
+
+/// Where material is that the operator brings: a mounted directory, or the Secret
+/// that is usually mounted there.
+struct PluggedIn {
+    dir: PathBuf,
+    secrets: Option<Api<Secret>>,
+    secret: String,
+    /// Whether a root of our own may be kept there: istiod takes what it has made
+    /// itself for plugged in, unless it is told to keep its root there.
+    own: bool,
+}
+
+type Found = Result<Option<CaFiles>, FilesError>;
+
+impl PluggedIn {
+    fn new(setup: &Setup<'_>) -> Self {
+        let home = &setup.settings.system_namespace;
+        Self {
+            dir: PathBuf::from(&setup.environment.root_ca_dir),
+            secrets: setup.client.map(|client| Api::namespaced(client.clone(), home)),
+            secret: format!("Secret {home}/{}", root_store::CACERTS_SECRET),
+            own: setup.environment.cacerts_for_self_signed,
+        }
+    }
+
+    fn in_dir(&self) -> Found {
+        match self.own && self.dir.join(ISTIO_GENERATED).exists() {
+            true => Ok(None),
+            false => CaFiles::from_dir(&self.dir),
+        }
+    }
+
+    async fn in_secret(&self) -> Result<Found, kube::Error> {
+        let Some(secrets) = &self.secrets else { return Ok(Ok(None)) };
+        let secret = secrets.get_opt(root_store::CACERTS_SECRET).await?;
+        let data = secret.and_then(|secret| secret.data).unwrap_or_default();
+        if self.own && data.contains_key(ISTIO_GENERATED) {
+            return Ok(Ok(None));
+        }
+        let files = data.into_iter().map(|(name, content)| (name, content.0.into())).collect();
+        Ok(CaFiles::from_map(&self.secret, &files))
+    }
+
+    /// What there is, and where.
+    async fn read(&self) -> anyhow::Result<Option<(String, CaFiles)>> {
+        if let Some(files) = self.in_dir()? {
+            return Ok(Some((self.dir.display().to_string(), files)));
+        }
+        Ok(self.in_secret().await??.map(|files| (self.secret.clone(), files)))
+    }
+
+    /// Takes over what comes later, until cancelled. While nothing `is_given`, there
+    /// need not be anything.
+    async fn follow(self, authority: &Authority, mut is_given: bool, stop: CancellationToken) {
+        let mut watched = Watched::default();
+        let mut asked = Instant::now();
+        while stop.run_until_cancelled(sleep(DIR_POLL)).await.is_some() {
+            let (place, found) = match self.in_dir() {
+                Ok(None) if asked.elapsed() < SECRET_POLL => continue,
+                Ok(None) => {
+                    asked = Instant::now();
+                    match self.in_secret().await {
+                        Ok(found) => (self.secret.clone(), found),
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot read the CA Secret");
+                            continue;
+                        }
+                    }
+                }
+                found => (self.dir.display().to_string(), found),
+            };
+            is_given |= !matches!(found, Ok(None));
+            if is_given {
+                authority.look_at(&place, found, &mut watched, Timestamp::now());
+            }
+        }
     }
 }
 

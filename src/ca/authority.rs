@@ -5,7 +5,6 @@
 //! is refused; with other material a handover changes to the new issuer when
 //! everybody believes it.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,15 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::bundle::{BundleError, CaBundle, certificates, valid_from};
 use super::files::{CaFiles, FilesError};
-use super::handover::{Handover, Pace, RootReport, Step};
+use super::handover::{Handover, Pace, RootReport, Step, has, root_id, same_key};
 use super::holders::{Holders, IssuerReport};
 use super::previous::{Previous, PreviousStore, State};
 use super::root_store::{self, RootStore};
 use super::self_signed::RootPolicy;
 
-/// How often a directory is read for new material. Reading a handful of small
-/// files and comparing hashes is cheap, and sees every way to change them:
-/// symlink swaps, renames, network file systems that tell nobody.
+/// How often it is looked whether the time for a step has come.
 const POLL: Duration = Duration::from_secs(2);
 /// How often certificates that have ended are forgotten.
 const SWEEP: SignedDuration = SignedDuration::from_mins(10);
@@ -201,35 +198,80 @@ impl Authority {
         Ok(())
     }
 
-    /// Goes on with a change that began before this process did.
-    pub fn resume(&self, previous: Previous, now: Timestamp) -> Result<(), ReplaceError> {
+    /// Goes on with a change that began before this process did. Returns whether
+    /// that is about our key material; if the newest came while nobody was there to
+    /// see it, the change begins now.
+    pub fn resume(&self, previous: &Previous, now: Timestamp) -> Result<bool, ReplaceError> {
         let newest = self.newest();
-        if previous.next != newest.issuer_fingerprint() {
-            return Ok(());
-        }
-        self.take_steps(now, |handover, _| match previous.state {
+        let (until, ends) = (previous.until, previous.ends);
+        match &previous.state {
             State::Signs(files, staged) => {
-                let previous = CaBundle::verified(&files, now)?;
+                let before = CaBundle::verified(files, now)?;
+                let is_next = previous.next == root_id(newest.root())?;
+                // What signs then is ours, or shares nothing with it.
+                if same_key(before.root(), newest.root()) || !is_next && !has(newest.roots(), before.root()) {
+                    return Ok(false);
+                }
                 let given = newest.with_roots(newest.roots().to_vec())?;
-                *handover = Handover::resume(previous, given, handover.pace(), staged, now)?;
-                Ok(())
+                let times = if is_next { [*staged, until, ends] } else { [now, Timestamp::MIN, ends] };
+                self.take_steps(now, |handover, _| {
+                    *handover = Handover::resume(before, given, handover.pace(), times, now)?;
+                    Ok(())
+                })?;
             }
             State::Signed(root, at) => {
-                let roots = certificates("the root of the issuer before", &root)?;
-                roots.into_iter().try_for_each(|root| handover.recall(root, at, now))
+                let roots = certificates("the root of the issuer before", root)?;
+                if previous.over(self.pace()) <= now || has(&roots, newest.root()) {
+                    return Ok(false);
+                }
+                self.take_steps(now, |handover, _| {
+                    roots.into_iter().try_for_each(|root| handover.recall(root, [*at, until], now))
+                })?;
             }
-        })
+        }
+        Ok(true)
     }
 
-    /// Keeps what [`Authority::resume`] needs, until cancelled.
-    pub async fn keep_previous(&self, store: &PreviousStore, stop: CancellationToken) {
+    /// What a self-signed root of before is to the newest material, if it signed under
+    /// a root that was `told` and that the newest still has.
+    pub fn follows(&self, before: &CaFiles, told: &[u8], now: Timestamp) -> Option<Previous> {
+        let (newest, root) = (self.newest(), CaBundle::verified(before, now).ok()?);
+        let told = certificates("the roots that were told", told).ok()?;
+        let signed = has(&told, root.root()) && has(newest.roots(), root.root());
+        let next = root_id(newest.root()).ok()?;
+        let state = State::Signs(before.clone(), now);
+        signed.then_some(Previous { next, state, until: Timestamp::MIN, ends: Timestamp::MIN })
+    }
+
+    /// How long the steps take.
+    pub fn pace(&self) -> Pace {
+        self.lock().pace()
+    }
+
+    /// Keeps what [`Authority::resume`] needs, until cancelled. `found` is what was
+    /// kept before, and whether this process goes on with it; if not, it is removed
+    /// when nobody can need it any more, with the key in it.
+    pub async fn keep_previous(&self, store: &PreviousStore, found: Option<(Previous, bool)>, stop: CancellationToken) {
         let mut changes = self.subscribe();
-        let mut kept = false;
+        let mut kept = found.as_ref().is_some_and(|(_, resumed)| *resumed);
+        let mut ends = Timestamp::MIN;
+        let mut left = found.filter(|(_, resumed)| !resumed).map(|(previous, _)| previous);
         while stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
+            let now = Timestamp::now();
             let changed = changes.has_changed().unwrap_or(false);
-            let previous = self.lock().previous(Timestamp::now());
-            // What somebody else has noted is not for us to take away.
-            if !changed && previous.as_ref().is_ok_and(|previous| previous.is_some() == kept) {
+            let previous = self.lock().previous(self.holders.last_end(), now);
+            if left.as_ref().is_some_and(|left| left.over(self.pace()) <= now)
+                && let Some(left) = left.take()
+                && store.load().await.is_ok_and(|kept| kept.as_ref() == Some(&left))
+            {
+                kept = true;
+            }
+            let known = |previous: &Option<Previous>| match previous {
+                Some(previous) => kept && previous.ends <= ends.saturating_add(SWEEP).unwrap_or(Timestamp::MAX),
+                // What somebody else has noted is not for us to take away.
+                None => !kept,
+            };
+            if !changed && previous.as_ref().is_ok_and(known) {
                 continue;
             }
             let written = match &previous {
@@ -240,7 +282,9 @@ impl Authority {
             match written {
                 Ok(()) => {
                     changes.mark_unchanged();
-                    kept = matches!(previous, Ok(Some(_)));
+                    let now_kept = previous.ok().flatten();
+                    kept = now_kept.is_some();
+                    ends = now_kept.map_or(Timestamp::MIN, |previous| previous.ends);
                 }
                 Err(error) => tracing::warn!(error, "the issuer before cannot be kept; a restart would forget it"),
             }
@@ -265,15 +309,6 @@ impl Authority {
 
     fn lock(&self) -> MutexGuard<'_, Handover> {
         self.handover.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes over what a directory of plugged-in material holds, until
-    /// cancelled.
-    pub async fn follow_dir(&self, dir: &Path, stop: CancellationToken) {
-        let mut watched = Watched::default();
-        while stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
-            self.look_at(&dir.display().to_string(), CaFiles::from_dir(dir), &mut watched, Timestamp::now());
-        }
     }
 
     /// Takes over what a place, a directory or a Secret, holds, if it is not what
@@ -313,11 +348,19 @@ impl Authority {
         // Replicas start together; what is left of the clock spreads their
         // checks, so that the first to renew is seen by the others.
         let jitter = interval.mul_f64(f64::from(Timestamp::now().subsec_millisecond().unsigned_abs()) / 10_000.0);
+        let mut own = self.newest();
         while stop.run_until_cancelled(tokio::time::sleep(interval + jitter)).await.is_some() {
-            match root_store::refreshed(store, &self.newest(), policy, Timestamp::now()).await {
+            if !self.newest().same_files(&own) {
+                // Somebody has plugged in another one.
+                return;
+            }
+            match root_store::refreshed(store, &own, policy, Timestamp::now()).await {
                 Ok(None) => {}
                 Ok(Some(bundle)) => match self.replace(bundle, Timestamp::now()) {
-                    Ok(()) => tracing::info!("the self-signed root has changed"),
+                    Ok(()) => {
+                        own = self.newest();
+                        tracing::info!("the self-signed root has changed");
+                    }
                     Err(error) => self.refuse(&error),
                 },
                 Err(error) => self.refuse(&error),

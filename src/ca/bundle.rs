@@ -223,6 +223,13 @@ impl CaBundle {
         self.not_after
     }
 
+    /// Whether it brings a new root to a mesh that was `told` of others, of which it
+    /// has some: so that the change can be made in steps.
+    pub fn introduces_root(&self, told: &[u8]) -> bool {
+        let told = X509::stack_from_pem(told).unwrap_or_default();
+        !handover::has(&told, &self.root) && self.roots.iter().any(|root| handover::has(&told, root))
+    }
+
     /// Whether it was made from these files.
     pub fn is_from(&self, files: &CaFiles) -> bool {
         self.fingerprint == files.fingerprint()

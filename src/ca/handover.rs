@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use openssl::error::ErrorStack;
 use openssl::x509::{X509, X509Ref};
 use serde::Serialize;
 
@@ -51,7 +52,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    fn after(self, now: Timestamp) -> Timestamp {
+    pub(super) fn after(self, now: Timestamp) -> Timestamp {
         let wait = SignedDuration::try_from(self.lifetime.saturating_add(self.spread)).unwrap_or(SignedDuration::MAX);
         now.checked_add(wait).unwrap_or(Timestamp::MAX)
     }
@@ -98,6 +99,9 @@ pub(super) struct Handover {
     /// The last change to an issuer under another root: the root before, and
     /// when that was.
     changed: Option<(X509, Timestamp)>,
+    /// When the last certificate ends that was issued before this process began,
+    /// if somebody has noted that.
+    ends: Timestamp,
 }
 
 /// A root that is told.
@@ -141,37 +145,45 @@ impl Handover {
             Root { cert: cert.clone(), published: now, trusted, needed: Some(pace.after(now)), signed: signs }
         };
         let roots = bundle.roots().iter().map(root).collect();
-        Self { pace, given: bundle.clone(), current: bundle, roots, changed: None }
+        Self { pace, given: bundle.clone(), current: bundle, roots, changed: None, ends: Timestamp::MIN }
     }
 
     /// Goes on with what was known before a restart: `previous` signed, and was
-    /// told to be followed by `given` at a time.
+    /// told to be followed by `given` at a time, which everybody knows `until` then.
+    /// `ends` is when the last certificate ends that it has issued.
     pub(super) fn resume(
         previous: CaBundle,
         given: CaBundle,
         pace: Pace,
-        staged: Timestamp,
+        [staged, until, ends]: [Timestamp; 3],
         now: Timestamp,
     ) -> Result<Self, ReplaceError> {
         let mut handover = Self::new(Arc::new(previous), pace, staged);
         // It was accepted then; since, the old root may have left the files.
         handover.given = Arc::new(given);
-        handover.settle(Timestamp::MIN, staged)?;
+        handover.settle(until, staged)?;
+        handover.ends = ends;
         handover.settle(Timestamp::MIN, now)?;
         Ok(handover)
     }
 
-    /// Has a root told that signed until a time.
-    pub(super) fn recall(&mut self, cert: X509, until: Timestamp, now: Timestamp) -> Result<(), ReplaceError> {
-        let needed = Some(self.pace.after(until));
+    /// Has a root told that signed until a time, and is needed at least `until`
+    /// another.
+    pub(super) fn recall(
+        &mut self,
+        cert: X509,
+        [signed, until]: [Timestamp; 2],
+        now: Timestamp,
+    ) -> Result<(), ReplaceError> {
+        let needed = Some(self.pace.after(signed).max(until));
         match self.position(&cert) {
             Some(at) => (self.roots[at].needed, self.roots[at].signed) = (needed, true),
             None => {
                 let cert = cert.clone();
-                self.roots.push(Root { cert, published: until, trusted: Timestamp::MIN, needed, signed: true });
+                self.roots.push(Root { cert, published: signed, trusted: Timestamp::MIN, needed, signed: true });
             }
         }
-        self.changed = Some((cert, until));
+        self.changed = Some((cert, signed));
         self.settle(Timestamp::MIN, now)
     }
 
@@ -203,6 +215,7 @@ impl Handover {
 
     /// Takes the steps whose time has come.
     pub(super) fn settle(&mut self, last_end: Timestamp, now: Timestamp) -> Result<(), ReplaceError> {
+        let last_end = last_end.max(self.ends);
         let wait = self.pace.after(now).max(last_end);
         for cert in self.given.clone().roots() {
             match self.position(cert) {
@@ -259,14 +272,19 @@ impl Handover {
     }
 
     /// What somebody who starts later has to know.
-    pub(super) fn previous(&self, now: Timestamp) -> Result<Option<Previous>, ReplaceError> {
-        let next = self.given.issuer_fingerprint().to_owned();
+    pub(super) fn previous(&self, last_end: Timestamp, now: Timestamp) -> Result<Option<Previous>, ReplaceError> {
+        let next = root_id(self.given.root())?;
+        let ends = self.ends.max(last_end);
         Ok(match (self.step(now), &self.changed) {
             (Step::Stage, _) => {
-                let staged = self.position(self.given.root()).map_or(now, |at| self.roots[at].published);
-                Some(Previous { next, state: State::Signs(self.current.files()?, staged) })
+                let root = self.position(self.given.root()).map(|at| &self.roots[at]);
+                let (staged, until) = root.map_or((now, now), |root| (root.published, root.trusted));
+                Some(Previous { next, state: State::Signs(self.current.files()?, staged), until, ends })
             }
-            (Step::Sign, Some((root, at))) => Some(Previous { next, state: State::Signed(pem(root)?.into(), *at) }),
+            (Step::Sign, Some((root, at))) => {
+                let until = self.position(root).and_then(|at| self.roots[at].needed).unwrap_or(now);
+                Some(Previous { next, state: State::Signed(pem(root)?.into(), *at), until, ends })
+            }
             _ => None,
         })
     }
@@ -331,7 +349,7 @@ impl Handover {
     }
 }
 
-fn has(roots: &[X509], cert: &X509Ref) -> bool {
+pub(super) fn has(roots: &[X509], cert: &X509Ref) -> bool {
     roots.iter().any(|root| same_key(root, cert))
 }
 
@@ -340,6 +358,12 @@ fn has(roots: &[X509], cert: &X509Ref) -> bool {
 pub(super) fn same_key(a: &X509Ref, b: &X509Ref) -> bool {
     let names = matches!(a.subject_name().try_cmp(b.subject_name()), Ok(Ordering::Equal));
     names && matches!((a.public_key(), b.public_key()), (Ok(a), Ok(b)) if a.public_eq(&b))
+}
+
+/// Tells roots apart by what makes them equal to a peer.
+pub(super) fn root_id(cert: &X509Ref) -> Result<String, ErrorStack> {
+    let parts = [cert.subject_name().to_der()?, cert.public_key()?.public_key_to_der()?].concat();
+    Ok(openssl::sha::sha256(&parts).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn same_certificates(a: &[X509], b: &[X509]) -> bool {

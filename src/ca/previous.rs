@@ -10,13 +10,14 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 
 use super::files::{self, CaFiles};
+use super::handover::Pace;
 use super::root_store::{StoreError, private_dir, private_file};
 
 /// The name of the Secret.
@@ -28,14 +29,22 @@ const SECRET_TYPE: &str = "fairway.istio.io/ca-previous";
 const NEXT: &str = "next";
 const STAGED: &str = "staged";
 const SIGNED: &str = "signed";
+const UNTIL: &str = "until";
+const ENDS: &str = "ends";
+/// How much later certificates may end than is noted.
+const COARSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// The issuer before the newest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Previous {
-    /// The fingerprint of the newest issuer's certificate.
+    /// Tells the root of the newest issuer from others.
     pub next: String,
     /// What is known of the one before.
     pub state: State,
+    /// When the step that is under way ends.
+    pub until: Timestamp,
+    /// When the last certificate ends that was issued until now.
+    pub ends: Timestamp,
 }
 
 /// What became of it.
@@ -52,6 +61,20 @@ impl Previous {
         (&self.next, matches!(self.state, State::Signs(..)))
     }
 
+    /// From when on nobody needs it any more.
+    pub fn over(&self, pace: Pace) -> Timestamp {
+        let (State::Signs(_, since) | State::Signed(_, since)) = self.state;
+        pace.after(since).max(self.until).max(self.ends)
+    }
+
+    /// What two replicas know, of which `self` came first; nothing if that is no
+    /// more.
+    fn with(&self, other: &Self) -> Option<Self> {
+        let grown = other.until > self.until || other.ends > self.ends.saturating_add(COARSE).unwrap_or(Timestamp::MAX);
+        let (until, ends) = (self.until.max(other.until), self.ends.max(other.ends));
+        grown.then(|| Self { until, ends, ..self.clone() })
+    }
+
     fn entries(&self) -> BTreeMap<String, Bytes> {
         let mut entries = match &self.state {
             State::Signs(files, staged) => [
@@ -65,6 +88,8 @@ impl Previous {
             State::Signed(root, at) => vec![(files::ROOT_CERT, root.clone()), (SIGNED, at.to_string().into())],
         };
         entries.push((NEXT, self.next.clone().into()));
+        entries.push((UNTIL, self.until.to_string().into()));
+        entries.push((ENDS, self.ends.to_string().into()));
         entries.into_iter().map(|(name, content)| (name.to_owned(), content)).collect()
     }
 
@@ -82,7 +107,8 @@ impl Previous {
             (None, Some(signed)) => State::Signed(content(files::ROOT_CERT), signed),
             (None, None) => return None,
         };
-        Some(Self { next: text(NEXT)?.to_owned(), state })
+        let [until, ends] = [UNTIL, ENDS].map(|name| time(name).unwrap_or(Timestamp::MIN));
+        Some(Self { next: text(NEXT)?.to_owned(), state, until, ends })
     }
 }
 
@@ -112,16 +138,19 @@ impl PreviousStore {
         Ok(Previous::from_entries(&entries))
     }
 
-    /// Keeps something else, unless another replica has already noted that step.
+    /// Keeps something else. Of a step that another replica has already noted, only
+    /// what ends later.
     pub async fn keep(&self, previous: Option<&Previous>) -> Result<(), StoreError> {
-        if let (Some(kept), Some(previous)) = (self.load().await?, previous)
-            && kept.step() == previous.step()
-        {
-            return Ok(());
-        }
-        let entries = previous.map(Previous::entries).unwrap_or_default();
+        let entries = match (self.load().await?, previous) {
+            (Some(kept), Some(previous)) if kept.step() == previous.step() => match kept.with(previous) {
+                Some(both) => both.entries(),
+                None => return Ok(()),
+            },
+            (_, previous) => previous.map(Previous::entries).unwrap_or_default(),
+        };
         match self {
             Self::Secret(secrets) => {
+                let nothing = entries.is_empty();
                 let data = entries.into_iter().map(|(name, content)| (name, ByteString(content.into()))).collect();
                 let stored = secrets.get_opt(NAME).await.map_err(failed("get"))?;
                 let known = stored.is_some();
@@ -135,7 +164,7 @@ impl PreviousStore {
                 // refuses one, which has the same to say.
                 let written = match known {
                     true => secrets.replace(NAME, &PostParams::default(), &secret).await,
-                    false if previous.is_none() => return Ok(()),
+                    false if nothing => return Ok(()),
                     false => secrets.create(&PostParams::default(), &secret).await,
                 };
                 match written {

@@ -54,6 +54,20 @@ impl Streams {
     }
 }
 
+/// Whether another replica, of whatever revision, seems to be there now. Unlike for
+/// streams, clocks are compared: nothing is known of the time before.
+pub async fn others(client: &kube::Client, namespace: &str, identity: &str) -> bool {
+    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let Ok(Ok(leases)) = timeout(ATTEMPT, api.list(&ListParams::default().labels(LABEL))).await else { return false };
+    let is_there = |lease: Lease| {
+        let spec = lease.spec.unwrap_or_default();
+        let renewed = spec.renew_time.map(|time| Timestamp::now().duration_since(time.0));
+        let recent = renewed.is_some_and(|ago| ago.as_secs() < GONE.as_secs() as i64);
+        recent && spec.holder_identity.is_some_and(|other| other != identity)
+    };
+    leases.items.into_iter().any(is_there)
+}
+
 /// One replica among others.
 pub struct Replica {
     /// The API server.

@@ -1,4 +1,5 @@
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use openssl::x509::X509;
 
@@ -150,13 +151,13 @@ async fn a_change_goes_on_after_a_restart() {
     let (a, b) = (root(), root());
     let store = PreviousStore::Directory(tempfile::tempdir().unwrap().keep());
     let kept = async |authority: &Authority, at| {
-        let previous = authority.lock().previous(at).unwrap();
+        let previous = authority.lock().previous(authority.holders.last_end(), at).unwrap();
         store.keep(previous.as_ref()).await.unwrap();
     };
     let restarted = async |roots: &[&CaFiles], at| {
         let authority = Authority::new(with_roots(&b, roots), Pace::default());
         if let Some(previous) = store.load().await.unwrap() {
-            authority.resume(previous, at).unwrap();
+            assert!(authority.resume(&previous, at).unwrap());
         }
         authority
     };
@@ -182,8 +183,110 @@ async fn a_change_goes_on_after_a_restart() {
     authority.advance(later(signs_at + day + 400)).unwrap();
     assert_eq!(**authority.bundle().root_pem(), pems(&[&b]));
 
-    // What was kept is about another issuer.
+    // What was kept is about another issuer: the one that signs again.
     let authority = Authority::new(with_roots(&a, &[&a]), Pace::default());
-    authority.resume(store.load().await.unwrap().unwrap(), later(0)).unwrap();
+    assert!(!authority.resume(&store.load().await.unwrap().unwrap(), later(0)).unwrap());
     assert_eq!(authority.step(later(0)), Step::Settled);
+}
+
+/// What a process noted that told `b` while `a` signed, with certificates until a
+/// time.
+fn noted(a: &CaFiles, b: &CaFiles, last_end: Timestamp) -> Previous {
+    let mut handover = Handover::new(Arc::new(with_roots(a, &[a])), Pace::default(), now());
+    handover.offer(with_roots(b, &[b, a]), last_end, now()).unwrap();
+    handover.previous(last_end, now()).unwrap().unwrap()
+}
+
+#[test]
+fn long_certificates_are_waited_for_after_a_restart_too() {
+    let (a, b, day) = (root(), root(), 24 * 3600);
+    let previous = noted(&a, &b, later(10 * day));
+    let authority = Authority::new(with_roots(&b, &[&b, &a]), Pace::default());
+    assert!(authority.resume(&previous, later(3 * day)).unwrap());
+    assert_eq!(authority.step(later(3 * day)), Step::Stage);
+    authority.advance(later(10 * day + 400)).unwrap();
+    assert_eq!(authority.step(later(10 * day + 400)), Step::Sign);
+    let previous = authority.lock().previous(later(40 * day), later(10 * day + 400)).unwrap().unwrap();
+    // Restarted again, and the old root is in nobody's files any more.
+    let authority = Authority::new(with_roots(&b, &[&b]), Pace::default());
+    let at = later(11 * day + 200);
+    assert!(authority.resume(&previous, at).unwrap());
+    assert_eq!(authority.bundle().roots().len(), 2, "{at}");
+}
+
+/// Material that came while no process was there to see it.
+#[test]
+fn what_came_meanwhile_begins_its_steps_when_it_is_seen() {
+    let (a, b, c) = (root(), root(), root());
+    let previous = noted(&a, &b, Timestamp::MIN);
+    let resumed = |newest: CaBundle| {
+        let authority = Authority::new(newest, Pace::default());
+        let used = authority.resume(&previous, now()).unwrap();
+        (used, authority.step(now()), same_key(authority.bundle().root(), &X509::from_pem(&a.root).unwrap()))
+    };
+    assert_eq!(resumed(with_roots(&c, &[&c, &a])), (true, Step::Stage, true));
+    assert_eq!(resumed(with_roots(&c, &[&c])), (false, Step::Settled, false), "another mesh");
+    assert_eq!(resumed(with_roots(&a, &[&a])), (false, Step::Settled, true), "we are behind, or it was taken back");
+    // An intermediate was renewed under the new root, which is no other step.
+    let renewed = crate::ca::self_signed::renewed(&with_roots(&b, &[&b]), RootPolicy::default(), now()).unwrap();
+    let renewed = CaFiles { root: [renewed.root.as_ref(), a.root.as_ref()].concat().into(), ..renewed };
+    assert_eq!(resumed(CaBundle::verified(&renewed, now()).unwrap()), (true, Step::Stage, true));
+}
+
+#[test]
+fn a_self_signed_root_is_followed_by_one_that_is_plugged_in() {
+    let (own, plugged) = (root(), root());
+    let told = own.root.clone();
+    let follows = |roots: &[&CaFiles], told: &[u8]| {
+        let authority = Authority::new(with_roots(&plugged, roots), Pace::default());
+        if !authority.newest().introduces_root(told) {
+            return None;
+        }
+        let before = authority.follows(&own, told, now()).expect("it signed");
+        authority.resume(&before, now()).unwrap().then(|| authority.step(now()))
+    };
+    assert_eq!(follows(&[&plugged, &own], &told), Some(Step::Stage));
+    assert_eq!(follows(&[&plugged], &told), None, "nothing in common: what was asked for is done at once");
+    let both = [told.as_ref(), plugged.root.as_ref()].concat();
+    assert_eq!(follows(&[&plugged, &own], &both), None, "everybody knows it");
+    assert_eq!(follows(&[&plugged, &own], b""), None, "nobody has been told of anything");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_nobody_needs_any_more_is_removed() {
+    let (a, b) = (root(), root());
+    let store = PreviousStore::Directory(tempfile::tempdir().unwrap().keep());
+    let old = Previous { until: later(-9), ends: later(-9), ..noted(&a, &b, Timestamp::MIN) };
+    let State::Signs(files, _) = old.state else { panic!("it signs") };
+    let old = Previous { state: State::Signs(files, later(-9)), ..old };
+    for (pace, is_left) in [(Pace::default(), true), (AT_ONCE, false)] {
+        store.keep(Some(&old)).await.unwrap();
+        let authority = Authority::new(with_roots(&a, &[&a]), pace);
+        let stop = CancellationToken::new();
+        let keeping = authority.keep_previous(&store, Some((old.clone(), false)), stop.clone());
+        let stopping = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            stop.cancel();
+        };
+        tokio::join!(keeping, stopping);
+        assert_eq!(store.load().await.unwrap().is_some(), is_left);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_self_signed_root_is_left_alone_when_another_is_plugged_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = crate::ca::root_store::DirectoryStore::new(dir.path());
+    let own = store.create_if_absent(&root()).await.unwrap();
+    let plugged = root();
+    let authority = Authority::new(with_roots(&own, &[&own]), AT_ONCE);
+    let hour = Duration::from_secs(3600);
+    let following = authority.follow_store(&store, RootPolicy::default(), hour, CancellationToken::new());
+    let plugging = async {
+        tokio::time::sleep(hour / 2).await;
+        authority.replace(with_roots(&plugged, &[&plugged, &own]), now()).unwrap();
+    };
+    // It ends by itself, and has changed nothing.
+    tokio::time::timeout(2 * hour, async { tokio::join!(following, plugging) }).await.unwrap();
+    assert!(authority.newest().same_files(&with_roots(&plugged, &[&plugged, &own])));
 }

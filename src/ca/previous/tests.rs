@@ -8,8 +8,9 @@ use crate::source::kube::scripted::{Call, server};
 
 fn both() -> [Previous; 2] {
     let files = root();
-    let signs = Previous { next: "f00d".into(), state: State::Signs(files.clone(), later(0)) };
-    let signed = Previous { next: "f00d".into(), state: State::Signed(files.root, later(9)) };
+    let (next, until, ends) = ("f00d".to_owned(), later(100), later(200));
+    let signs = Previous { next: next.clone(), state: State::Signs(files.clone(), later(0)), until, ends };
+    let signed = Previous { next, state: State::Signed(files.root, later(9)), until, ends };
     [signs, signed]
 }
 
@@ -24,6 +25,11 @@ async fn check(store: &PreviousStore, raw: impl Fn() -> String) {
     let later = Previous { state: State::Signs(files.clone(), later(60)), ..signs.clone() };
     store.keep(Some(&later)).await.unwrap();
     assert_eq!(store.load().await.unwrap().as_ref(), Some(&signs));
+    // But what it has signed may end later.
+    let longer = Previous { until: self::later(5000), ends: self::later(7000), ..later };
+    store.keep(Some(&longer)).await.unwrap();
+    let both = Previous { until: longer.until, ends: longer.ends, ..signs.clone() };
+    assert_eq!(store.load().await.unwrap(), Some(both));
     assert!(raw().contains("ca-key.pem"));
     store.keep(Some(&signed)).await.unwrap();
     assert_eq!(store.load().await.unwrap().as_ref(), Some(&signed));
