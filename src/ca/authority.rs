@@ -345,6 +345,11 @@ impl Authority {
         interval: Duration,
         stop: CancellationToken,
     ) {
+        // istiod's way to say that a root is not renewed.
+        if interval.is_zero() {
+            stop.cancelled().await;
+            return;
+        }
         // Replicas start together; what is left of the clock spreads their
         // checks, so that the first to renew is seen by the others.
         let jitter = interval.mul_f64(f64::from(Timestamp::now().subsec_millisecond().unsigned_abs()) / 10_000.0);

@@ -145,6 +145,16 @@ fn a_swap_never_mixes_two_bundles() {
     });
 }
 
+#[tokio::test]
+async fn a_root_that_is_not_to_be_checked_is_left_alone() {
+    let (authority, stop) = (Authority::new(root_bundle(), Pace::default()), CancellationToken::new());
+    let store = crate::ca::root_store::DirectoryStore::new("/nonexistent");
+    stop.cancel();
+    let following = authority.follow_store(&store, RootPolicy::default(), Duration::ZERO, stop);
+    tokio::time::timeout(Duration::from_secs(10), following).await.unwrap();
+    assert_eq!(authority.rejected(), 0);
+}
+
 /// A process that starts while another's change is under way goes on with it.
 #[tokio::test]
 async fn a_change_goes_on_after_a_restart() {
