@@ -82,7 +82,8 @@ impl CertificateService {
         self.metrics.authentication_failures.inc();
         let id = self.denials.note(peer, caller, message, reason);
         let address = peer.address.map(tracing::field::display);
-        tracing::warn!(%id, peer = address, %reason, "{message}");
+        let caller = caller.map(|caller| tracing::field::debug(&caller.identities));
+        tracing::warn!(%id, peer = address, caller, %reason, "{message}");
         Status::unauthenticated(format!("{message} (id {id})"))
     }
 
@@ -116,7 +117,8 @@ impl CertificateService {
         let requested: SpiffeId =
             text.parse().map_err(|error: super::identity::IdentityError| Denial(error.to_string()))?;
         let nodes = self.nodes.as_ref().ok_or_else(|| Denial("impersonation is turned off".into()))?;
-        nodes.authorize(caller, &requested)?;
+        let asked = |Denial(reason)| Denial(format!("{reason} (asked for {requested})"));
+        nodes.authorize(caller, &requested).map_err(asked)?;
         Ok(requested)
     }
 
