@@ -141,6 +141,10 @@ const ISTIOD_PREFIXES: &[&str] = &[
     "VALIDATION_WEBHOOK",
     "JWKS_RESOLVER_",
     "DEBUG_ENDPOINT_",
+    "COMPLIANCE_POLICY",
+    "TRUSTED_GATEWAY_CIDR",
+    "TOKEN_ISSUER",
+    "USE_REMOTE_CERTS",
 ];
 
 impl Environment {

@@ -62,13 +62,17 @@ fn settings_of_istiod_without_effect_are_named() {
         ("PILOT_ENABLE_AMBIENT", "true"),
         ("PILOT_PUSH_THROTTLE", "100"),
         ("PILOT_TRACE_SAMPLING", "1"),
+        ("COMPLIANCE_POLICY", "fips-140-2"),
         ("ENABLE_DEBUG_ON_HTTP", "true"),
         ("PILOT_SERVICE_HOST", "10.0.0.1"),
         ("PATH", "/bin"),
         ("PILOT_DEBOUNCE_AFTER", "10ms"),
     ])
     .unwrap();
-    assert_eq!(ignored, ["ENABLE_DEBUG_ON_HTTP", "PILOT_PUSH_THROTTLE", "PILOT_TRACE_SAMPLING"]);
+    assert_eq!(
+        ignored,
+        ["COMPLIANCE_POLICY", "ENABLE_DEBUG_ON_HTTP", "PILOT_PUSH_THROTTLE", "PILOT_TRACE_SAMPLING"]
+    );
     assert_eq!(environment.debounce, Some((Duration::from_millis(10), Duration::from_secs(10))));
     assert_eq!(environment.trusted_node_accounts, ["istio-system/ztunnel"]);
 }
