@@ -175,6 +175,16 @@ impl Environment {
             }
         };
         let audience = reader.text("AUDIENCE", "istio-ca");
+        let ca_server = reader.flag("ENABLE_CA_SERVER", true)?;
+        if let Some(authority) = reader.value("EXTERNAL_CA")
+            && ca_server
+        {
+            // A root of our own beside that one would divide the mesh.
+            return Err(format!(
+                "EXTERNAL_CA: {authority:?} cannot be asked for certificates; with ENABLE_CA_SERVER=false none are \
+                 signed here"
+            ));
+        }
         Ok(Self {
             ambient: reader.flag("PILOT_ENABLE_AMBIENT", true)?,
             trusted_node_accounts: reader.list("CA_TRUSTED_NODE_ACCOUNTS", "istio-system/ztunnel"),
@@ -184,7 +194,7 @@ impl Environment {
             xds_auth: reader.flag("XDS_AUTH", true)?,
             xds_identity_check: reader.flag("PILOT_ENABLE_XDS_IDENTITY_CHECK", true)?,
             xds_auth_plaintext: reader.flag("XDS_AUTH_PLAINTEXT", false)?,
-            ca_server: reader.flag("ENABLE_CA_SERVER", true)?,
+            ca_server,
             default_ttl: reader.duration("DEFAULT_WORKLOAD_CERT_TTL", "24h")?,
             max_ttl: reader.duration("MAX_WORKLOAD_CERT_TTL", "2160h")?,
             root_ttl: reader.duration("CITADEL_SELF_SIGNED_CA_CERT_TTL", "87600h")?,

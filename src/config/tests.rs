@@ -78,6 +78,13 @@ fn settings_of_istiod_without_effect_are_named() {
 }
 
 #[test]
+fn another_authority_is_not_replaced_in_silence() {
+    let another = ("EXTERNAL_CA", "ISTIOD_RA_KUBERNETES_API");
+    assert!(environment(&[another]).unwrap_err().starts_with("EXTERNAL_CA"));
+    assert!(environment(&[another, ("ENABLE_CA_SERVER", "false")]).is_ok());
+}
+
+#[test]
 fn a_broken_variable_is_named() {
     let error = environment(&[("MAX_WORKLOAD_CERT_TTL", "long")]).unwrap_err();
     assert!(error.starts_with("MAX_WORKLOAD_CERT_TTL: \"long\""), "{error}");
