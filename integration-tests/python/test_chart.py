@@ -253,11 +253,18 @@ def test_other_profiles(profile):
     ("istiodRemote.enabled=true", "istiodRemote.enabled"),
     ("global.externalIstiod=true", "global.externalIstiod"),
     ("global.pilotCertProvider=kubernetes", "global.pilotCertProvider"),
+    ("global.pilotCertProvider=k8s.io/clusterissuers.cert-manager.io/mesh", "global.pilotCertProvider"),
+    ("pilot.env.EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API", "env.EXTERNAL_CA"),
     ("global.resourceScope=some", "global.resourceScope"),
 ])
 def test_installations_of_another_shape_are_refused(wrong, said):
     done = helm("template", "istiod", CHART, f"--set={wrong}", check=False)
     assert done.returncode != 0 and f"{said}:" in done.stderr
+
+
+def test_another_authority_is_left_to_whoever_says_that_nothing_is_signed_here():
+    arguments = ["--set=env.EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API", "--set-string=env.ENABLE_CA_SERVER=false"]
+    assert ("Deployment", "istiod") in rendered("minimal", *arguments)
 
 
 @pytest.mark.parametrize("wrong, said", [

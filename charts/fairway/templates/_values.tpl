@@ -133,8 +133,13 @@ leave a cluster with a control plane it must not have, or proxies without one.
 {{- if .global.externalIstiod -}}
   {{- fail "global.externalIstiod: a control plane for other clusters is not supported" -}}
 {{- end -}}
-{{- if eq (toString .global.pilotCertProvider) "kubernetes" -}}
-  {{- fail "global.pilotCertProvider: kubernetes is not supported" -}}
+{{- $provider := toString .global.pilotCertProvider -}}
+{{- if or (eq $provider "kubernetes") (hasPrefix "k8s.io/" $provider) -}}
+  {{- fail (printf "global.pilotCertProvider: %s is not supported" $provider) -}}
+{{- end -}}
+{{- /* Proxies would get certificates of another root than those that there are. */ -}}
+{{- if and .env.EXTERNAL_CA (ne (toString .env.ENABLE_CA_SERVER) "false") -}}
+  {{- fail (printf "env.EXTERNAL_CA: %s: certificates are not asked for elsewhere; set env.ENABLE_CA_SERVER to false if proxies ask somebody else" (toString .env.EXTERNAL_CA)) -}}
 {{- end -}}
 {{- if not (has .global.resourceScope (list "all" "cluster" "namespace")) -}}
   {{- fail (printf "global.resourceScope: %q is not all, cluster or namespace" (toString .global.resourceScope)) -}}
