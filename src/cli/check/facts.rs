@@ -54,6 +54,8 @@ pub(super) struct Facts {
     /// The certificate of the root, from the Secret that has the key: its name, and
     /// the texts that are public.
     pub(super) root: Asked<Option<(String, String)>>,
+    /// The certificate that signs and those above it, from the same Secret.
+    pub(super) signers: String,
     pub(super) root_config_maps: Asked<Vec<Value>>,
     pub(super) namespaces: Asked<Vec<Value>>,
     pub(super) ztunnels: Asked<Vec<Value>>,
@@ -115,6 +117,7 @@ pub(super) async fn read(flags: &Connection, pre: bool) -> anyhow::Result<Facts>
         pods: Ok(Vec::new()),
         leases: Ok(Vec::new()),
         root: Ok(None),
+        signers: String::new(),
         root_config_maps: Ok(Vec::new()),
         namespaces: Ok(Vec::new()),
         // Istio's chart gives this label to the pods alone.
@@ -141,7 +144,13 @@ pub(super) async fn read(flags: &Connection, pre: bool) -> anyhow::Result<Facts>
     let leases = list(format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")).await;
     let maps = list(format!("/api/v1/namespaces/{namespace}/configmaps")).await;
     facts.leases = leases.and_then(|leases| Ok([leases, maps?.iter().filter_map(lock).collect()].concat()));
-    facts.root = root(&cluster, namespace).await;
+    match root(&cluster, namespace).await {
+        Ok(found) => {
+            let (root, signers) = found.map(|(name, root, signers)| ((name, root), signers)).unzip();
+            (facts.root, facts.signers) = (Ok(root), signers.unwrap_or_default());
+        }
+        Err(error) => facts.root = Err(error),
+    }
     facts.root_config_maps = list("/api/v1/configmaps?labelSelector=istio.io%2Fconfig%3Dtrue".into()).await;
     facts.namespaces = list("/api/v1/namespaces".into()).await;
     progress.say("asking the replicas…");
@@ -262,15 +271,22 @@ async fn may(cluster: &Cluster, rights: Vec<Right>, user: Option<&str>) -> Vec<R
     stream::iter(asked).buffered(AT_A_TIME).collect().await
 }
 
-/// The certificate of the root. Of the Secret nothing else is kept.
-async fn root(cluster: &Cluster, namespace: &str) -> Asked<Option<(String, String)>> {
+/// The Secret with the root's key: its name, the root and what is below it. Of the
+/// Secret nothing else is kept.
+async fn root(cluster: &Cluster, namespace: &str) -> Asked<Option<(String, String, String)>> {
     for name in ["cacerts", "istio-ca-secret"] {
         let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
         let Some(secret) = cluster.get(&path).await.map_err(|error| format!("{error:#}"))? else { continue };
-        let pem = ["/data/root-cert.pem", "/data/ca-cert.pem"].map(|field| text(&secret, field));
-        let pem = pem.into_iter().find(|pem| !pem.is_empty()).unwrap_or_default();
-        let pem = openssl::base64::decode_block(pem).map_err(|error| error.to_string())?;
-        return Ok(Some((name.to_owned(), String::from_utf8_lossy(&pem).into_owned())));
+        // The names of Istio's layout and of cert-manager's.
+        let first = |fields: &[&str]| {
+            let pem = fields.iter().map(|field| text(&secret, field)).find(|pem| !pem.is_empty()).unwrap_or_default();
+            let pem = openssl::base64::decode_block(pem).map_err(|error| error.to_string())?;
+            Asked::Ok(String::from_utf8_lossy(&pem).into_owned())
+        };
+        let root = first(&["/data/root-cert.pem", "/data/ca.crt", "/data/ca-cert.pem"])?;
+        let signer = first(&["/data/ca-cert.pem", "/data/tls.crt"])?;
+        let above = first(&["/data/cert-chain.pem"])?;
+        return Ok(Some((name.to_owned(), root, signer + "\n" + &above)));
     }
     Ok(None)
 }

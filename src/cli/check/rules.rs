@@ -431,28 +431,38 @@ fn root(facts: &Facts) -> Vec<Finding> {
             return vec![Finding::of(
                 ROOT,
                 Level::Bad,
-                format!("{secret}: root-cert.pem is no certificate"),
+                format!("{secret}: its root is no certificate"),
                 "docs/operate.md#certificates",
             )];
         }
     };
-    let mut all: Vec<_> = roots.iter().map(|root| expiry(secret, root)).collect();
+    let mut all: Vec<_> = roots.iter().map(|root| expiry(secret, "root", root)).collect();
+    let is_root = |one: &X509| roots.iter().any(|root| is_same(root, one));
+    let signers = X509::stack_from_pem(facts.signers.as_bytes()).unwrap_or_default();
+    // A chain begins with the signer once more, and may end with the root.
+    let below =
+        signers.iter().enumerate().filter(|(at, one)| !is_root(one) && (*at == 0 || !is_same(one, &signers[0])));
+    all.extend(below.map(|(_, one)| expiry(secret, "signing certificate", one)));
     all.extend(distributed(facts, &roots));
     all
 }
 
-fn expiry(secret: &str, root: &X509) -> Finding {
+fn is_same(a: &X509, b: &X509) -> bool {
+    matches!((a.to_der(), b.to_der()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn expiry(secret: &str, what: &str, root: &X509) -> Finding {
     let fix = "replace the root: docs/operate.md#certificates";
     let left = Asn1Time::days_from_now(0).and_then(|now| now.diff(root.not_after()));
     match left {
         Ok(left) if left.days < 0 || (left.days == 0 && left.secs <= 0) => {
-            Finding::of(ROOT, Level::Bad, format!("{secret}: a root has expired at {}", root.not_after()), fix)
+            Finding::of(ROOT, Level::Bad, format!("{secret}: a {what} has expired at {}", root.not_after()), fix)
         }
         Ok(left) if left.days < SOON => {
-            Finding::of(ROOT, Level::Doubtful, format!("{secret}: a root expires in {} days", left.days), fix)
+            Finding::of(ROOT, Level::Doubtful, format!("{secret}: a {what} expires in {} days", left.days), fix)
         }
-        Ok(left) => Finding::good(ROOT, format!("{secret}: the root is valid for {} more days", left.days)),
-        Err(error) => unknown(ROOT, "how long the root is valid", &error.to_string()),
+        Ok(left) => Finding::good(ROOT, format!("{secret}: the {what} is valid for {} more days", left.days)),
+        Err(error) => unknown(ROOT, &format!("how long the {what} is valid"), &error.to_string()),
     }
 }
 

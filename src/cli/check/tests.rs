@@ -47,6 +47,7 @@ fn healthy() -> Facts {
         pods: Ok(vec![pod]),
         leases: Ok(vec![lock_of(&lock).unwrap()]),
         root: Ok(None),
+        signers: String::new(),
         root_config_maps: Ok(vec![]),
         namespaces: Ok(vec![]),
         ztunnels: Ok(vec![ztunnel]),
@@ -221,6 +222,9 @@ fn the_root_is_valid_and_everywhere() {
     check(|facts| facts.root = Ok(Some(("cacerts".into(), root(0)))), Level::Bad, "has expired");
     check(|facts| facts.root = Ok(Some(("cacerts".into(), root(20)))), Level::Doubtful, "expires in");
     check(|facts| facts.root = Ok(Some(("cacerts".into(), "no".into()))), Level::Bad, "is no certificate");
+    // As soon as what signs ends, it is as bad as if the root did.
+    check(|facts| facts.signers = root(0), Level::Bad, "a signing certificate has expired");
+    check(|facts| facts.signers = root(20).repeat(2), Level::Doubtful, "a signing certificate expires in");
     let elsewhere = |facts: &mut Facts| {
         let namespace = |name: &str| json!({ "metadata": { "name": name }, "status": { "phase": "Active" } });
         facts.namespaces = Ok(vec![namespace("shop"), namespace("old"), namespace("kube-public")]);
