@@ -25,6 +25,9 @@ use super::files::CaFiles;
 use super::issue::{self, Template};
 use super::{handover, timestamp};
 
+/// What peers verify at least, as OpenSSL counts it: neither SHA-1 below a root nor
+/// RSA of less than 2048 bits. BoringSSL, rustls and Go refuse both.
+const STRENGTH: i32 = 2;
 /// More certificates than this in one file is a mistake.
 const MAX_CERTIFICATES: usize = 64;
 
@@ -377,6 +380,7 @@ fn verified(
     parameters.set_time(now.as_second());
     parameters.set_purpose(purpose)?;
     parameters.set_flags(flags)?;
+    parameters.set_auth_level(STRENGTH);
     let mut store = X509StoreBuilder::new()?;
     for root in roots {
         store.add_cert(root.clone())?;

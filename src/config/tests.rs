@@ -69,10 +69,7 @@ fn settings_of_istiod_without_effect_are_named() {
         ("PILOT_DEBOUNCE_AFTER", "10ms"),
     ])
     .unwrap();
-    assert_eq!(
-        ignored,
-        ["COMPLIANCE_POLICY", "ENABLE_DEBUG_ON_HTTP", "PILOT_PUSH_THROTTLE", "PILOT_TRACE_SAMPLING"]
-    );
+    assert_eq!(ignored, ["COMPLIANCE_POLICY", "ENABLE_DEBUG_ON_HTTP", "PILOT_PUSH_THROTTLE", "PILOT_TRACE_SAMPLING"]);
     assert_eq!(environment.debounce, Some((Duration::from_millis(10), Duration::from_secs(10))));
     assert_eq!(environment.trusted_node_accounts, ["istio-system/ztunnel"]);
 }

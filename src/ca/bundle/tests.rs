@@ -104,11 +104,8 @@ fn what_a_peer_would_not_believe_is_refused_with_a_reason() {
     refused(&leaf, now(), "not a CA");
 }
 
-#[test]
-fn an_intermediate_that_may_not_have_another_below_it_is_refused() {
-    // The script's intermediate has path length 0: a CA signed by it cannot
-    // sign leaves.
-    let upper = plugged("ec");
+/// A CA signed by another.
+fn lower(upper: CaFiles, digest: MessageDigest) -> CaFiles {
     let (issuer, issuer_key) = (X509::from_pem(&upper.cert).unwrap(), private_key(&upper.key).unwrap());
     let key = testing::p256();
     let mut builder = openssl::x509::X509Builder::new().unwrap();
@@ -124,13 +121,26 @@ fn an_intermediate_that_may_not_have_another_below_it_is_refused() {
     builder
         .append_extension(openssl::x509::extension::BasicConstraints::new().critical().ca().build().unwrap())
         .unwrap();
-    builder.sign(&issuer_key, MessageDigest::sha256()).unwrap();
-    let lower = CaFiles {
+    builder.sign(&issuer_key, digest).unwrap();
+    CaFiles {
         cert: builder.build().to_pem().unwrap().into(),
         key: key.private_key_to_pem_pkcs8().unwrap().into(),
         ..upper
-    };
-    refused(&lower, now(), "path length");
+    }
+}
+
+#[test]
+fn an_intermediate_that_may_not_have_another_below_it_is_refused() {
+    // The script's intermediate has path length 0: a CA signed by it cannot
+    // sign leaves.
+    refused(&lower(plugged("ec"), MessageDigest::sha256()), now(), "path length");
+}
+
+#[test]
+fn an_intermediate_too_weak_for_peers_is_refused() {
+    let upper = testing::root();
+    assert!(CaBundle::verified(&lower(upper.clone(), MessageDigest::sha256()), now()).is_ok());
+    refused(&lower(upper, MessageDigest::sha1()), now(), "digest");
 }
 
 /// A self-signed CA for one purpose.
