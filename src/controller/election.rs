@@ -234,8 +234,13 @@ impl<K: Holds> Candidate<K> {
         let ours = record.holder_identity == self.identity;
         let valid = Duration::from_secs(record.lease_duration_seconds.max(0) as u64);
         let is_held = !ours && !record.holder_identity.is_empty() && changed.elapsed() < valid;
-        if is_held && (leads || !self.evicts(&record.holder_key)) {
-            if leads {
+        let precedes = self.lock.precedes(&record.holder_key);
+        if !precedes {
+            // There is no quarrel, or none any more: a tag may come back.
+            self.yields_to = None;
+        }
+        if is_held && (leads || !precedes || self.yields_to.as_ref() == Some(&record.holder_key)) {
+            if leads && precedes {
                 self.yields_to = Some(record.holder_key);
             }
             return Ok(false);
@@ -253,11 +258,6 @@ impl<K: Holds> Candidate<K> {
             tracing::info!(lock = name, from = record.holder_key, "taken; its leader has {DURATION:?} to notice");
         }
         Ok(true)
-    }
-
-    /// Whether a lock is taken from a revision that holds it.
-    fn evicts(&self, key: &str) -> bool {
-        self.lock.precedes(key) && self.yields_to.as_deref() != Some(key)
     }
 
     /// Gives the lock to whoever comes next, if it is still ours.

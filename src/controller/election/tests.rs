@@ -322,6 +322,21 @@ async fn the_default_revision_takes_a_lock_from_others() {
     // From another one it is taken again.
     shared.locked().hold("other", "1-31", 3600);
     until(|| one.leads()).await;
+
+    // A tag that goes and comes back, whichever is heard of first, is no quarrel.
+    let tagged = || Arc::new(Revisions::new("canary").tagged("default", "canary"));
+    for heard_of_the_tag in [true, false] {
+        if heard_of_the_tag {
+            canary.send_replace(Arc::new(Revisions::new("canary")));
+        }
+        shared.locked().hold("istiod-0", "1-30", 3600);
+        until(|| !one.leads()).await;
+        canary.send_replace(Arc::new(Revisions::new("canary")));
+        sleep(Duration::from_secs(600)).await;
+        assert!(!one.leads(), "it is not the default one");
+        canary.send_replace(tagged());
+        until(|| one.leads()).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
