@@ -82,6 +82,12 @@ impl<K: Ord + Clone> Due<K> {
         attempts.next = now + attempts.backoff.delay();
     }
 
+    /// Somebody wants something else of it than before: earlier attempts no
+    /// longer make the next one wait.
+    pub fn renew(&mut self, key: &K) {
+        self.attempts.remove(key);
+    }
+
     /// Forgets what has been calm.
     pub fn forget_calm(&mut self) {
         let now = Instant::now();

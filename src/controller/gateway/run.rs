@@ -350,15 +350,25 @@ impl Leader {
             }
             Part::Gateways => {
                 let key = (namespace, name);
-                set(&mut self.world.gateways, key.clone(), object, there);
-                self.due.insert(Subject::Gateway(key));
+                let subject = Subject::Gateway(key.clone());
+                // What its owner changes again and again is no quarrel.
+                if is_asked_anew(self.world.gateways.get(&key), &object) {
+                    self.due.renew(&subject);
+                }
+                set(&mut self.world.gateways, key, object, there);
+                self.due.insert(subject);
             }
             Part::ListenerSets => {
                 let parent = &object["spec"]["parentRef"];
                 let text = |field: &str| parent[field].as_str().unwrap_or_default();
                 let of = if text("namespace").is_empty() { &namespace } else { text("namespace") };
-                self.due.insert(Subject::Gateway((of.to_owned(), text("name").to_owned())));
-                set(&mut self.world.listener_sets, (namespace, name), object, there);
+                let (key, subject) =
+                    ((namespace.clone(), name), Subject::Gateway((of.to_owned(), text("name").to_owned())));
+                if is_asked_anew(self.world.listener_sets.get(&key), &object) {
+                    self.due.renew(&subject);
+                }
+                self.due.insert(subject);
+                set(&mut self.world.listener_sets, key, object, there);
             }
             Part::Objects(resource) => {
                 let gateway = object["metadata"]["labels"][GATEWAY_NAME].as_str().map(ToOwned::to_owned);
@@ -581,6 +591,12 @@ fn set<K: Ord>(table: &mut BTreeMap<K, Value>, key: K, object: Value, there: boo
         }
         false => _ = table.remove(&key),
     }
+}
+
+/// Whether the owner of an object wants something else than before, which status
+/// and metadata are no part of.
+fn is_asked_anew(known: Option<&Value>, object: &Value) -> bool {
+    known.is_none_or(|known| known["metadata"]["generation"] != object["metadata"]["generation"])
 }
 
 fn name_of(object: &Value) -> (String, String) {

@@ -26,6 +26,10 @@ async fn attempts_become_rarer_and_are_forgotten() {
     // Each is drawn from the upper half of its range.
     assert!(waits[0] >= FIRST / 2 && waits[0] <= FIRST, "{waits:?}");
     assert!(waits[7] >= MOST / 2 && waits[7] <= MOST, "{waits:?}");
+    due.renew(&"a");
+    assert_eq!(wait(&due), Duration::ZERO);
+    due.attempted("a");
+    assert!(wait(&due) <= FIRST);
     advance(Duration::from_secs(60)).await;
     due.attempted("a");
     assert!(wait(&due) <= FIRST);
