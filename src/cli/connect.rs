@@ -159,6 +159,17 @@ impl ControlPlane {
         Ok(Self { replicas: replicas.collect(), cluster: Some(cluster) })
     }
 
+    /// Has no answer be waited for any longer than this.
+    pub(super) fn answer_within(&mut self, limit: Duration) {
+        for replica in &mut self.replicas {
+            let timeout = match &mut replica.reached {
+                Reached::At { timeout, .. } => timeout,
+                Reached::Through { cluster, .. } => &mut cluster.timeout,
+            };
+            *timeout = limit.min(*timeout);
+        }
+    }
+
     /// A page of every replica, by its name.
     pub(super) async fn pages(&self, path: &str) -> Vec<(&Replica, anyhow::Result<Value>)> {
         let asked = self.replicas.iter().map(|replica| async move { (replica, replica.page(path).await) });

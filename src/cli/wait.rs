@@ -23,6 +23,8 @@ use crate::config::terminal::Wait;
 
 /// How often replicas are asked.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// How long a replica has to answer when there is hardly any time left.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What came of it.
 #[derive(Debug, Serialize)]
@@ -40,8 +42,8 @@ pub fn wait(flags: &Wait) -> anyhow::Result<()> {
     let kind = kinds::kind(&flags.kind)?;
     let started = Instant::now();
     let outcome = runtime()?.block_on(async {
-        let control_plane = ControlPlane::find(&flags.connection).await?;
-        until(flags, kind, &control_plane, started).await
+        let mut control_plane = ControlPlane::find(&flags.connection).await?;
+        until(flags, kind, &mut control_plane, started).await
     })?;
     output::print(flags.output, &outcome, |style| {
         let what = if flags.deleted { "is gone from" } else { "is in force at" };
@@ -56,7 +58,12 @@ fn counted(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
-async fn until(flags: &Wait, kind: Kind, control_plane: &ControlPlane, started: Instant) -> anyhow::Result<Outcome> {
+async fn until(
+    flags: &Wait,
+    kind: Kind,
+    control_plane: &mut ControlPlane,
+    started: Instant,
+) -> anyhow::Result<Outcome> {
     let info = kind.info();
     let namespace = if info.namespaced { flags.namespace.as_str() } else { "" };
     let key = if namespace.is_empty() { flags.name.clone() } else { format!("{namespace}/{}", flags.name) };
@@ -73,6 +80,9 @@ async fn until(flags: &Wait, kind: Kind, control_plane: &ControlPlane, started: 
     let mut revisions = BTreeMap::<String, u64>::new();
     let (mut progress, mut said) = (Progress::new(), String::new());
     loop {
+        // A replica that hangs is no reason to wait longer than was asked for.
+        let left = flags.timeout.saturating_sub(started.elapsed());
+        control_plane.answer_within((left / 2).max(LAST_ANSWER));
         for (replica, page) in control_plane.pages(&page).await {
             match page {
                 Ok(page) if is_in_force(&page, generation, flags.deleted) => {
