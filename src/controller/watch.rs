@@ -149,15 +149,28 @@ pub async fn everything(client: &kube::Client, path: &str, query: &str) -> Resul
     let (mut objects, mut token) = (Vec::new(), String::new());
     loop {
         let mut page = list(client, path, &format!("{query}&limit={PAGE}{token}")).await?;
-        if let Value::Array(items) = page["items"].take() {
-            objects.extend(items);
-        }
+        objects.extend(items(&mut page));
         match page["metadata"]["continue"].as_str() {
             // Tokens are base64 for URLs, without characters to escape.
             Some(next) if !next.is_empty() => token = format!("&continue={next}"),
             _ => return Ok((objects, version_of(&page).unwrap_or_default())),
         }
     }
+}
+
+/// The objects of a list. Those of Kubernetes' own kinds say what they are
+/// everywhere but there, and would never look like what is to be applied.
+fn items(list: &mut Value) -> Vec<Value> {
+    let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).map(ToOwned::to_owned);
+    let version = list["apiVersion"].take();
+    let Value::Array(mut items) = list["items"].take() else { return Vec::new() };
+    if let Some(kind) = kind {
+        for item in items.iter_mut().filter(|item| item.is_object() && item["kind"].is_null()) {
+            item["kind"] = kind.as_str().into();
+            item["apiVersion"] = version.clone();
+        }
+    }
+    items
 }
 
 fn version_of(object: &Value) -> Option<String> {

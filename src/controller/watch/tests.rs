@@ -1,9 +1,10 @@
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Seen, Selection, follow};
+use super::{Seen, Selection, follow, items};
 use crate::controller::resource::Resource;
 use crate::source::kube::scripted::server;
 
@@ -33,4 +34,16 @@ async fn a_kind_that_is_not_installed_is_looked_for_when_one_is_defined() {
         other => panic!("{other:?}"),
     }
     api.watch(7).await;
+}
+
+#[test]
+fn what_is_listed_says_what_it_is() {
+    let of = |kind: &str, items| json!({ "kind": kind, "apiVersion": "apps/v1", "items": items });
+    let named = json!({ "metadata": { "name": "a" } });
+    let whole = json!({ "kind": "Deployment", "apiVersion": "apps/v1", "metadata": { "name": "a" } });
+    assert_eq!(items(&mut of("DeploymentList", json!([named.clone()]))), [whole]);
+    let other = json!({ "kind": "Deployment", "apiVersion": "apps/v1beta1" });
+    assert_eq!(items(&mut of("DeploymentList", json!([other.clone()]))), [other], "if it does not yet");
+    assert_eq!(items(&mut of("Other", json!([named.clone()]))), [named]);
+    assert!(items(&mut of("DeploymentList", json!(null))).is_empty());
 }
