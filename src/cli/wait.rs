@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::connect::{Cluster, ControlPlane, runtime};
+use super::connect::{Cluster, ControlPlane, is_status, runtime};
 use super::kinds;
 use super::output::{self, Look, Progress};
 use super::proxies::{self, Proxy};
@@ -83,16 +84,27 @@ async fn until(
         // A replica that hangs is no reason to wait longer than was asked for.
         let left = flags.timeout.saturating_sub(started.elapsed());
         control_plane.answer_within((left / 2).max(LAST_ANSWER));
+        let mut gone = false;
         for (replica, page) in control_plane.pages(&page).await {
             match page {
                 Ok(page) if is_in_force(&page, generation, flags.deleted) => {
                     let revision = page.get("revision").and_then(Value::as_u64).unwrap_or(0);
-                    // What came later is not waited for.
-                    revisions.entry(replica.name.clone()).or_insert(revision);
+                    // What came later is not waited for. One that has begun again
+                    // counts from the start.
+                    let first = revisions.entry(replica.name.clone()).or_insert(revision);
+                    *first = revision.min(*first);
                 }
                 Ok(_) => said = format!("{} does not know of it yet", replica.name),
-                Err(error) => said = format!("{}: {error:#}", replica.name),
+                Err(error) => {
+                    gone |= is_status(&error, StatusCode::NOT_FOUND);
+                    said = format!("{}: {error:#}", replica.name);
+                }
             }
+        }
+        if gone && let Ok(found) = ControlPlane::find(&flags.connection).await {
+            // Its pod is no more, as in an upgrade, and there may be another.
+            *control_plane = found;
+            revisions.retain(|name, _| control_plane.replicas.iter().any(|one| one.name == *name));
         }
         let (proxies, silent) = proxies::connected(control_plane).await;
         // As replicas write it, which have one name for each kind.
