@@ -31,6 +31,7 @@ use crate::admin::{self, Admin, SharedRegistry};
 use crate::ca::access::Access;
 use crate::ca::metrics::CaMetrics;
 use crate::config::{self, Discovery, Environment, Traces};
+use crate::controller::replicas::Judgements;
 use crate::credential::Want;
 use crate::model::Settings;
 use crate::model::auto_allocation::Pools;
@@ -308,18 +309,21 @@ async fn start(
     if let (Some(client), Some(signer), false) = (&client, &signer, flags.read_only) {
         cluster::write(tasks, client.clone(), &environment, &settings, signer, &published);
     }
+    // What proxies say that are connected to other replicas.
+    let (of_others, others) = watch::channel(Arc::<Judgements>::default());
     if let (Some(client), Some(definitions), true, false) =
         (&client, definitions, environment.deploy_gateways, flags.read_only)
     {
-        let connections = xds.connections().clone();
+        let connections = (xds.connections().clone(), others.clone());
         let api = (client.clone(), definitions);
         let facts = (published.gateways.clone(), published.revisions.clone());
         gateways::write(tasks, api, facts, &flags, &environment, &settings, connections);
     }
     if let (Some(client), false) = (&client, flags.read_only) {
-        statuses::write(tasks, client, &environment, &settings, &published, speaks);
+        statuses::write(tasks, client, &environment, &settings, &published, (speaks, others));
         statuses::allocate(tasks, client, &environment, &settings, &published);
-        balance::keep(tasks, client.clone(), &environment, &settings, xds.connections().clone());
+        let said = (published.rejections.clone(), of_others);
+        balance::keep(tasks, client.clone(), &environment, &settings, xds.connections().clone(), said);
     }
     let keepalive = edge::Keepalive {
         interval: flags.keepalive_interval,

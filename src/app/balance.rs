@@ -8,24 +8,26 @@ use jiff::SignedDuration;
 use tokio::sync::watch;
 
 use crate::config::Environment;
-use crate::controller::replicas::{PERIOD, Replica, Streams};
+use crate::controller::replicas::{Judgements, Own, PERIOD, Replica, Streams};
 use crate::model::Settings;
+use crate::status::Statuses;
 use crate::xds::server::connections::Connections;
 
-use super::Tasks;
+use super::{Tasks, gateways};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Who has just come is not sent away again.
 const SETTLED: SignedDuration = SignedDuration::from_secs(10);
 
-/// Starts telling other replicas how many streams there are, and ending those
-/// that are too many.
+/// Starts telling other replicas how many streams there are and what proxies say,
+/// and ending those that are too many.
 pub(super) fn keep(
     tasks: &mut Tasks,
     client: kube::Client,
     environment: &Environment,
     settings: &Settings,
     connections: Arc<Connections>,
+    (rejections, judgements): (watch::Receiver<Statuses>, watch::Sender<Arc<Judgements>>),
 ) {
     let replica = Replica {
         client,
@@ -37,7 +39,14 @@ pub(super) fn keep(
     let (counted, stop) = (connections.clone(), tasks.stop.clone());
     // It takes its record with it when it stops.
     tasks.serve("replicas", async move {
-        replica.run(move || counted.len(), sender, stop).await;
+        let own = move || Own {
+            streams: counted.len(),
+            judgements: Judgements {
+                gateways: gateways::proxies_of(&counted),
+                rejected: rejections.borrow().keys().cloned().collect(),
+            },
+        };
+        replica.run(own, sender, judgements, stop).await;
         Ok(())
     });
     let stop = tasks.stop.clone();

@@ -11,6 +11,7 @@ use crate::config::{Discovery, Environment};
 use crate::controller::gateway::Proxies;
 use crate::controller::gateway::run::{GatewayController, ProxyTable};
 use crate::controller::gateway::settings::Settings as GatewaySettings;
+use crate::controller::replicas::Judgements;
 use crate::model::Settings;
 use crate::model::revision::Revisions;
 use crate::proxy::NodeKind;
@@ -32,7 +33,7 @@ pub(super) fn write(
     flags: &Discovery,
     environment: &Environment,
     settings: &Settings,
-    connections: Arc<Connections>,
+    (connections, others): (Arc<Connections>, watch::Receiver<Arc<Judgements>>),
 ) {
     let (table, proxies) = watch::channel(ProxyTable::default());
     tasks.spawn("proxies of Gateways", async move {
@@ -40,8 +41,10 @@ pub(super) fn write(
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let kinds = [NodeKind::Waypoint, NodeKind::Router];
-            let new = proxies_of(kinds.into_iter().flat_map(|kind| connections.statuses_of(kind)));
+            let mut new = proxies_of(&connections);
+            for (key, proxies) in &others.borrow().gateways {
+                new.entry(key.clone()).or_default().add(proxies.clone());
+            }
             table.send_if_modified(|known| {
                 let modified = **known != new;
                 if modified {
@@ -79,22 +82,25 @@ pub(super) fn write(
 /// What streams say of the Gateways they serve. A proxy has its configuration
 /// when it has acknowledged clusters and listeners, the two that every Envoy
 /// asks for.
-fn proxies_of(statuses: impl Iterator<Item = Status>) -> BTreeMap<ObjectKey, Proxies> {
+pub(super) fn proxies_of(connections: &Connections) -> BTreeMap<ObjectKey, Proxies> {
+    let kinds = [NodeKind::Waypoint, NodeKind::Router];
+    judged(kinds.into_iter().flat_map(|kind| connections.statuses_of(kind)))
+}
+
+fn judged(statuses: impl Iterator<Item = Status>) -> BTreeMap<ObjectKey, Proxies> {
     let mut table = BTreeMap::<ObjectKey, Proxies>::new();
     for status in statuses {
         let Some(gateway) = &status.node.gateway else { continue };
         let key = ObjectKey { namespace: status.node.namespace.clone(), name: gateway.clone() };
-        let proxies = table.entry(key).or_default();
         let acknowledged = |ty| status.types.iter().any(|one| one.progress.ty == ty && one.progress.acked.is_some());
         // A secret that is not taken keeps nobody from listening, and what Envoy
         // says of it is not for everybody who may read a status.
         let judged = status.types.iter().filter(|one| one.progress.ty != ResourceType::Secret);
-        let error = judged.into_iter().find_map(|one| one.progress.error.clone());
-        proxies.connected += 1;
-        proxies.current +=
-            u32::from(error.is_none() && acknowledged(ResourceType::Cluster) && acknowledged(ResourceType::Listener));
-        // The least of several, so that the order of streams does not show.
-        proxies.rejected = proxies.rejected.take().into_iter().chain(error).min();
+        let rejected = judged.into_iter().find_map(|one| one.progress.error.clone());
+        let current = u32::from(
+            rejected.is_none() && acknowledged(ResourceType::Cluster) && acknowledged(ResourceType::Listener),
+        );
+        table.entry(key).or_default().add(Proxies { connected: 1, current, rejected });
     }
     table
 }

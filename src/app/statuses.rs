@@ -1,9 +1,12 @@
 //! What is written back to the objects that the mesh is made from.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use crate::config::Environment;
 use crate::controller::auto_allocation::AutoAllocation;
+use crate::controller::replicas::Judgements;
 use crate::controller::status::{Completeness, OF_INGRESSES, OF_OBJECTS, OF_PROXIES, OF_ROUTES, StatusController};
 use crate::model::Settings;
 use crate::writer::Published;
@@ -17,7 +20,7 @@ pub(super) fn write(
     environment: &Environment,
     settings: &Settings,
     published: &Published,
-    speaks: watch::Sender<usize>,
+    (speaks, others): (watch::Sender<usize>, watch::Receiver<Arc<Judgements>>),
 ) {
     let complete = Completeness { wanted: speaks, reached: published.complete.clone() };
     for (name, part, statuses, completeness) in [
@@ -35,6 +38,7 @@ pub(super) fn write(
             revisions: published.revisions.clone(),
             statuses,
             completeness,
+            others: others.clone(),
         };
         let stop = tasks.stop.clone();
         tasks.serve(name, async move {

@@ -46,7 +46,7 @@ pub const CONTROLLER_VERSION: &str = "gateway.istio.io/controller-version";
 /// The generation that istiod is of since 1.18, and so are we.
 const OUR_VERSION: u32 = 5;
 
-/// The proxies of a Gateway that are connected to this replica.
+/// The proxies of a Gateway that are connected to a replica, or to all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// How many there are.
@@ -55,6 +55,16 @@ pub struct Proxies {
     pub current: u32,
     /// Why one of them rejects what it was sent.
     pub rejected: Option<Arc<str>>,
+}
+
+impl Proxies {
+    /// With others of the same Gateway. The least reason counts, so that the order
+    /// does not show.
+    pub fn add(&mut self, other: Self) {
+        self.connected += other.connected;
+        self.current += other.current;
+        self.rejected = self.rejected.take().into_iter().chain(other.rejected).min();
+    }
 }
 
 /// What is known of the cluster.

@@ -1,13 +1,16 @@
-//! How many streams each replica has, so that one with more than its share can
-//! send some elsewhere: whoever stays connected for months would else never
-//! find a replica that was added later.
+//! What replicas know of each other. How many streams each has, so that one with
+//! more than its share can send some elsewhere: whoever stays connected for months
+//! would else never find a replica that was added later. And what their proxies say
+//! of what they were sent, so that a status does not depend on which replica writes
+//! it.
 //!
 //! Each replica says so in a Lease of its own, as API servers do that tell each
 //! other of themselves
 //! (<https://kubernetes.io/docs/concepts/architecture/leases/#api-server-identity>).
 //! Clocks are not compared: a replica is there while its record changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,10 +18,13 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::{Kind, ObjectKey};
+use crate::controller::gateway::Proxies;
 use crate::source::kube::backoff::jittered;
 
 /// How often a replica says how many streams it has, and reads of others.
@@ -32,6 +38,11 @@ const ATTEMPT: Duration = Duration::from_secs(4);
 /// Says whose clients could be its: those of one revision have one Service.
 const LABEL: &str = "fairway.istio.io/replica-of";
 const STREAMS: &str = "fairway.istio.io/streams";
+const JUDGEMENTS: &str = "fairway.istio.io/proxies";
+/// How many bytes judgements may have: an API server takes 256 KiB of annotations.
+const MOST: usize = 128 * 1024;
+/// How much of a proxy's reason others are told.
+const REASON: usize = 500;
 
 /// What the replicas of a revision say, all from about the same moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +63,83 @@ impl Streams {
         let share = (self.own + others.iter().sum::<usize>()).div_ceil(others.len() + 1);
         if self.own > share + (share / 10).max(2) { self.own - share } else { 0 }
     }
+}
+
+/// What proxies say of what they were sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgements {
+    /// How it is with the proxies of each Gateway.
+    pub gateways: BTreeMap<ObjectKey, Proxies>,
+    /// Objects of which they reject something.
+    pub rejected: BTreeSet<(Kind, ObjectKey)>,
+}
+
+/// The same as it is written: a Gateway's name with how many are connected, how many
+/// have all, and why one has not.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Written {
+    gateways: BTreeMap<String, (u32, u32, Option<String>)>,
+    rejected: BTreeSet<String>,
+}
+
+impl Judgements {
+    /// With those of another replica.
+    fn add(&mut self, other: Self) {
+        for (key, proxies) in other.gateways {
+            self.gateways.entry(key).or_default().add(proxies);
+        }
+        self.rejected.extend(other.rejected);
+    }
+
+    /// As a text that an annotation can hold. If it cannot hold all, it is about
+    /// those that reject something; readiness speaks for the others.
+    fn written(&self) -> String {
+        let rejected = self.rejected.iter().map(|(kind, key)| format!("{}/{key}", kind.info().subject)).collect();
+        let short = |reason: &Arc<str>| reason.chars().take(REASON).collect::<String>();
+        let row = |(key, one): (&ObjectKey, &Proxies)| {
+            (key.to_string(), (one.connected, one.current, one.rejected.as_ref().map(short)))
+        };
+        let mut all = Written { gateways: self.gateways.iter().map(row).collect(), rejected };
+        loop {
+            let text = serde_json::to_string(&all).unwrap_or_default();
+            if text.len() <= MOST {
+                return text;
+            }
+            let before = all.gateways.len();
+            all.gateways.retain(|_, (.., reason)| reason.is_some());
+            if all.gateways.len() == before {
+                return String::new();
+            }
+        }
+    }
+
+    /// What another replica has written; nothing of what makes no sense.
+    fn read(text: &str) -> Self {
+        let written: Written = serde_json::from_str(text).unwrap_or_default();
+        let key = |name: &str| {
+            let (namespace, name) = name.split_once('/')?;
+            Some(ObjectKey::new(namespace, name))
+        };
+        let gateways = written.gateways.iter().filter_map(|(name, (connected, current, reason))| {
+            let rejected = reason.as_deref().map(Into::into);
+            Some((key(name)?, Proxies { connected: *connected, current: *current, rejected }))
+        });
+        let rejected = written.rejected.iter().filter_map(|object| {
+            let (subject, name) = object.split_once('/')?;
+            Some((Kind::ALL.iter().copied().find(|kind| kind.info().subject == subject)?, key(name)?))
+        });
+        Self { gateways: gateways.collect(), rejected: rejected.collect() }
+    }
+}
+
+/// What a replica says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// How many streams it has.
+    pub streams: usize,
+    /// What its proxies say.
+    pub judgements: Judgements,
 }
 
 /// Whether another replica, of whatever revision, seems to be there now. Unlike for
@@ -81,15 +169,20 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Says how many streams there are and tells what others say, until
-    /// cancelled.
-    pub async fn run(self, count: impl Fn() -> usize, streams: watch::Sender<Streams>, stop: CancellationToken) {
+    /// Says what is to be said and tells what others say, until cancelled.
+    pub async fn run(
+        self,
+        say: impl Fn() -> Own,
+        streams: watch::Sender<Streams>,
+        judgements: watch::Sender<Arc<Judgements>>,
+        stop: CancellationToken,
+    ) {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.system_namespace);
         let (mut seen, mut version, mut told) = (Seen::default(), None, false);
         while stop.run_until_cancelled(sleep(jittered(PERIOD))).await.is_some() {
-            let own = count();
+            let own = say();
             let round = async {
-                self.say(&api, own, &mut version).await?;
+                self.say(&api, &own, &mut version).await?;
                 let list = ListParams::default().labels(&format!("{LABEL}={}", self.revision));
                 Ok::<_, kube::Error>(api.list(&list).await?.items)
             };
@@ -105,11 +198,24 @@ impl Replica {
                 }
                 Err(_) => None,
             };
+            // While it is not known of all, what was known stays.
+            if others.is_some() {
+                let of_others = std::mem::take(&mut seen.judgements);
+                judgements.send_if_modified(|known| {
+                    let modified = **known != of_others;
+                    if modified {
+                        *known = Arc::new(of_others);
+                    }
+                    modified
+                });
+            }
             for gone in std::mem::take(&mut seen.gone) {
                 // Somebody else may be quicker.
                 let _ = timeout(ATTEMPT, api.delete(&gone, &DeleteParams::default())).await;
             }
-            streams.send_modify(|streams| *streams = Streams { own, others, round: streams.round.wrapping_add(1) });
+            streams.send_modify(|streams| {
+                *streams = Streams { own: own.streams, others, round: streams.round.wrapping_add(1) }
+            });
         }
         let _ = timeout(ATTEMPT, api.delete(&self.name(), &DeleteParams::default())).await;
     }
@@ -119,7 +225,7 @@ impl Replica {
     }
 
     /// Writes the Lease. `version` is that of the last time, if it is known.
-    async fn say(&self, api: &Api<Lease>, streams: usize, version: &mut Option<String>) -> Result<(), kube::Error> {
+    async fn say(&self, api: &Api<Lease>, own: &Own, version: &mut Option<String>) -> Result<(), kube::Error> {
         // The API server takes no Lease without the version it is to replace.
         let known = match version.take() {
             Some(version) => Some(version),
@@ -130,7 +236,10 @@ impl Replica {
                 name: Some(self.name()),
                 resource_version: known.clone(),
                 labels: Some([(LABEL.to_owned(), self.revision.clone())].into()),
-                annotations: Some([(STREAMS.to_owned(), streams.to_string())].into()),
+                annotations: Some(
+                    [(STREAMS.to_owned(), own.streams.to_string()), (JUDGEMENTS.to_owned(), own.judgements.written())]
+                        .into(),
+                ),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {
@@ -155,6 +264,8 @@ struct Seen {
     records: BTreeMap<String, Record>,
     /// Those that are to be deleted.
     gone: Vec<String>,
+    /// What their proxies say, if it is known of all of them.
+    judgements: Judgements,
 }
 
 /// A record of another replica.
@@ -173,6 +284,7 @@ impl Seen {
     fn others(&mut self, leases: Vec<Lease>, own: &str, now: Instant) -> Option<Vec<usize>> {
         let mut records = BTreeMap::new();
         let mut others = Some(Vec::new());
+        self.judgements = Judgements::default();
         for lease in leases {
             let Some(name) = lease.metadata.name.filter(|name| name != own) else { continue };
             let renewed = lease.spec.and_then(|spec| spec.renew_time);
@@ -181,7 +293,11 @@ impl Seen {
                 known => Record { renewed, at: now, alive: known.is_some() },
             };
             let age = now.duration_since(record.at);
-            let said = lease.metadata.annotations.unwrap_or_default().remove(STREAMS);
+            let mut annotations = lease.metadata.annotations.unwrap_or_default();
+            let said = annotations.remove(STREAMS);
+            if record.alive && age < DOUBTFUL {
+                self.judgements.add(Judgements::read(&annotations.remove(JUDGEMENTS).unwrap_or_default()));
+            }
             match said.and_then(|said| said.parse().ok()) {
                 _ if age >= GONE => self.gone.push(name.clone()),
                 Some(count) if record.alive && age < DOUBTFUL => {

@@ -76,8 +76,66 @@ fn start(
         identity: identity.into(),
         revision: "default".into(),
     };
-    let ended = tokio::spawn(replica.run(move || count, sender, stop.clone()));
+    let own = move || Own { streams: count, judgements: Judgements::default() };
+    let ended = tokio::spawn(replica.run(own, sender, watch::Sender::default(), stop.clone()));
     (streams, stop, ended)
+}
+
+fn judgements(gateways: &[(&str, u32, Option<&str>)], rejected: &[&str]) -> Judgements {
+    let key = |name: &str| ObjectKey::new("ns", name);
+    let gateways = gateways.iter().map(|(name, connected, reason)| {
+        let rejected = reason.map(Into::into);
+        (key(name), Proxies { connected: *connected, current: u32::from(rejected.is_none()) * connected, rejected })
+    });
+    let rejected = rejected.iter().map(|name| (Kind::VirtualService, key(name)));
+    Judgements { gateways: gateways.collect(), rejected: rejected.collect() }
+}
+
+#[test]
+fn judgements_are_read_as_they_were_written() {
+    let all = judgements(&[("a", 2, None), ("b", 1, Some("no \"such\" thing"))], &["x", "y"]);
+    assert_eq!(Judgements::read(&all.written()), all);
+    for text in
+        ["", "{", "[]", "{\"rejected\": [\"Nothing/ns/a\", \"VirtualService\"], \"gateways\": {\"a\": [1, 1, null]}}"]
+    {
+        assert_eq!(Judgements::read(text), Judgements::default(), "{text}");
+    }
+    // What an annotation cannot hold is left to readiness; what is wrong is not.
+    let names: Vec<_> = (0..9000).map(|number| format!("gateway-{number:05}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), 1, None)).chain([("bad", 1, Some("no"))]).collect();
+    assert_eq!(Judgements::read(&judgements(&many, &[]).written()), judgements(&[("bad", 1, Some("no"))], &[]));
+    let long = "x".repeat(100_000);
+    assert!(judgements(&[("bad", 1, Some(&long))], &[]).written().len() < 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_proxies_of_others_say_is_known_until_they_are_gone() {
+    let leases = Leases::default();
+    let replica = |identity: &str, own: Judgements| {
+        let (client, script) = server();
+        let store = leases.clone();
+        tokio::spawn(script.serve(move |call| answer(&store, call)));
+        let (sender, heard) = watch::channel(Arc::default());
+        let (system_namespace, revision) = ("istio-system".into(), "default".into());
+        let replica = Replica { client, system_namespace, identity: identity.into(), revision };
+        let say = move || Own { streams: 1, judgements: own.clone() };
+        (heard, tokio::spawn(replica.run(say, watch::Sender::default(), sender, CancellationToken::new())))
+    };
+    let until = async |heard: &mut watch::Receiver<Arc<Judgements>>, wanted: &Judgements| {
+        let found = timeout(Duration::from_secs(300), heard.wait_for(|heard| **heard == *wanted)).await;
+        found.expect("it comes").expect("it is told");
+    };
+    let (mut one, _one) = replica("one", Judgements::default());
+    let (_, two) = replica("two", judgements(&[("a", 2, None)], &["x"]));
+    let (_, _three) = replica("three", judgements(&[("a", 1, Some("no"))], &["x", "y"]));
+    let mut both = judgements(&[("a", 3, Some("no"))], &["x", "y"]);
+    both.gateways.values_mut().for_each(|proxies| proxies.current = 2);
+    until(&mut one, &both).await;
+    // A replica that is killed is one that may come back, for a while.
+    two.abort();
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(**one.borrow(), both);
+    until(&mut one, &judgements(&[("a", 1, Some("no"))], &["x", "y"])).await;
 }
 
 async fn until(streams: &mut watch::Receiver<Streams>, what: impl Fn(&Streams) -> bool) -> Streams {

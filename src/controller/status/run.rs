@@ -15,6 +15,7 @@ use crate::api::{Kind, ObjectKey};
 use crate::controller::election::run_while_leader;
 use crate::controller::event::{self, Complaint};
 use crate::controller::pace::Due;
+use crate::controller::replicas::Judgements;
 use crate::controller::resource::{self, Reference, RequestError, Resource};
 use crate::controller::watch::everything;
 use crate::model::revision::Revisions;
@@ -88,6 +89,8 @@ pub struct StatusController {
     pub statuses: watch::Receiver<Statuses>,
     /// What makes that complete, if it is the same for all replicas.
     pub completeness: Option<Completeness>,
+    /// What proxies of other replicas say.
+    pub others: watch::Receiver<Arc<Judgements>>,
 }
 
 impl StatusController {
@@ -261,7 +264,12 @@ impl Leader {
 async fn write(controller: &StatusController, (kind, key): &Object, status: Option<&Status>) -> bool {
     let (Some(row), Some(resource)) = (Row::of(*kind), Resource::of(*kind)) else { return true };
     let object = Reference::new(resource, &*key.namespace, &*key.name);
-    let StatusController { client, part, .. } = controller;
+    let StatusController { client, part, others, .. } = controller;
+    // Another replica's proxies say it still, as far as is known. Whoever is the last
+    // to say it takes it away.
+    if part.lock.is_none() && status.is_none() && others.borrow().rejected.contains(&(*kind, key.clone())) {
+        return false;
+    }
     let now = format!("{:.0}", Timestamp::now());
     let steps = async {
         let Some(mut live) = resource::get(client, &object).await? else { return Ok(true) };

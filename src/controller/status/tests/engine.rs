@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{condition, of_object, said};
 use crate::api::{Kind, ObjectKey};
 use crate::controller::election::tests::Locked;
+use crate::controller::replicas::Judgements;
 use crate::controller::status::{Completeness, OF_OBJECTS, OF_PROXIES, Part, StatusController};
 use crate::model::revision::Revisions;
 use crate::source::kube::scripted::{Call, server};
@@ -105,6 +106,7 @@ struct Test {
     api: Arc<Mutex<Api>>,
     statuses: watch::Sender<Statuses>,
     revisions: watch::Sender<Arc<Revisions>>,
+    others: watch::Sender<Arc<Judgements>>,
     _end: DropGuard,
 }
 
@@ -125,6 +127,7 @@ impl Test {
         completeness: Option<Completeness>,
     ) -> Self {
         let (client, script) = server();
+        let others = watch::Sender::<Arc<Judgements>>::default();
         let store = api.clone();
         tokio::spawn(script.serve(move |call| store.lock().expect("no panic").answer(call)));
         let statuses = watch::Sender::new(statuses);
@@ -137,10 +140,11 @@ impl Test {
             revisions: revisions.subscribe(),
             statuses: statuses.subscribe(),
             completeness,
+            others: others.subscribe(),
         };
         let cancel = CancellationToken::new();
         tokio::spawn(controller.run(cancel.clone()));
-        Self { api, statuses, revisions, _end: cancel.drop_guard() }
+        Self { api, statuses, revisions, others, _end: cancel.drop_guard() }
     }
 
     fn api(&self) -> std::sync::MutexGuard<'_, Api> {
@@ -314,5 +318,25 @@ async fn without_the_lease_nothing_is_written_but_what_proxies_say() {
     assert_eq!(counts, [json!(2)]);
     test.statuses.send_replace(Statuses::new());
     assert_eq!(test.writes(1).await, ["a"]);
+    assert_eq!(test.conditions("a"), Value::Null);
+}
+
+/// Two replicas have proxies that reject the same; then one of them has none any
+/// more.
+#[tokio::test(start_paused = true)]
+async fn what_proxies_of_another_replica_reject_stays_said() {
+    let mut api = Api::default();
+    api.put("a", Value::Null);
+    let rejected = Arc::new(of_object([said(PROGRAMMED, false, REJECTED)]));
+    let test = Test::start(api, OF_PROXIES, [(key("a"), rejected)].into_iter().collect());
+    assert_eq!(test.writes(1).await, ["a"]);
+    let of_others = Judgements { rejected: [key("a")].into(), ..Judgements::default() };
+    test.others.send_replace(Arc::new(of_others));
+    test.statuses.send_replace(Statuses::new());
+    assert!(test.writes(600).await.is_empty());
+    assert_eq!(test.conditions("a")[0]["reason"], REJECTED);
+    // The other one has ended, or its proxies are content too, and it thought of us.
+    test.others.send_replace(Arc::default());
+    assert_eq!(test.writes(60).await, ["a"]);
     assert_eq!(test.conditions("a"), Value::Null);
 }
