@@ -22,6 +22,10 @@ const LEASES: &str = "Leases";
 const ROOT: &str = "Root";
 const ZTUNNEL: &str = "ztunnel";
 
+/// The locks that each revision has one of, whose name ends with the revision's.
+const LOCKS_OF_REVISIONS: [&str; 4] =
+    ["istio-gateway-deployment", "istio-gateway-status-leader", "istio-leader", "istio-status-leader"];
+
 /// The oldest Kubernetes that is tested with.
 const OLDEST: u64 = 29;
 /// How long before its end a root is to be replaced.
@@ -34,6 +38,11 @@ const LEFT_ALONE: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-sto
 /// Everything that is to be said.
 pub(super) fn findings(facts: &Facts, pre: bool) -> Vec<Finding> {
     let mut all = kubernetes(facts);
+    if facts.version.is_err() {
+        // Nothing else of the cluster is known, for the same reason.
+        all.extend(facts.replicas.iter().flat_map(replica_findings));
+        return all;
+    }
     all.extend(definitions(facts));
     all.extend(rights(facts, pre));
     if pre {
@@ -73,6 +82,9 @@ fn kubernetes(facts: &Facts) -> Vec<Finding> {
             }
         }
     };
+    if facts.version.is_err() {
+        return vec![version];
+    }
     let token = match &facts.token {
         Ok(()) => Finding::good(KUBERNETES, "there are tokens for the audience istio-ca"),
         Err(error) if error.contains("orbidden") => {
@@ -295,10 +307,10 @@ fn control_plane(facts: &Facts) -> Vec<Finding> {
 /// Whether there is somebody for every object, whatever its label says.
 fn revisions(facts: &Facts) -> Vec<Finding> {
     let (Ok(deployments), Ok(tags)) = (&facts.control_planes, &facts.tags) else { return Vec::new() };
-    let label = |object: &Value, name: &str| object["metadata"]["labels"][name].as_str().unwrap_or(DEFAULT).to_owned();
+    let tag_of = |tag: &Value| tag["metadata"]["labels"][TAG].as_str().unwrap_or(DEFAULT).to_owned();
     let here = deployments.iter().filter(|one| text(one, "/metadata/namespace") == facts.namespace);
-    let installed: BTreeSet<_> = here.map(|one| label(one, REVISION)).collect();
-    let tags: BTreeMap<_, _> = tags.iter().map(|one| (label(one, TAG), label(one, REVISION))).collect();
+    let installed: BTreeSet<_> = here.map(revision_of).map(ToOwned::to_owned).collect();
+    let tags: BTreeMap<_, _> = tags.iter().map(|one| (tag_of(one), revision_of(one).to_owned())).collect();
     let doubtful = |what, fix: &str| Finding::of(CONTROL_PLANE, Level::Doubtful, what, fix);
     let mut all = Vec::new();
     for (tag, revision) in tags.iter().filter(|(_, revision)| !installed.contains(*revision)) {
@@ -313,6 +325,11 @@ fn revisions(facts: &Facts) -> Vec<Finding> {
     all
 }
 
+/// The revision that a label names.
+fn revision_of(object: &Value) -> &str {
+    object["metadata"]["labels"][REVISION].as_str().unwrap_or(DEFAULT)
+}
+
 fn replica_findings(replica: &super::facts::ReplicaFacts) -> Vec<Finding> {
     let name = &replica.name;
     let mut all = Vec::new();
@@ -322,9 +339,12 @@ fn replica_findings(replica: &super::facts::ReplicaFacts) -> Vec<Finding> {
             Level::Unknown,
             format!("{name} cannot be asked: {error}"),
             // Of an address that was given: nobody was asked for rights.
-            match error.contains("cannot reach http") {
-                true => "does anybody listen there? It is the monitoring port, 15014, or one that is forwarded to it",
-                false => "fairway check --help says which rights that takes",
+            if error.contains("cannot reach http") {
+                "does anybody listen there? It is the monitoring port, 15014, or one that is forwarded to it"
+            } else if error.contains("orbidden") {
+                "fairway check --help says which rights that takes"
+            } else {
+                "it hangs or restarts, or the API server does not reach its pod: kubectl describe pod, and its log"
             },
         )),
         Ok(problems) if problems.is_empty() => {
@@ -365,6 +385,13 @@ fn leases(facts: &Facts) -> Vec<Finding> {
         Err(error) => return vec![unknown(LEASES, "Leases", error)],
     };
     let pods: BTreeSet<_> = facts.pods.iter().flatten().map(|pod| text(pod, "/metadata/name")).collect();
+    let installed: Option<BTreeSet<_>> =
+        facts.control_planes.as_ref().ok().map(|all| all.iter().map(revision_of).collect());
+    // Of a revision that is gone, locks stay, and nobody misses who held them.
+    let left_behind = |name: &str| {
+        let of = LOCKS_OF_REVISIONS.iter().find_map(|lock| name.strip_prefix(lock)?.strip_prefix('-'));
+        of.zip(installed.as_ref()).is_some_and(|(of, installed)| !installed.contains(of))
+    };
     let mut all = Vec::new();
     if !leases.iter().any(|lease| text(lease, "/metadata/name") == ROOTS_LOCK) {
         all.push(Finding::of(
@@ -380,6 +407,9 @@ fn leases(facts: &Facts) -> Vec<Finding> {
         let seconds = lease.pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64).unwrap_or(30);
         // Their clocks are not ours.
         let old = renewed.is_none_or(|at| facts.now.duration_since(at) > SignedDuration::from_secs(2 * seconds + 30));
+        if (holder.is_empty() || old) && left_behind(name) {
+            continue;
+        }
         all.push(match holder {
             _ if lease["spec"].is_string() => Finding::of(
                 LEASES,

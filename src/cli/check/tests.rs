@@ -109,9 +109,11 @@ fn nothing_is_said_of_what_is_well() {
 /// Where nobody listens, nobody refuses anything.
 #[test]
 fn rights_are_spoken_of_where_they_are_missing() {
-    for (error, fix) in
-        [("cannot reach http://127.0.0.1:1/debug/sourcez: refused", "listen"), ("403 Forbidden", "rights")]
-    {
+    for (error, fix) in [
+        ("cannot reach http://127.0.0.1:1/debug/sourcez: refused", "listen"),
+        ("403 Forbidden", "rights"),
+        ("no answer within 15s", "hangs"),
+    ] {
         let mut facts = healthy();
         facts.replicas[0].problems = Err(error.into());
         let said = rules::findings(&facts, false);
@@ -122,6 +124,12 @@ fn rights_are_spoken_of_where_they_are_missing() {
 
 #[test]
 fn what_is_wrong_with_the_cluster_is_found() {
+    let mut facts = healthy();
+    facts.version = Err("no answer within 15s".into());
+    facts.token = facts.version.clone().map(drop);
+    facts.leases = Err("no answer within 15s".into());
+    let said = complaints(&facts, false);
+    assert_eq!(said.len(), 1, "one outage is one finding: {said:?}");
     check(
         |facts| facts.version = Ok(json!({ "minor": "28", "gitVersion": "v1.28.0" })),
         Level::Doubtful,
@@ -207,6 +215,18 @@ fn leases_are_held_by_replicas_that_renew_them() {
     let map = |annotation: &str| lock_of(&json!({ "metadata": metadata(annotation) })).unwrap();
     check(|facts| facts.leases.as_mut().unwrap().push(map("{")), Level::Bad, "cannot be read");
     assert_eq!(lock_of(&json!({ "metadata": { "name": "istio", "annotations": {} } })), None);
+    // Of a revision that was removed, or ended with its machine.
+    for (spec, said) in [
+        (json!({ "holderIdentity": "" }), "has no holder"),
+        (json!({ "holderIdentity": "gone", "renewTime": "2025-01-01T00:00:00Z" }), "was not renewed by gone"),
+    ] {
+        let lease = json!({ "metadata": { "name": "istio-status-leader-canary" }, "spec": spec });
+        let mut facts = healthy();
+        facts.leases.as_mut().unwrap().push(lease);
+        assert_eq!(complaints(&facts, false), complaints(&healthy(), false));
+        facts.control_planes.as_mut().unwrap()[0]["metadata"]["labels"] = json!({ "istio.io/rev": "canary" });
+        assert!(rules::findings(&facts, false).iter().any(|one| one.what.contains(said)), "{said}");
+    }
     let mut facts = healthy();
     let lease = json!({
         "metadata": { "name": "istio-status-leader" },
