@@ -145,14 +145,20 @@ fn a_swap_never_mixes_two_bundles() {
     });
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_root_that_is_not_to_be_checked_is_left_alone() {
     let (authority, stop) = (Authority::new(root_bundle(), Pace::default()), CancellationToken::new());
-    let store = crate::ca::root_store::DirectoryStore::new("/nonexistent");
-    stop.cancel();
-    let following = authority.follow_store(&store, RootPolicy::default(), Duration::ZERO, stop);
-    tokio::time::timeout(Duration::from_secs(10), following).await.unwrap();
+    // Whoever looks finds a root without its key.
+    let state = tempfile::tempdir().unwrap();
+    std::fs::create_dir(state.path().join("ca")).unwrap();
+    std::fs::write(state.path().join("ca/ca-cert.pem"), "x").unwrap();
+    let store = crate::ca::root_store::DirectoryStore::new(state.path());
+    let follow = |interval| authority.follow_store(&store, RootPolicy::default(), interval, stop.clone());
+    let day = Duration::from_secs(24 * 3600);
+    assert!(tokio::time::timeout(day, follow(Duration::ZERO)).await.is_err());
     assert_eq!(authority.rejected(), 0);
+    assert!(tokio::time::timeout(day, follow(day / 10)).await.is_err());
+    assert!(authority.rejected() > 0);
 }
 
 /// A process that starts while another's change is under way goes on with it.
