@@ -208,7 +208,14 @@ impl Environment {
             jwt_rule: reader.value("JWT_RULE"),
             audiences: reader.list("TOKEN_AUDIENCES", &audience),
             cert_provider: reader.text("PILOT_CERT_PROVIDER", "istiod"),
-            custom_host: reader.text("ISTIOD_CUSTOM_HOST", ""),
+            custom_host: {
+                // A certificate with a name that is none is refused for all of them.
+                let hosts = reader.list("ISTIOD_CUSTOM_HOST", "");
+                if let Some(host) = hosts.iter().find(|host| !is_host(host)) {
+                    return Err(format!("ISTIOD_CUSTOM_HOST: {host:?} is neither a host name nor an address"));
+                }
+                hosts.join(",")
+            },
             cluster: reader.text("CLUSTER_ID", "Kubernetes"),
             revision: reader.text("REVISION", "default"),
             // Two processes on one machine must not pass for one replica.
@@ -256,6 +263,12 @@ impl Environment {
             traces: Traces::read(reader)?,
         })
     }
+}
+
+/// Whether a server can be dialled by it.
+fn is_host(text: &str) -> bool {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'*');
+    text.parse::<std::net::IpAddr>().is_ok() || (text.len() <= 253 && text.bytes().all(allowed))
 }
 
 /// The pools, unless none are to be used. What they are is not judged then, as

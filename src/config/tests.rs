@@ -82,6 +82,15 @@ fn another_authority_is_not_replaced_in_silence() {
 }
 
 #[test]
+fn names_of_the_control_plane_can_be_in_a_certificate() {
+    let hosts = |text| environment(&[("ISTIOD_CUSTOM_HOST", text)]).map(|(environment, _)| environment.custom_host);
+    assert_eq!(hosts(" a.example ,10.0.0.1,, ::1,*.b"), Ok("a.example,10.0.0.1,::1,*.b".into()));
+    for wrong in ["a b", "[::1]", "münchen.example", "https://a", "a:15012"] {
+        assert!(hosts(wrong).unwrap_err().starts_with("ISTIOD_CUSTOM_HOST"), "{wrong}");
+    }
+}
+
+#[test]
 fn a_broken_variable_is_named() {
     let error = environment(&[("MAX_WORKLOAD_CERT_TTL", "long")]).unwrap_err();
     assert!(error.starts_with("MAX_WORKLOAD_CERT_TTL: \"long\""), "{error}");
