@@ -206,7 +206,8 @@ impl Authority {
         let (until, ends) = (previous.until, previous.ends);
         match &previous.state {
             State::Signs(files, staged) => {
-                let before = CaBundle::verified(files, now)?;
+                // What cannot sign any more does not sign on either.
+                let Ok(before) = CaBundle::verified(files, now) else { return Ok(false) };
                 let is_next = previous.next == root_id(newest.root())?;
                 // What signs then is ours, or shares nothing with it.
                 if same_key(before.root(), newest.root()) || !is_next && !has(newest.roots(), before.root()) {
