@@ -136,7 +136,8 @@ fn proxy(replica: &str, row: &Value) -> Proxy {
         resources.into_iter().flatten().map(|(type_url, progress)| of_type(type_url, progress)).collect();
     types.sort_by(|a, b| a.ty.cmp(&b.ty));
     let number = |name: &str| row.get(name).and_then(Value::as_u64);
-    let settled = number("settled");
+    // Until it is for the first time, it has not taken everything of any commit.
+    let settled = number("settled").filter(|settled| *settled > 0);
     let waiting = row.get("types").and_then(Value::as_object).into_iter().flatten();
     let waiting = waiting
         .filter_map(|(_, one)| one.get("waiting_seconds")?.as_f64())

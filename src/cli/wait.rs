@@ -109,7 +109,9 @@ async fn until(
         let (proxies, silent) = proxies::connected(control_plane).await;
         // As replicas write it, which have one name for each kind.
         let subject = format!("{} {key}", info.subject);
-        if let Some(rejection) = rejection(&object, &subject, &proxies, &revisions) {
+        let judged =
+            |proxy: &&Proxy| revisions.get(&proxy.replica).is_some_and(|revision| proxy.settled >= Some(*revision));
+        if let Some(rejection) = rejection(&object, &subject, proxies.iter().filter(judged)) {
             bail!("{rejection}");
         }
         let late = late(&proxies, &revisions);
@@ -119,6 +121,10 @@ async fn until(
         }
         if let Some(first) = late.first() {
             said = format!("{} of {} proxies do not have it yet, such as {first}", late.len(), proxies.len());
+            // It may be what is mended right now, so it is no reason to give up.
+            if let Some(rejection) = rejection(&object, &subject, proxies.iter()) {
+                said = format!("{said}; {rejection}");
+            }
         }
         if let Some(silent) = silent.first() {
             said = silent.trim().to_owned();
@@ -173,11 +179,9 @@ fn late<'a>(proxies: &'a [Proxy], revisions: &BTreeMap<String, u64>) -> Vec<&'a 
     proxies.iter().filter(is_late).map(|proxy| proxy.name.as_str()).collect()
 }
 
-/// Says that a proxy rejected what comes from an object, once it is in force.
-fn rejection(object: &str, subject: &str, proxies: &[Proxy], revisions: &BTreeMap<String, u64>) -> Option<String> {
-    let judged =
-        |proxy: &&Proxy| revisions.get(&proxy.replica).is_some_and(|revision| proxy.settled >= Some(*revision));
-    proxies.iter().filter(judged).find_map(|proxy| {
+/// Says that a proxy rejected what comes from an object.
+fn rejection<'a>(object: &str, subject: &str, mut proxies: impl Iterator<Item = &'a Proxy>) -> Option<String> {
+    proxies.find_map(|proxy| {
         let of_it = proxy.rejected.iter().find(|one| one.objects.iter().any(|from| from == subject))?;
         Some(format!("{} rejected {object}: {} {}: {}", proxy.name, of_it.ty, of_it.name, of_it.message))
     })

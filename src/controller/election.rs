@@ -177,6 +177,8 @@ impl<K: Holds> Candidate<K> {
                     return asked;
                 }
                 Ok(Ok(false)) => {}
+                // Somebody else was faster.
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
                 Ok(Err(error)) => tracing::warn!(lock = self.lock.name(), %error, "cannot be acquired"),
                 Err(_) => tracing::warn!(lock = self.lock.name(), "cannot be acquired in time"),
             }

@@ -47,4 +47,9 @@ fn what_istiod_says_is_understood() {
     let proxy = proxy("istiod-1", &row);
     assert_eq!((proxy.state, proxy.behind, proxy.settled), (State::Stale, None, None));
     assert_eq!(types(&proxy.types), "Address STALE");
+    // One that has just connected is not behind by all there ever was.
+    let mut new = self::row("new.shop", json!({ "sent": "3" }));
+    new["settled"] = json!(0);
+    let new = super::proxy("istiod-1", &new);
+    assert_eq!((new.state, new.behind, new.settled), (State::Stale, None, None));
 }
