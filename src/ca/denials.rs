@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::authenticate::{Caller, Peer};
 
-/// How many are remembered: some 300 bytes each.
+/// How many are remembered of callers who have proved who they are, and of those
+/// who have not: some 300 bytes each.
 const REMEMBERED: usize = 512;
 /// Reasons may quote what a caller wrote.
 const MAX_REASON: usize = 512;
@@ -38,7 +39,14 @@ pub struct Denied {
 #[derive(Clone, Debug, Default)]
 pub struct Denials {
     // Held to add or copy entries.
-    last: Arc<Mutex<VecDeque<Denied>>>,
+    last: Arc<Mutex<Last>>,
+}
+
+/// Strangers, of whom there may be many, push out strangers only.
+#[derive(Debug, Default)]
+struct Last {
+    known: VecDeque<Denied>,
+    strangers: VecDeque<Denied>,
 }
 
 impl Denials {
@@ -57,6 +65,7 @@ impl Denials {
             reason,
         };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = if caller.is_some() { &mut last.known } else { &mut last.strangers };
         if last.len() == REMEMBERED {
             last.pop_front();
         }
@@ -67,7 +76,10 @@ impl Denials {
     /// All of them, the newest first; or the one with an id.
     pub fn list(&self, id: Option<&str>) -> Vec<Denied> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.iter().rev().filter(|denied| id.is_none_or(|id| denied.id == id)).cloned().collect()
+        let all = last.known.iter().rev().chain(last.strangers.iter().rev());
+        let mut found: Vec<_> = all.filter(|denied| id.is_none_or(|id| denied.id == id)).cloned().collect();
+        found.sort_by_key(|denied| std::cmp::Reverse(denied.at));
+        found
     }
 }
 

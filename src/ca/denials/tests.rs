@@ -17,11 +17,16 @@ fn the_newest_come_first_and_the_oldest_are_forgotten() {
     assert_eq!(found[0]["peer"], "10.0.0.1:4711");
     assert_eq!(found[0]["caller"][0], "spiffe://cluster.local/ns/istio-system/sa/ztunnel");
     assert_eq!(found[0]["pod"], "ztunnel-a");
+    for number in 0..=REMEMBERED {
+        denials.note(&peer, None, "no", &number);
+    }
+    assert_eq!(denials.list(None).len(), REMEMBERED + 1);
+    assert_eq!(denials.list(Some(&first)).len(), 1, "strangers do not push out what is known of others");
     for number in 0..REMEMBERED {
-        denials.note(&peer, None, "no", &format!("{number} {}", "ü".repeat(MAX_REASON)));
+        denials.note(&peer, Some(&caller), "no", &format!("{number} {}", "ü".repeat(MAX_REASON)));
     }
     assert!(denials.list(Some(&first)).is_empty());
     let all = denials.list(None);
-    assert_eq!(all.len(), REMEMBERED);
+    assert_eq!(all.len(), 2 * REMEMBERED);
     assert!(all[0].reason.starts_with("511 ü") && all[0].reason.len() <= MAX_REASON, "{}", all[0].reason);
 }
