@@ -75,7 +75,7 @@ pub enum BundleError {
     #[error("the signing certificate is not a CA: {0}")]
     NotCa(String),
     /// The certificate's time is not now.
-    #[error("the {what} certificate is valid from {not_before} until {not_after}, and now is {now}")]
+    #[error("the {what} certificate is valid from {not_before} until {not_after}, which is not now")]
     Validity {
         /// Which certificate.
         what: &'static str,
@@ -83,8 +83,6 @@ pub enum BundleError {
         not_before: Timestamp,
         /// End of validity.
         not_after: Timestamp,
-        /// The time of the check.
-        now: Timestamp,
     },
     /// OpenSSL finds no valid path to a root of the bundle.
     #[error("no valid chain from the signing certificate to a root in the root bundle: {reason} (at depth {depth})")]
@@ -334,7 +332,7 @@ pub(super) fn check_validity(what: &'static str, cert: &X509Ref, now: Timestamp)
     if not_before <= now && now < not_after {
         Ok(())
     } else {
-        Err(BundleError::Validity { what, not_before, not_after, now })
+        Err(BundleError::Validity { what, not_before, not_after })
     }
 }
 

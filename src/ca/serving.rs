@@ -270,8 +270,10 @@ fn material(source: &ServingSource, bundle: Option<&CaBundle>, now: Timestamp) -
             if let Some(path) = extra {
                 roots.extend(certificates("the root bundle", &read(path)?).map_err(failed(path))?);
             }
-            // Somebody else renews it, and the change of the file is the sign.
-            (leaf, key, chain, Timestamp::MAX)
+            // Somebody else renews it, and the change of the file is the sign. Who does
+            // not is told so when it ends.
+            let ends = timestamp(leaf.not_after())?;
+            (leaf, key, chain, ends)
         }
         ServingSource::Authority { names } => {
             let bundle = bundle.ok_or(ServingError::NoAuthority)?;

@@ -97,6 +97,9 @@ fn files_are_reloaded_and_bad_ones_ignored() {
     };
     let serving = ServingCertificate::new(source, None, now()).unwrap();
     assert!(!serving.refresh(now()).unwrap());
+    let ended = |at| Sources(&serving.refresh(later(at)).unwrap_err()).to_string();
+    assert!(ended(48 * 3600).contains("the serving certificate is valid from"));
+    assert_eq!(ended(48 * 3600), ended(72 * 3600), "it is said once");
     let before = serving.acceptor();
     std::fs::copy(path("leaf/key.pem"), path("leaf/server-key.pem")).unwrap();
     let error = serving.refresh(now()).unwrap_err();
