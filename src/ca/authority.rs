@@ -166,8 +166,13 @@ impl Authority {
     /// is and changes nothing.
     pub fn replace(&self, bundle: CaBundle, now: Timestamp) -> Result<(), ReplaceError> {
         self.take_steps(now, |handover, last_end| handover.offer(bundle, last_end, now))?;
-        self.refusal.send_if_modified(|refusal| refusal.take().is_some());
+        self.accepted();
         Ok(())
+    }
+
+    /// What was refused last is not what there is any more.
+    fn accepted(&self) {
+        self.refusal.send_if_modified(|refusal| refusal.take().is_some());
     }
 
     /// Takes the steps whose time has come.
@@ -257,9 +262,15 @@ impl Authority {
         let mut kept = found.as_ref().is_some_and(|(_, resumed)| *resumed);
         let mut ends = Timestamp::MIN;
         let mut left = found.filter(|(_, resumed)| !resumed).map(|(previous, _)| previous);
-        while stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
+        let mut changed = false;
+        loop {
+            // At once: who starts now has to find it.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                seen = changes.changed() => changed |= seen.is_ok(),
+                () = tokio::time::sleep(POLL) => {}
+            }
             let now = Timestamp::now();
-            let changed = changes.has_changed().unwrap_or(false);
             let previous = self.lock().previous(self.holders.last_end(), now);
             if left.as_ref().is_some_and(|left| left.over(self.pace()) <= now)
                 && let Some(left) = left.take()
@@ -282,7 +293,7 @@ impl Authority {
             };
             match written {
                 Ok(()) => {
-                    changes.mark_unchanged();
+                    changed = false;
                     let now_kept = previous.ok().flatten();
                     kept = now_kept.is_some();
                     ends = now_kept.map_or(Timestamp::MIN, |previous| previous.ends);
@@ -378,6 +389,7 @@ impl Authority {
     fn take(&self, place: &str, files: Option<CaFiles>, now: Timestamp) -> Result<bool, ReplaceError> {
         let files = files.ok_or_else(|| ReplaceError::Gone(place.to_owned()))?;
         if self.newest().is_from(&files) {
+            self.accepted();
             return Ok(false);
         }
         self.replace(CaBundle::verified(&files, now)?, now)?;

@@ -109,6 +109,9 @@ fn a_directory_is_followed_and_bad_material_ignored() {
     assert_eq!(look(), (true, 0));
     project(dir.path(), "2", &CaFiles { key: other.key.clone(), ..old.clone() });
     assert_eq!(look(), (true, 1), "each bad version is reported once");
+    project(dir.path(), "2, taken back", &old);
+    assert_eq!(look(), (true, 1));
+    assert!(authority.report(now()).refused.is_none(), "there is nothing to complain of any more");
     project(dir.path(), "3", &other);
     assert_eq!(look(), (true, 2), "nobody knows this root");
 
