@@ -139,6 +139,9 @@ pub struct Discovery {
     /// How long streams may take to end after SIGTERM
     #[arg(long, default_value = "10s", value_parser = duration::parse)]
     pub shutdown_duration: Duration,
+    /// The oldest version of TLS that is spoken
+    #[arg(long = "tls-min-version", default_value = "1.2", value_parser = ["1.2", "1.3"])]
+    pub tls_min_version: String,
     /// Serving certificate
     #[arg(long, default_value = "")]
     pub tls_cert_file: String,

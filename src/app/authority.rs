@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
+use openssl::ssl::SslVersion;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -266,7 +267,10 @@ impl Setup<'_> {
             }),
         };
         let source = ServingSource::choose(files, Path::new("/var/run/secrets/istiod"), names.list());
-        let serving = ServingCertificate::new(source, authority, Timestamp::now()).context("serving certificate")?;
+        // There are no others.
+        let oldest = if self.flags.tls_min_version == "1.3" { SslVersion::TLS1_3 } else { SslVersion::TLS1_2 };
+        let serving = ServingCertificate::new(source, authority, oldest, Timestamp::now());
+        let serving = serving.context("serving certificate")?;
         let serving = Arc::new(serving);
         let (fresh, stop) = (serving.clone(), tasks.stop.clone());
         tasks.spawn_stoppable("serving certificate", async move { fresh.keep_fresh(stop).await });

@@ -139,6 +139,8 @@ impl ServingNames<'_> {
 pub struct ServingCertificate {
     source: ServingSource,
     authority: Option<Arc<Authority>>,
+    /// The oldest version of TLS that is spoken.
+    oldest: SslVersion,
     acceptor: ArcSwap<SslAcceptor>,
     /// What the acceptor was made from. Locked by `refresh` only.
     made: Mutex<Made>,
@@ -162,12 +164,17 @@ struct Material {
 
 impl ServingCertificate {
     /// The first certificate; an error here must stop the start.
-    pub fn new(source: ServingSource, authority: Option<Arc<Authority>>, now: Timestamp) -> Result<Self, ServingError> {
+    pub fn new(
+        source: ServingSource,
+        authority: Option<Arc<Authority>>,
+        oldest: SslVersion,
+        now: Timestamp,
+    ) -> Result<Self, ServingError> {
         let bundle = authority.as_ref().map(|authority| authority.bundle());
         let material = material(&source, bundle.as_deref(), now)?;
-        let acceptor = ArcSwap::from_pointee(acceptor(&material)?);
+        let acceptor = ArcSwap::from_pointee(acceptor(&material, oldest)?);
         let made = Mutex::new(Made { bundle, files: material.files, renew_at: material.renew_at });
-        Ok(Self { source, authority, acceptor, made })
+        Ok(Self { source, authority, oldest, acceptor, made })
     }
 
     /// The configuration for the next connection.
@@ -189,7 +196,7 @@ impl ServingCertificate {
             return Ok(false);
         }
         let material = material(&self.source, bundle.as_deref(), now)?;
-        self.acceptor.store(Arc::new(acceptor(&material)?));
+        self.acceptor.store(Arc::new(acceptor(&material, self.oldest)?));
         *made = Made { bundle, files: material.files, renew_at: material.renew_at };
         Ok(true)
     }
@@ -288,12 +295,12 @@ fn material(source: &ServingSource, bundle: Option<&CaBundle>, now: Timestamp) -
     Ok(Material { cert, key, chain, roots, files: fingerprint, renew_at })
 }
 
-fn acceptor(material: &Material) -> Result<SslAcceptor, ErrorStack> {
+fn acceptor(material: &Material, oldest: SslVersion) -> Result<SslAcceptor, ErrorStack> {
     // OpenSSL's default groups are left alone: they have P-256 and P-384, which
     // are all that some ztunnel builds offer, and the hybrid post-quantum ones
     // where the library has them.
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
-    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+    builder.set_min_proto_version(Some(oldest))?;
     builder.set_max_proto_version(None)?;
     builder.set_certificate(&material.cert)?;
     builder.set_private_key(&material.key)?;

@@ -24,10 +24,18 @@ fn the_arguments_of_istiods_chart_start_it() {
 #[test]
 fn flags_of_istiod_that_are_not_ours_are_named_with_their_values_gone() {
     let (flags, unknown) = discovery(
-        "serve --ctrlz_port 9876 --registries=Kubernetes --clusterAliases a=b --domain x.example --tls-min-version=TLSV1_3",
+        "serve --ctrlz_port 9876 --registries=Kubernetes --clusterAliases a=b --domain x.example --tls-cipher-suites=A,B",
     );
-    assert_eq!(unknown, ["--ctrlz_port", "--registries", "--clusterAliases", "--tls-min-version"]);
+    assert_eq!(unknown, ["--ctrlz_port", "--registries", "--clusterAliases", "--tls-cipher-suites"]);
     assert_eq!(flags.domain, "x.example");
+}
+
+#[test]
+fn the_oldest_tls_is_one_of_two() {
+    assert_eq!(discovery("discovery").0.tls_min_version, "1.2");
+    assert_eq!(discovery("discovery --tls-min-version=1.3").0.tls_min_version, "1.3");
+    let old = ["fairway", "discovery", "--tls-min-version=1.1"].map(String::from);
+    assert!(parse(old).unwrap_err().to_string().contains("--tls-min-version"));
 }
 
 #[test]

@@ -29,10 +29,14 @@ struct Ends {
 }
 
 async fn ends(bundle: CaBundle) -> Ends {
+    ends_since(SslVersion::TLS1_2, bundle).await
+}
+
+async fn ends_since(oldest: SslVersion, bundle: CaBundle) -> Ends {
     let authority = Arc::new(Authority::new(bundle, AT_ONCE));
     let names = ServingNames { namespace: "istio-system", local: true, ..ServingNames::default() }.list();
     let source = ServingSource::Authority { names };
-    let serving = Arc::new(ServingCertificate::new(source, Some(authority.clone()), now()).unwrap());
+    let serving = Arc::new(ServingCertificate::new(source, Some(authority.clone()), oldest, now()).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     Ends { authority, serving, listener, address }
@@ -131,6 +135,19 @@ async fn it_can_be_dialled_by_address_and_with_tls_1_2_but_not_less() {
     assert!(dial(ends.address, &bundle, HOST, None, version(SslVersion::TLS1_1)).await.is_err());
     let p384 = |builder: &mut openssl::ssl::SslConnectorBuilder| builder.set_groups_list("P-384").unwrap();
     dial(ends.address, &bundle, HOST, None, p384).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_newest_tls_can_be_the_oldest_that_is_spoken() {
+    let ends = ends_since(SslVersion::TLS1_3, root_bundle()).await;
+    let bundle = ends.authority.bundle();
+    let _accepted = tls(ends.listener, ends.serving.clone());
+    let old = |builder: &mut openssl::ssl::SslConnectorBuilder| {
+        builder.set_min_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+        builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+    };
+    assert!(dial(ends.address, &bundle, HOST, None, old).await.is_err());
+    dial(ends.address, &bundle, HOST, None, |_| {}).await.unwrap();
 }
 
 #[tokio::test]

@@ -66,7 +66,8 @@ fn flags_come_before_mounts_before_the_ca() {
 
 fn own(authority: &Arc<Authority>) -> ServingCertificate {
     let names = ServingNames { namespace: "istio-system", ..ServingNames::default() }.list();
-    ServingCertificate::new(ServingSource::Authority { names }, Some(authority.clone()), now()).unwrap()
+    ServingCertificate::new(ServingSource::Authority { names }, Some(authority.clone()), SslVersion::TLS1_2, now())
+        .unwrap()
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn files_are_reloaded_and_bad_ones_ignored() {
         key: path("leaf/server-key.pem"),
         roots: Some(path("root/root-cert.pem")),
     };
-    let serving = ServingCertificate::new(source, None, now()).unwrap();
+    let serving = ServingCertificate::new(source, None, SslVersion::TLS1_2, now()).unwrap();
     assert!(!serving.refresh(now()).unwrap());
     let ended = |at| Sources(&serving.refresh(later(at)).unwrap_err()).to_string();
     assert!(ended(48 * 3600).contains("the serving certificate is valid from"));
@@ -114,5 +115,5 @@ fn files_are_reloaded_and_bad_ones_ignored() {
 #[test]
 fn without_a_file_or_a_ca_there_is_none() {
     let source = ServingSource::Authority { names: vec![] };
-    assert!(matches!(ServingCertificate::new(source, None, now()), Err(ServingError::NoAuthority)));
+    assert!(matches!(ServingCertificate::new(source, None, SslVersion::TLS1_2, now()), Err(ServingError::NoAuthority)));
 }
