@@ -86,6 +86,8 @@ def test_a_replica_with_a_new_root_lets_the_old_one_sign(mesh, start, tmp_path):
     """`kubectl rollout restart` after a change: the new pod has it before the old one."""
     old = material(tmp_path / "old")
     first, old_root = start("first", old), told(mesh)
+    # A replica says that it is there a few seconds after its start.
+    mesh.kubectl("wait", "--for=create", "lease/fairway-replica-first", f"--namespace={NAMESPACE}", f"--timeout={WAIT_SECONDS}s")
     new = material(tmp_path / "new", old_root)
 
     with concurrent.futures.ThreadPoolExecutor() as threads:
@@ -107,8 +109,9 @@ def test_a_replica_with_a_new_root_lets_the_old_one_sign(mesh, start, tmp_path):
 
 def test_what_shares_no_root_with_the_mesh_is_done_at_once(mesh, start, tmp_path):
     """As istiod does it: there is nothing that would make that safe."""
-    start("first", material(tmp_path / "old")).terminate()
-    known, new = told(mesh), material(tmp_path / "new")
+    first, new = start("first", material(tmp_path / "old")), material(tmp_path / "new")
+    known = told(mesh)
+    first.terminate()
     replica = start("second", new)
     root = (new / "root-cert.pem").read_text()
     assert root != known and step(replica) == "SETTLED"
