@@ -4,7 +4,9 @@
 //! Resource versions of a kind are numbers that only grow
 //! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>),
 //! also across the deletion of an object and its return. So one number decides
-//! what is news of an object, and one decides whether a list is.
+//! what a watch says that is news of an object, and one decides whether a list is.
+//! What a list says that is news counts, whatever version it has: a backup may have
+//! brought an old state back, at a version of the list that nobody has seen yet.
 
 use rapidhash::RapidHashMap;
 
@@ -74,11 +76,13 @@ impl Known {
         self.list = self.list.wrapping_add(1);
     }
 
-    /// An object is in the list. Returns it if it is news.
+    /// An object is in the list. Returns it if it is another state of it than that
+    /// which is known.
     pub fn listed(&mut self, object: Object) -> Option<Change> {
         let (key, version) = (object.meta().key(), object.meta().resource_version.0);
         self.keep(&key);
-        self.is_news(&key, version).then_some(Change::Put(object))
+        let same = version != 0 && self.objects.get(&key).is_some_and(|seen| seen.version == version);
+        (!same).then_some(Change::Put(object))
     }
 
     /// How many of the objects that are known are not in the list, if it would

@@ -35,6 +35,9 @@ const SHORT: Duration = Duration::from_secs(1);
 /// versions begin again, because the cluster was restored or rebuilt. A member
 /// that lags catches up or is replaced in less.
 const PAST: Duration = Duration::from_secs(300);
+/// One that was in the past for longer than a member lags may be a cluster that was
+/// restored. When its versions have caught up, what they stand for is another history.
+const LAG: Duration = Duration::from_secs(5);
 /// How long lists must say that nearly all of a kind is gone. An API server
 /// whose storage was emptied says so too, and so does one that is not the one
 /// it was; what was really deleted comes as events, or stays so long.
@@ -239,7 +242,7 @@ impl Reflector {
         let seen = self.known.newest;
         self.doubtful = newest < seen;
         if !self.doubtful {
-            self.past = None;
+            self.listed &= self.past.take().is_none_or(|since| since.elapsed() < LAG);
             return Ok(());
         }
         if self.past.get_or_insert_with(Instant::now).elapsed() < PAST {

@@ -136,6 +136,34 @@ async fn a_cluster_that_was_rebuilt_is_believed_in_the_end() {
     assert_eq!(test.reasons(), "");
 }
 
+/// What was there before is older than what was seen, and true again.
+#[tokio::test(start_paused = true)]
+async fn what_a_backup_brought_back_is_believed_at_a_newer_version() {
+    let (mut test, stream) = Test::pods(1000, &[object("x", 900), object("y", 901)]).await;
+    // Restored as etcd recommends it: at a version far ahead, and all watches end.
+    stream.event("ERROR", &status(410, "expired"));
+    newest(test.api.next().await, 2000);
+    test.api.next().await.list(2000, "", &[object("x", 800), object("y", 901)]);
+    assert_eq!(test.said().await, ["+a/x@800"]);
+    let stream = test.api.watch(2000).await;
+
+    // Without that, versions begin where they were, and catch up.
+    stream.break_off();
+    let started = tokio::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(10) {
+        newest(test.api.next().await, 1500);
+        settle().await;
+    }
+    test.silent();
+    newest(test.api.next().await, 2001);
+    test.api.next().await.list(2001, "", &[object("x", 700), object("y", 901)]);
+    assert_eq!(test.said().await, ["+a/x@700"]);
+    let stream = test.api.watch(2001).await;
+    stream.event("MODIFIED", &object("x", 2002));
+    assert_eq!(test.said().await, ["+a/x@2002"]);
+    assert_eq!(test.reasons(), "");
+}
+
 /// An API server whose storage was emptied, or another one at its address.
 #[tokio::test(start_paused = true)]
 async fn a_list_that_lost_nearly_everything_is_not_believed_at_once() {
