@@ -213,7 +213,9 @@ pub struct Token {
 
 /// Parses the command line. Flags that are not known are returned, not refused.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Cli, Vec<String>), clap::Error> {
-    let command = Cli::command();
+    // As with Go's flags, the last one counts: the chart has some, and what a user
+    // adds comes after those.
+    let command = Cli::command().mut_subcommand("discovery", |discovery| discovery.args_override_self(true));
     let (known, unknown) = unknown::divide(&command, arguments.into_iter().collect());
     let matches = command.try_get_matches_from(known)?;
     Ok((Cli::from_arg_matches(&matches)?, unknown))

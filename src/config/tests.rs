@@ -39,6 +39,16 @@ fn the_oldest_tls_is_one_of_two() {
 }
 
 #[test]
+fn the_last_of_several_flags_counts() {
+    let (flags, _) = discovery(
+        "discovery --log_output_level=default:info --log_as_json --keepaliveMaxServerConnectionAge 30m \
+         --log_output_level default:debug --log_as_json --keepaliveMaxServerConnectionAge=10m",
+    );
+    assert_eq!((flags.log_output_level.as_str(), flags.log_as_json), ("default:debug", true));
+    assert_eq!(flags.keepalive_max_server_connection_age, Duration::from_secs(600));
+}
+
+#[test]
 fn profiles_are_there_unless_somebody_says_no() {
     for (line, expected) in [("", true), (" --profile", true), (" --profile=true", true), (" --profile=false", false)] {
         let (flags, unknown) = discovery(&format!("discovery{line} --domain x.example"));
