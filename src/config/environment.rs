@@ -195,9 +195,9 @@ impl Environment {
             xds_identity_check: reader.flag("PILOT_ENABLE_XDS_IDENTITY_CHECK", true)?,
             xds_auth_plaintext: reader.flag("XDS_AUTH_PLAINTEXT", false)?,
             ca_server,
-            default_ttl: reader.duration("DEFAULT_WORKLOAD_CERT_TTL", "24h")?,
-            max_ttl: reader.duration("MAX_WORKLOAD_CERT_TTL", "2160h")?,
-            root_ttl: reader.duration("CITADEL_SELF_SIGNED_CA_CERT_TTL", "87600h")?,
+            default_ttl: reader.lifetime("DEFAULT_WORKLOAD_CERT_TTL", "24h")?,
+            max_ttl: reader.lifetime("MAX_WORKLOAD_CERT_TTL", "2160h")?,
+            root_ttl: reader.lifetime("CITADEL_SELF_SIGNED_CA_CERT_TTL", "87600h")?,
             root_check_interval: reader.duration("CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL", "1h")?,
             root_grace_percent: reader.number("CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE", 20)?,
             root_rsa_bits: reader.number_if_set("CITADEL_SELF_SIGNED_CA_RSA_KEY_SIZE")?,
@@ -332,6 +332,15 @@ impl Reader {
 
     pub(super) fn duration(&mut self, name: &'static str, default: &str) -> Result<Duration, String> {
         duration::parse(&self.text(name, default)).map_err(|error| format!("{name}: {error}"))
+    }
+
+    /// How long a certificate lives.
+    fn lifetime(&mut self, name: &'static str, default: &str) -> Result<Duration, String> {
+        let lifetime = self.duration(name, default)?;
+        if lifetime.is_zero() {
+            return Err(format!("{name}: a certificate has to live for some time"));
+        }
+        Ok(lifetime)
     }
 
     pub(super) fn duration_if_set(&mut self, name: &'static str) -> Result<Option<Duration>, String> {

@@ -110,6 +110,7 @@ fn names_of_the_control_plane_can_be_in_a_certificate() {
 
 #[test]
 fn a_broken_variable_is_named() {
+    assert!(environment(&[("DEFAULT_WORKLOAD_CERT_TTL", "0s")]).unwrap_err().starts_with("DEFAULT_WORKLOAD_CERT_TTL"));
     let error = environment(&[("MAX_WORKLOAD_CERT_TTL", "long")]).unwrap_err();
     assert!(error.starts_with("MAX_WORKLOAD_CERT_TTL: \"long\""), "{error}");
     assert!(environment(&[("XDS_AUTH", "maybe")]).unwrap_err().starts_with("XDS_AUTH"));
