@@ -41,6 +41,8 @@ pub struct Part {
     pub types: &'static [&'static str],
     /// Whether it decides which parents of a route have a status of ours.
     pub parents: bool,
+    /// Whether it is enough that somebody says the same, in whatever words.
+    pub any_words: bool,
     /// The lock under which it is written, if only one replica may.
     pub lock: Option<fn(watch::Receiver<Arc<Revisions>>) -> Lock>,
 }
@@ -66,6 +68,7 @@ pub const OF_OBJECTS: Part = Part {
         crate::status::WAYPOINT_BOUND,
     ],
     parents: true,
+    any_words: false,
     lock: Some(|revisions| Lock::lease("istio-status-leader", revisions).apart()),
 };
 
@@ -89,5 +92,6 @@ pub const OF_PROXIES: Part = Part {
     manager: "fairway-proxies",
     types: &[crate::status::PROGRAMMED],
     parents: false,
+    any_words: false,
     lock: None,
 };

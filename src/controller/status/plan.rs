@@ -67,7 +67,7 @@ pub fn plan(part: &Part, row: &Row, live: &Value, status: Option<&Status>, now: 
                 Some(_) | None => &[],
             };
             let known = live["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let conditions = merged(known, wanted, &made, &kept);
+            let conditions = merged(part, known, wanted, &made, &kept);
             of_object(part, row, live, known, conditions)
         }
         (Form::Parents | Form::Ancestors, wanted) => {
@@ -155,6 +155,7 @@ fn value(condition: &Condition, known: &[Value], generation: Option<i64>, now: &
 /// All conditions there should be: those that stay, in their places, and those
 /// that are wanted.
 fn merged(
+    part: &Part,
     known: &[Value],
     wanted: &[Condition],
     made: &dyn Fn(&Condition, &[Value]) -> Value,
@@ -163,7 +164,7 @@ fn merged(
     let mut all = Vec::new();
     for one in known {
         match wanted.iter().find(|wanted| one["type"] == wanted.kind) {
-            Some(wanted) => all.push(same_or(one, made(wanted, known))),
+            Some(wanted) => all.push(same_or(part, one, made(wanted, known))),
             None if kept(one) => all.push(one.clone()),
             None => {}
         }
@@ -174,9 +175,12 @@ fn merged(
 }
 
 /// What is there, if it says the same: it may have more fields than ours.
-fn same_or(known: &Value, new: Value) -> Value {
+fn same_or(part: &Part, known: &Value, new: Value) -> Value {
     let same = |(key, value): (&String, &Value)| {
         let there = &known[key];
+        if key == "message" && part.any_words && there.is_string() {
+            return true;
+        }
         // Istio's conditions may have the number as a text.
         there == value || (key == "observedGeneration" && there.as_str() == Some(value.to_string().as_str()))
     };
@@ -236,7 +240,7 @@ fn entries(
         }
         let conditions = one["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
         let wanted = wanted.map(|wanted| wanted.conditions).unwrap_or_default();
-        let conditions = merged(conditions, wanted, made, kept);
+        let conditions = merged(part, conditions, wanted, made, kept);
         let mut one = one.clone();
         one["conditions"] = json!(conditions);
         all.push(one);

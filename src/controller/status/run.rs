@@ -265,11 +265,13 @@ async fn write(controller: &StatusController, (kind, key): &Object, status: Opti
     let (Some(row), Some(resource)) = (Row::of(*kind), Resource::of(*kind)) else { return true };
     let object = Reference::new(resource, &*key.namespace, &*key.name);
     let StatusController { client, part, others, .. } = controller;
-    // Another replica's proxies say it still, as far as is known. Whoever is the last
-    // to say it takes it away.
-    if part.lock.is_none() && status.is_none() && others.borrow().rejected.contains(&(*kind, key.clone())) {
+    // Another replica's proxies say it, too, as far as is known. Each would name its
+    // own: what one of them has written stays, and the last one takes it away.
+    let shared = part.lock.is_none() && others.borrow().rejected.contains(&(*kind, key.clone()));
+    if shared && status.is_none() {
         return false;
     }
+    let part = &Part { any_words: shared, ..*part };
     let now = format!("{:.0}", Timestamp::now());
     let steps = async {
         let Some(mut live) = resource::get(client, &object).await? else { return Ok(true) };

@@ -332,6 +332,10 @@ async fn what_proxies_of_another_replica_reject_stays_said() {
     assert_eq!(test.writes(1).await, ["a"]);
     let of_others = Judgements { rejected: [key("a")].into(), ..Judgements::default() };
     test.others.send_replace(Arc::new(of_others));
+    // Each of the two would name its own proxy.
+    let other = crate::status::Condition { message: "another proxy".into(), ..said(PROGRAMMED, false, REJECTED) };
+    test.statuses.send_replace([(key("a"), Arc::new(of_object([other])))].into_iter().collect());
+    assert!(test.writes(600).await.is_empty());
     test.statuses.send_replace(Statuses::new());
     assert!(test.writes(600).await.is_empty());
     assert_eq!(test.conditions("a")[0]["reason"], REJECTED);
