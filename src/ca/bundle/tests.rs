@@ -144,7 +144,7 @@ fn an_intermediate_too_weak_for_peers_is_refused() {
 }
 
 /// A self-signed CA for one purpose.
-fn for_purpose(usage: &mut openssl::x509::extension::ExtendedKeyUsage) -> CaFiles {
+fn for_purpose(usage: &openssl::x509::extension::ExtendedKeyUsage) -> CaFiles {
     let (key, model) = (testing::p256(), X509::from_pem(&testing::root().cert).unwrap());
     let mut builder = openssl::x509::X509Builder::new().unwrap();
     builder.set_version(2).unwrap();
