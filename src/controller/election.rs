@@ -14,7 +14,7 @@ pub(super) mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -68,7 +68,8 @@ async fn elect<K: Holds, W: Future<Output = ()>>(
 ) {
     let api = Api::<K>::namespaced(client.clone(), namespace);
     let fence = Fence::new();
-    let fenced = fence.before(client);
+    let held = Held { api: api.clone(), lock: lock.clone(), identity: identity.into() };
+    let fenced = fence.before(client, held);
     let name = lock.name().to_owned();
     let mut candidate = Candidate {
         api,
@@ -136,18 +137,40 @@ impl Fence {
     }
 
     /// A client whose requests are looked at when they are sent.
-    fn before(&self, client: kube::Client) -> kube::Client {
-        let (fence, namespace) = (self.clone(), client.default_namespace().to_owned());
+    fn before<K: Holds>(&self, client: kube::Client, held: Held<K>) -> kube::Client {
+        let (fence, namespace, held) = (self.clone(), client.default_namespace().to_owned(), Arc::new(held));
         let service = tower::service_fn(move |request: Request<Body>| {
-            let (fence, client) = (fence.clone(), client.clone());
+            let (fence, client, held) = (fence.clone(), client.clone(), held.clone());
             async move {
-                if !fence.is_open() {
+                let writes = request.method() != Method::GET;
+                if !fence.is_open() || writes && !held.is_ours().await {
                     return Err::<Response<Body>, _>(BoxError::from("not sent: another replica may lead by now"));
                 }
                 client.send(request).await.map_err(BoxError::from)
             }
         });
         kube::Client::new(service, namespace)
+    }
+}
+
+/// A lock that somebody may take without waiting for it to expire: an istiod of the
+/// default revision does, and begins at once.
+struct Held<K> {
+    api: Api<K>,
+    lock: Lock,
+    identity: String,
+}
+
+impl<K: Holds> Held<K> {
+    /// Whether it is still ours, as far as it may have been taken.
+    async fn is_ours(&self) -> bool {
+        if !self.lock.may_be_taken() {
+            return true;
+        }
+        match self.api.get_opt(self.lock.name()).await {
+            Ok(Some(object)) => object.record().is_ok_and(|record| record.holder_identity == self.identity),
+            Ok(None) | Err(_) => false,
+        }
     }
 }
 

@@ -65,17 +65,24 @@ impl Lock {
     /// The same, but with a name of its own for each revision that has a name: for
     /// what each does for its own objects only, so that none waits for another's
     /// leader.
-    pub fn apart(mut self) -> Self {
+    pub fn apart(self) -> Self {
         let revision = self.shared.as_ref().map(|revisions| revisions.borrow().name().to_owned());
-        if let Some(revision) = revision.filter(|revision| revision != DEFAULT) {
-            self.name = format!("{}-{revision}", self.name);
+        match revision {
+            Some(revision) if revision != DEFAULT => {
+                Self { name: format!("{}-{revision}", self.name), kind: self.kind, shared: None }
+            }
+            _ => self,
         }
-        self
     }
 
     /// What is noted of whoever holds it: its revision, if others may.
     pub(super) fn key(&self) -> String {
         self.shared.as_ref().map(|revisions| revisions.borrow().name().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether another revision may take the lock while we hold it: the default one.
+    pub(super) fn may_be_taken(&self) -> bool {
+        self.shared.as_ref().is_some_and(|revisions| !revisions.borrow().is_default())
     }
 
     /// Whether the revision of a holder has to leave the lock to ours. One that
@@ -110,7 +117,13 @@ fn seconds<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::
 
 /// An object with the record of an election.
 pub(super) trait Holds:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Default + fmt::Debug + Serialize + DeserializeOwned
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Default
+    + fmt::Debug
+    + Serialize
+    + DeserializeOwned
+    + 'static
 {
     /// What it says; nobody leads if it says nothing.
     ///

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{ANNOTATION, Body, DEADLINE, Fence, Lock, Request, run_while_leader};
+use super::{ANNOTATION, Api, Body, ConfigMap, DEADLINE, Fence, Held, Lease, Lock, Request, run_while_leader};
 use crate::model::revision::Revisions;
 use crate::source::kube::scripted::{Call, server};
 
@@ -199,7 +199,9 @@ async fn clocks_of_replicas_are_not_compared() {
 async fn a_leader_that_was_stopped_sends_nothing_when_it_goes_on() {
     let (client, mut script) = server();
     let fence = Fence::new();
-    let fenced = fence.before(client);
+    let lock = Lock::of_revision("lease", revision("").subscribe());
+    let held = Held { api: Api::<Lease>::namespaced(client.clone(), "istio-system"), lock, identity: "one".into() };
+    let fenced = fence.before(client, held);
     let request = || Request::get("/version").body(Body::empty()).expect("a request");
     assert!(fenced.send(request()).await.is_err(), "nobody leads yet");
     fence.open(Instant::now());
@@ -379,4 +381,31 @@ async fn a_shared_lease_says_which_revision_holds_it() {
     let two = Replica::of(Lock::of_revision("lease", revision("").subscribe()), "two", &locked, &leaders);
     until(|| two.leads()).await;
     assert!(annotations()["leader.istio.io/holder-key"].is_null());
+}
+
+/// istiod's default revision takes a lock and begins at once, seconds before we
+/// would find that out when we renew it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_under_a_lock_that_another_revision_has_taken() {
+    let shared = Shared::new();
+    for (ours, sent_after) in [("canary", false), ("", true)] {
+        let (client, script) = server();
+        let (store, revisions) = (shared.locked.clone(), revision(ours));
+        tokio::spawn(script.serve(move |call| match call.path.ends_with("/lock") {
+            true => store.lock().expect("no panic").answer(call),
+            false => call.json(200, &json!({})),
+        }));
+        let api = Api::<ConfigMap>::namespaced(client.clone(), "istio-system");
+        let held = Held { api, lock: Lock::config_map("lock", revisions.subscribe()), identity: "one".into() };
+        let fence = Fence::new();
+        let fenced = fence.before(client, held);
+        fence.open(Instant::now());
+        let send = |request: http::request::Builder| fenced.send(request.body(Body::empty()).expect("a request"));
+        shared.locked().hold("one", ours, 30);
+        send(Request::patch("/api/v1/namespaces/a/configmaps/b")).await.expect("it is ours");
+        shared.locked().hold("istiod-0", "default", 30);
+        let sent = send(Request::patch("/api/v1/namespaces/a/configmaps/b")).await.is_ok();
+        assert_eq!(sent, sent_after, "from the default revision nobody takes it");
+        send(Request::get("/api/v1/namespaces/a/configmaps/b")).await.expect("to read is no harm");
+    }
 }
