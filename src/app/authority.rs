@@ -126,20 +126,25 @@ impl Setup<'_> {
             }
             None => PreviousStore::Directory(self.flags.state_dir.clone()),
         };
-        let mut before = previous.load().await.unwrap_or_else(|error| {
+        let noted = previous.load().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a new root is being told is not known");
             None
         });
-        if let (None, Some(_), Some(client)) = (&before, &given, self.client) {
-            before = self.issuer_before(client, &authority, &previous, &tasks.stop).await;
-        }
-        let resumed = before.as_ref().map(|before| {
-            authority.resume(before, Timestamp::now()).unwrap_or_else(|error| {
+        let resume = |before: Previous| {
+            let resumed = authority.resume(&before, Timestamp::now()).unwrap_or_else(|error| {
                 authority.refuse(&error);
                 false
-            })
-        });
-        let found = before.zip(resumed);
+            });
+            (before, resumed)
+        };
+        // The change before may not have come to its end when the next one begins.
+        let signs = match (self.client, &given) {
+            (Some(client), Some(_)) if !noted.as_ref().is_some_and(Previous::signs) => {
+                self.issuer_before(client, &authority, &previous, &tasks.stop).await.map(resume)
+            }
+            _ => None,
+        };
+        let found = noted.map(resume).or(signs);
         if !self.flags.read_only {
             let (keeping, stop) = (authority.clone(), tasks.stop.clone());
             tasks.spawn_stoppable("issuer before", async move {
@@ -203,8 +208,11 @@ impl Setup<'_> {
             tracing::info!("waits for another replica to note what signs: the new root has not been told yet");
             stop.run_until_cancelled(sleep(NOTED)).await?;
             match previous.load().await {
-                Ok(None) => {}
-                Ok(found) => return found,
+                Ok(found) => {
+                    if let Some(before) = found.filter(Previous::signs) {
+                        return Some(before);
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "whether a new root is being told is not known"),
             }
         }

@@ -262,7 +262,8 @@ impl Authority {
         let mut kept = found.as_ref().is_some_and(|(_, resumed)| *resumed);
         let mut ends = Timestamp::MIN;
         let mut left = found.filter(|(_, resumed)| !resumed).map(|(previous, _)| previous);
-        let mut changed = false;
+        // What was found may be about another step.
+        let mut changed = true;
         loop {
             // At once: who starts now has to find it.
             tokio::select! {

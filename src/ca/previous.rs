@@ -25,7 +25,7 @@ const NAME: &str = "fairway-ca-previous";
 /// The name of the file in the state directory.
 const FILE: &str = "ca-previous.json";
 const SECRET_TYPE: &str = "fairway.istio.io/ca-previous";
-/// The fingerprint of the issuer that follows.
+/// Tells the root of the issuer that follows from others.
 const NEXT: &str = "next";
 const STAGED: &str = "staged";
 const SIGNED: &str = "signed";
@@ -58,7 +58,12 @@ pub enum State {
 
 impl Previous {
     fn step(&self) -> (&str, bool) {
-        (&self.next, matches!(self.state, State::Signs(..)))
+        (&self.next, self.signs())
+    }
+
+    /// Whether it is an issuer that goes on, and not only a root that is still told.
+    pub fn signs(&self) -> bool {
+        matches!(self.state, State::Signs(..))
     }
 
     /// From when on nobody needs it any more.

@@ -233,6 +233,22 @@ fn long_certificates_are_waited_for_after_a_restart_too() {
     assert_eq!(authority.bundle().roots().len(), 2, "{at}");
 }
 
+#[test]
+fn a_change_begins_before_the_one_before_has_come_to_its_end() {
+    let (a, b, c) = (root(), root(), root());
+    let authority = Authority::new(with_roots(&c, &[&c, &b]), Pace::default());
+    assert!(authority.resume(&noted(&b, &c, Timestamp::MIN), now()).unwrap());
+    let next = root_id(authority.newest().root()).unwrap();
+    let state = State::Signed(a.root.clone(), later(-60));
+    let signed = Previous { next, state, until: later(3600), ends: Timestamp::MIN };
+    assert!(authority.resume(&signed, now()).unwrap());
+    let bundle = authority.bundle();
+    assert!(same_key(bundle.root(), &X509::from_pem(&b.root).unwrap()), "the issuer before signs");
+    let told = [&a, &b, &c].map(|files| has(bundle.roots(), &X509::from_pem(&files.root).unwrap()));
+    assert_eq!(told, [true; 3]);
+    assert_eq!(authority.step(now()), Step::Stage);
+}
+
 /// Material that came while no process was there to see it.
 #[test]
 fn what_came_meanwhile_begins_its_steps_when_it_is_seen() {

@@ -2,10 +2,10 @@
 //! Conditions are the Gateway API's, with the messages that istiod writes where
 //! the meaning is the same.
 //!
-//! `Programmed` is honest: a proxy has taken its configuration. One that is
-//! connected here says so by its acknowledgements; one that is connected to
-//! another replica, by the readiness of its pod, which Istio's agent reports
-//! only when its Envoy has clusters and listeners.
+//! `Programmed` is honest: a proxy has taken its configuration. It says so by its
+//! acknowledgements, here or at another replica, which tells of it
+//! ([`crate::controller::replicas`]); or by the readiness of its pod, which Istio's
+//! agent reports only when its Envoy has clusters and listeners.
 //! <https://gateway-api.sigs.k8s.io/reference/spec/#gatewaystatus>
 
 use std::collections::BTreeMap;
